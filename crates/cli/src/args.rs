@@ -1,0 +1,281 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Run workloads on other people's machines, and hand over keys only after checking the evidence yourself.
+#[derive(Debug, Parser)]
+#[command(name = "casemate", version, max_term_width = 100, propagate_version = true)]
+#[command(after_help = "Exit status: 0 done, 1 error, 2 refused by a check, 3 the workload ended with a non-zero status, 64 wrong usage.")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(crate) struct Globals {
+    /// Context file: platform address, token and the trust anchors pinned for it.
+    #[arg(long, global = true, env = "CASEMATE_CONTEXT", value_name = "FILE")]
+    pub(crate) context: Option<PathBuf>,
+    /// Machine-readable result on stdout.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// No progress on stderr.
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a workload: verify its guest, release keys to it, stream its output, check the receipt.
+    Run(Run),
+    /// List instances.
+    Ps(Ps),
+    /// Show everything known of an instance.
+    Inspect(Inspect),
+    /// Show the output of an instance's workload.
+    Logs(Logs),
+    /// Stop an instance; its memory and scratch are wiped.
+    Stop(Stop),
+    /// Forget a stopped instance.
+    Rm(Rm),
+    /// Verify an instance's evidence with a fresh nonce, or a saved evidence file offline.
+    Verify(Verify),
+    /// Check the signed receipt of an ended instance.
+    Receipt(Receipt),
+    /// List the platform's nodes.
+    Nodes(Nodes),
+    /// Encrypt and decrypt assets.
+    Asset(Asset),
+    /// Check whether this machine can be a node.
+    Doctor(Doctor),
+    /// A platform and a node on this machine, for development and demonstration.
+    Dev(Dev),
+    /// Print a shell completion script.
+    Completions(Completions),
+}
+
+/// How a command prints its result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Workload file (YAML); flags override its fields.
+    #[arg(value_name = "WORKLOAD")]
+    pub(crate) file: Option<PathBuf>,
+    /// Minimum isolation level.
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) isolation: Option<String>,
+    /// OCI image: oci:PATH (layout or archive), docker://HOST/NAME@DIGEST.
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) image: Option<String>,
+    /// Name shown in lists.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Encrypted input, placed at PATH in the guest (default /data/NAME).
+    #[arg(long = "asset", value_name = "NAME=FILE[:PATH]")]
+    pub(crate) assets: Vec<String>,
+    /// Key file of an asset; it leaves this machine only sealed to the verified guest.
+    #[arg(long = "key", value_name = "NAME=FILE")]
+    pub(crate) keys: Vec<String>,
+    /// Folder for the results; must be new or empty.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+    /// Environment variable of the workload.
+    #[arg(long = "env", short = 'e', value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<String>,
+    /// Virtual CPUs.
+    #[arg(long)]
+    pub(crate) cpus: Option<u32>,
+    /// Guest memory in MiB.
+    #[arg(long, value_name = "MIB")]
+    pub(crate) memory_mib: Option<u64>,
+    /// Encrypted scratch volume in MiB.
+    #[arg(long, value_name = "MIB")]
+    pub(crate) scratch_mib: Option<u64>,
+    /// Longest run in seconds.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) ttl_s: Option<u64>,
+    /// Node to run on; any suitable one by default.
+    #[arg(long)]
+    pub(crate) node: Option<String>,
+    /// Command and arguments instead of the image's.
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ps {
+    /// Ended instances, too.
+    #[arg(long, short)]
+    pub(crate) all: bool,
+    #[arg(long, value_enum, default_value = "table")]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    pub(crate) instance: String,
+    #[arg(long, value_enum, default_value = "table")]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    pub(crate) instance: String,
+    /// Go on until the workload ends.
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Also unpack the results into this folder (new or empty).
+    #[arg(long, value_name = "DIR")]
+    pub(crate) results: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stop {
+    pub(crate) instance: String,
+    /// Longest wait for the wipe, in seconds.
+    #[arg(long, default_value_t = 60)]
+    pub(crate) timeout_s: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rm {
+    pub(crate) instance: String,
+    /// Stop it first if it still runs.
+    #[arg(long, short)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// Instance: asks its node for evidence over a fresh nonce.
+    #[arg(required_unless_present = "evidence", conflicts_with = "evidence")]
+    pub(crate) instance: Option<String>,
+    /// Saved evidence: judged offline.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) evidence: Option<PathBuf>,
+    /// Judge as of this time (seconds since 1970); now by default.
+    #[arg(long, value_name = "UNIX_TIME")]
+    pub(crate) at: Option<u64>,
+    /// Save the evidence, to be judged again offline.
+    #[arg(long, value_name = "FILE", conflicts_with = "evidence")]
+    pub(crate) save: Option<PathBuf>,
+    #[arg(long, value_enum, default_value = "table")]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Receipt {
+    #[command(subcommand)]
+    pub(crate) command: ReceiptCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReceiptCommand {
+    /// Fetch the receipt of an instance, or read a saved one, and check signature, node and content.
+    Verify {
+        /// Instance id.
+        #[arg(required_unless_present = "file", conflicts_with = "file")]
+        instance: Option<String>,
+        /// Saved receipt.
+        #[arg(long)]
+        file: Option<PathBuf>,
+        #[arg(long, value_enum, default_value = "table")]
+        output: Format,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Nodes {
+    #[arg(long, value_enum, default_value = "table")]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Asset {
+    #[command(subcommand)]
+    pub(crate) command: AssetCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AssetCommand {
+    /// Encrypt a file under a key; the key file is made (mode 0600) when it does not exist.
+    Encrypt {
+        #[arg(long)]
+        key: PathBuf,
+        input: PathBuf,
+        output: PathBuf,
+    },
+    /// Decrypt a file.
+    Decrypt {
+        #[arg(long)]
+        key: PathBuf,
+        input: PathBuf,
+        output: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    #[arg(long, value_enum, default_value = "table")]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Dev {
+    /// Folder of the development platform and node.
+    #[arg(long, env = "CASEMATE_DEV_STATE", value_name = "DIR", global = true)]
+    pub(crate) state: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: DevCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DevCommand {
+    /// Start platform and node, enrol the node with a software TPM, write a context file.
+    Up(DevUp),
+    /// Stop the instances, node and platform.
+    Down {
+        /// Also remove their state.
+        #[arg(long)]
+        purge: bool,
+    },
+    /// Show what runs.
+    Status {
+        #[arg(long, value_enum, default_value = "table")]
+        output: Format,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DevUp {
+    /// Guest OS image folder (default: guest-os beside the executables' folder).
+    #[arg(long, value_name = "DIR")]
+    pub(crate) guest_os: Option<PathBuf>,
+    /// Signed reference values (default: those of the build, also when --guest-os points elsewhere).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) reference_values: Option<PathBuf>,
+    /// auto, kvm or tcg.
+    #[arg(long, default_value = "auto")]
+    pub(crate) accel: String,
+    /// Lines added to the agent's configuration (TOML), for tests.
+    #[arg(long, hide = true, value_name = "TOML")]
+    pub(crate) agent_config: Vec<String>,
+    /// Lines added to the server's configuration (TOML), for tests.
+    #[arg(long, hide = true, value_name = "TOML")]
+    pub(crate) server_config: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    pub(crate) shell: clap_complete::Shell,
+}

@@ -1,0 +1,79 @@
+//! `casemate dev down`.
+
+use std::{fs, time::Duration};
+
+use anyhow::Context as _;
+
+use super::{layout::Layout, process::Process};
+use crate::{client::Client, context::{self, ContextFile}, printer::Printer};
+
+/// Longest wait until all instances are wiped.
+const WIPE_LIMIT: Duration = Duration::from_secs(60);
+/// Longest wait for a service to end.
+const END_LIMIT: Duration = Duration::from_secs(15);
+
+/// In the order in which they are ended.
+pub(super) const PROCESSES: [&str; 3] = ["agent", "server", "tpm"];
+
+/// Stops instances, then agent, server and TPM. Calling it twice is fine.
+pub(super) async fn run(layout: &Layout, printer: &Printer) -> anyhow::Result<()> {
+    if Process::find(layout, "server").is_some() && Process::find(layout, "agent").is_some() {
+        match tokio::time::timeout(WIPE_LIMIT, stop_instances(layout, printer)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => printer.failed("instances", &format!("{error:#}")),
+            Err(_) => printer.failed("instances", "not all of them were wiped in time; the agent wipes them at its next start"),
+        }
+    }
+    for name in PROCESSES {
+        if let Some(process) = Process::find(layout, name) {
+            process.end(END_LIMIT).await.with_context(|| format!("end {name}"))?;
+            printer.done("ended", name);
+        }
+        let _ = fs::remove_file(layout.pid_file(name));
+    }
+    remove_run_folder(layout)?;
+    forget_default_context(layout)
+}
+
+async fn stop_instances(layout: &Layout, printer: &Printer) -> anyhow::Result<()> {
+    let text = fs::read_to_string(layout.context()).context("read the context")?;
+    let client = Client::new(&serde_json::from_str::<ContextFile>(&text)?)?;
+    loop {
+        let live: Vec<_> = client.instances().await?.instances.into_iter().filter(|i| !matches!(i.step.as_str(), "wiped" | "gone")).collect();
+        if live.is_empty() {
+            return Ok(());
+        }
+        for instance in live {
+            if instance.intent == "run" {
+                printer.note("stopping", &instance.id);
+                client.stop(&instance.id).await?;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The agent's tmpfs of guest memory is below it; the agent unmounts it when nothing is left in it.
+fn remove_run_folder(layout: &Layout) -> anyhow::Result<()> {
+    let below = format!("{}/", layout.run.display());
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mount table")?;
+    let mut points: Vec<&str> = mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|point| point.starts_with(&below)).collect();
+    points.sort_by_key(|point| std::cmp::Reverse(point.len()));
+    for point in points {
+        rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH).with_context(|| format!("unmount {point}"))?;
+    }
+    match fs::remove_dir_all(&layout.run) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(|| format!("remove {}", layout.run.display())),
+        _ => Ok(()),
+    }
+}
+
+/// Removes the default context if `up` made it for this platform.
+fn forget_default_context(layout: &Layout) -> anyhow::Result<()> {
+    let path = context::default_path()?;
+    let ours = fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str::<ContextFile>(&text).ok()).is_some_and(|context| context.dev_state.as_ref() == Some(&layout.state));
+    if ours {
+        fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! Plays the node's measured boot: extends PCRs and writes the event log that a real firmware and loader would have written.
+
+use std::{fs, io::Read as _, path::Path};
+
+use anyhow::Context as _;
+use casemate_attester::{Tpm, UnixTransport};
+use casemate_evidence::eventlog::{Event, EventLog, EventType};
+use sha2::{Digest as _, Sha256};
+
+use super::layout::Layout;
+use crate::context::write_private;
+
+/// Digests of the node's own software.
+#[derive(Debug, Clone)]
+pub(super) struct Software {
+    pub(super) agent: [u8; 32],
+    pub(super) vmm: [u8; 32],
+}
+
+impl Software {
+    pub(super) fn measure(agent: &Path, vmm: &Path) -> anyhow::Result<Self> {
+        Ok(Self { agent: digest_file(agent)?, vmm: digest_file(vmm)? })
+    }
+}
+
+/// Starts up a TPM that was just powered on and measures into it.
+pub(super) fn boot(layout: &Layout, software: &Software) -> anyhow::Result<()> {
+    let socket = layout.tpm_socket();
+    let transport = UnixTransport::connect(&socket).with_context(|| format!("connect to the TPM at {}", socket.display()))?;
+    let mut tpm = Tpm::new(transport);
+    tpm.startup_clear().context("start the TPM")?;
+    let mut log = EventLog::sha256();
+    for event in events(software) {
+        let digest = event.measured_sha256().context("every event here has a SHA-256 digest")?;
+        tpm.pcr_extend(event.pcr, digest).with_context(|| format!("extend PCR {}", event.pcr))?;
+        log.events.push(event);
+    }
+    write_private(&layout.event_log(), &log.encode())
+}
+
+fn events(software: &Software) -> Vec<Event> {
+    let separator = |pcr| Event::of_data(pcr, EventType::SEPARATOR, [0; 4]);
+    let component = |name: &str, digest: [u8; 32]| Event::of_digest(14, EventType::IPL, digest, format!("{name} sha256:{}", hex::encode(digest)));
+    let mut events = vec![Event::of_data(0, EventType::S_CRTM_VERSION, *b"casemate simulated firmware 1")];
+    events.extend((0..=7).map(separator));
+    events.extend([component("casemate-agent", software.agent), component("casemate-vmm", software.vmm)]);
+    events
+}
+
+fn digest_file(path: &Path) -> anyhow::Result<[u8; 32]> {
+    let attempt = || format!("measure {}", path.display());
+    let mut file = fs::File::open(path).with_context(attempt)?;
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer).with_context(attempt)? {
+            0 => return Ok(hash.finalize().into()),
+            count => hash.update(&buffer[..count]),
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! `casemate dev up`.
+
+use std::{fmt::Write as _, fs, path::{Path, PathBuf}, process::Command, time::Duration};
+
+use anyhow::Context as _;
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use ed25519_dalek::{Signer as _, SigningKey};
+use serde_json::Value;
+
+use super::{down, firmware::{self, Software}, layout::Layout, process::{self, Process}, tpm};
+use crate::{
+    args::DevUp,
+    context::{self, ContextFile, write_private},
+    exit::Hinted,
+    printer::Printer,
+    resolve,
+};
+
+/// Longest wait for the server to listen.
+const SERVER_LIMIT: Duration = Duration::from_secs(30);
+/// Longest wait for the node to be enrolled and connected.
+const AGENT_LIMIT: Duration = Duration::from_secs(60);
+
+/// Starts everything, or nothing: what was started is ended again on failure.
+pub(super) async fn run(layout: &Layout, printer: &Printer, args: &DevUp) -> anyhow::Result<()> {
+    if down::PROCESSES.iter().any(|name| Process::find(layout, name).is_some()) {
+        let hint = "`casemate dev status` shows it, `casemate dev down` ends it".to_owned();
+        return Err(Hinted { message: "a development platform runs already".into(), hint }.into());
+    }
+    let started = start(layout, printer, args).await;
+    if started.is_err() {
+        down::run(layout, printer).await.context("clean up after a failed start")?;
+    }
+    started
+}
+
+async fn start(layout: &Layout, printer: &Printer, args: &DevUp) -> anyhow::Result<()> {
+    layout.create()?;
+    let parts = Parts::find(args)?;
+    let vendor_root = tpm::manufacture(layout)?;
+    tpm::power_on(layout).await?;
+    let software = Software::measure(&parts.agent, &parts.vmm)?;
+    firmware::boot(layout, &software)?;
+    printer.done("tpm", "software TPM with a simulated vendor root; agent and QEMU are measured");
+    let reference_key = sign_references(layout, &parts.reference_values, &software)?;
+    let root_path = layout.state.join("vendor-root.pem");
+    write_private(&root_path, vendor_root.as_bytes())?;
+    let server = start_server(layout, &parts, &root_path, &reference_key, &args.server_config).await?;
+    printer.done("server", &format!("REST at https://{}, nodes at {}", server.rest, server.node));
+    let token = parts.token(layout, "tenant")?;
+    write_private(&layout.bootstrap_token(), parts.token(layout, "bootstrap")?.as_bytes())?;
+    let node = start_agent(layout, &parts, &server, args).await?;
+    printer.done("node", &format!("{node} is enrolled, attested and connected"));
+    write_context(layout, &server, token, &reference_key, vendor_root)?;
+    printer.done("context", &format!("{}; stop with `casemate dev down`", layout.context().display()));
+    Ok(())
+}
+
+/// Executables and images.
+struct Parts {
+    server: PathBuf,
+    agent: PathBuf,
+    vmm: PathBuf,
+    guest_os: PathBuf,
+    reference_values: PathBuf,
+}
+
+impl Parts {
+    fn find(args: &DevUp) -> anyhow::Result<Self> {
+        let own = std::env::current_exe().context("find this executable")?;
+        let dir = own.parent().context("an executable is in a folder")?;
+        let default_guest_os = dir.parent().unwrap_or(dir).join("guest-os");
+        let guest_os = args.guest_os.clone().unwrap_or_else(|| default_guest_os.clone());
+        let reference_values = args.reference_values.clone().unwrap_or_else(|| default_guest_os.join("reference-values.json"));
+        let build_hint = "build it with `make guest-os` (or `make demo`, which does everything)";
+        Ok(Self {
+            server: existing(dir.join("casemate-server"), "build it with `cargo build`")?,
+            agent: existing(dir.join("casemate-agent"), "build it with `cargo build`")?,
+            vmm: program("qemu-system-x86_64")?,
+            reference_values: existing(reference_values, build_hint)?,
+            guest_os: existing(guest_os, build_hint)?.canonicalize()?,
+        })
+    }
+
+    fn token(&self, layout: &Layout, role: &str) -> anyhow::Result<String> {
+        let output = Command::new(&self.server).args(["token", "--role", role, "--config"]).arg(layout.server_config()).output().context("ask the server for a token")?;
+        anyhow::ensure!(output.status.success(), "the server gave no token: {}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(String::from_utf8(output.stdout).context("a token is text")?.trim().to_owned())
+    }
+}
+
+/// Where the server listens.
+struct Listening {
+    rest: String,
+    node: String,
+    ca: String,
+}
+
+async fn start_server(layout: &Layout, parts: &Parts, vendor_root: &Path, reference_key: &str, extra: &[String]) -> anyhow::Result<Listening> {
+    let mut config = String::new();
+    writeln!(config, "data_dir = {}", toml_text(&layout.server_data()))?;
+    writeln!(config, "rest_addr = \"127.0.0.1:0\"\nnode_addr = \"127.0.0.1:0\"\nnames = [\"localhost\", \"127.0.0.1\"]")?;
+    writeln!(config, "reference_values = {}", toml_text(&layout.reference_values()))?;
+    writeln!(config, "reference_key = \"{reference_key}\"\nvendor_roots = [{}]\nallow_simulated = true", toml_text(vendor_root))?;
+    extra.iter().try_for_each(|line| writeln!(config, "{line}"))?;
+    write_private(&layout.server_config(), config.as_bytes())?;
+    let run_file = layout.server_data().join("run.json");
+    let _ = fs::remove_file(&run_file);
+    let mut command = Command::new(&parts.server);
+    command.args(["serve", "--config"]).arg(layout.server_config());
+    let process = Process::spawn(layout, "server", command)?;
+    let run = process::wait_for(layout, "server", &process, SERVER_LIMIT, || read_json(&run_file)).await?;
+    let field = |name: &str| run[name].as_str().map(str::to_owned).with_context(|| format!("{} has no {name}", run_file.display()));
+    let ca_path = layout.server_data().join("public/ca.pem");
+    let ca = fs::read_to_string(&ca_path).with_context(|| format!("read {}", ca_path.display()))?;
+    Ok(Listening { rest: field("rest")?, node: field("node")?, ca })
+}
+
+async fn start_agent(layout: &Layout, parts: &Parts, server: &Listening, args: &DevUp) -> anyhow::Result<String> {
+    let mut config = String::new();
+    writeln!(config, "state_dir = {}\nrun_dir = {}", toml_text(&layout.agent_data()), toml_text(&layout.agent_run()))?;
+    writeln!(config, "platform = \"https://{}\"\nplatform_ca = {}", server.node, toml_text(&layout.server_data().join("public/ca.pem")))?;
+    writeln!(config, "bootstrap_token_file = {}\ntpm = \"unix:{}\"", toml_text(&layout.bootstrap_token()), layout.tpm_socket().display())?;
+    writeln!(config, "event_log = {}\nguest_os = {}\ndriver = \"qemu\"", toml_text(&layout.event_log()), toml_text(&parts.guest_os))?;
+    writeln!(config, "accel = {}", Value::from(args.accel.as_str()))?;
+    args.agent_config.iter().try_for_each(|line| writeln!(config, "{line}"))?;
+    write_private(&layout.agent_config(), config.as_bytes())?;
+    let run_file = layout.agent_run().join("agent.json");
+    let _ = fs::remove_file(&run_file);
+    let mut command = Command::new(&parts.agent);
+    command.args(["run", "--config"]).arg(layout.agent_config());
+    let process = Process::spawn(layout, "agent", command)?;
+    let run = process::wait_for(layout, "agent", &process, AGENT_LIMIT, || read_json(&run_file)).await?;
+    Ok(run["node"].as_str().unwrap_or("?").to_owned())
+}
+
+/// The build's reference values plus the digests of this node's software, signed by a key made here.
+fn sign_references(layout: &Layout, build: &Path, software: &Software) -> anyhow::Result<String> {
+    let attempt = || format!("read reference values {}", build.display());
+    let signed: Value = serde_json::from_slice(&fs::read(build).with_context(attempt)?).with_context(attempt)?;
+    let payload = signed["payload"].as_str().with_context(attempt)?;
+    let mut payload: Value = serde_json::from_str(payload).with_context(attempt)?;
+    payload["node_software"] = serde_json::json!({"agent": [hex::encode(software.agent)], "vmm": [hex::encode(software.vmm)]});
+    let payload = String::from_utf8(casemate_api::canonical::to_vec(&payload)).context("JSON is UTF-8")?;
+    let key = reference_key(&layout.reference_key())?;
+    let signature = key.sign(&[b"casemate/reference-values/v1\0", payload.as_bytes()].concat());
+    let public = BASE64.encode(key.verifying_key().as_bytes());
+    let out = serde_json::json!({"payload": payload, "signature": BASE64.encode(signature.to_bytes()), "key": public});
+    write_private(&layout.reference_values(), &serde_json::to_vec_pretty(&out)?)?;
+    Ok(public)
+}
+
+fn reference_key(path: &Path) -> anyhow::Result<SigningKey> {
+    if !path.exists() {
+        write_private(path, &*zeroize::Zeroizing::new(resolve::random32()?))?;
+    }
+    let bytes = zeroize::Zeroizing::new(fs::read(path).with_context(|| format!("read {}", path.display()))?);
+    let seed: &[u8; 32] = bytes.as_slice().try_into().with_context(|| format!("{} does not have 32 bytes", path.display()))?;
+    Ok(SigningKey::from_bytes(seed))
+}
+
+fn write_context(layout: &Layout, server: &Listening, token: String, reference_key: &str, vendor_root: String) -> anyhow::Result<()> {
+    let file = ContextFile {
+        platform: format!("https://{}", server.rest),
+        platform_ca: server.ca.clone(),
+        token,
+        reference_key: reference_key.to_owned(),
+        reference_values: layout.reference_values(),
+        vendor_roots: vec![vendor_root],
+        allow_simulated: true,
+        dev_state: Some(layout.state.clone()),
+    };
+    file.save(&layout.context())?;
+    // The default context belongs to the user: only taken where there is none.
+    let default = context::default_path()?;
+    if default.exists() { Ok(()) } else { file.save(&default) }
+}
+
+fn existing(path: PathBuf, hint: &str) -> anyhow::Result<PathBuf> {
+    if path.exists() {
+        return Ok(path);
+    }
+    Err(Hinted { message: format!("{} is missing", path.display()), hint: hint.to_owned() }.into())
+}
+
+fn program(name: &str) -> anyhow::Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file());
+    let missing = || Hinted { message: format!("{name} is not installed"), hint: "`casemate doctor` shows what is missing".into() };
+    Ok(found.ok_or_else(missing)?.canonicalize()?)
+}
+
+fn read_json(path: &Path) -> Option<Value> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// A path as a TOML (and JSON) string.
+fn toml_text(path: &Path) -> String {
+    Value::from(path.to_string_lossy()).to_string()
+}

@@ -1,0 +1,94 @@
+//! `casemate doctor`: can this machine be a node, and what is missing?
+
+use std::{fs, path::Path};
+
+use serde::Serialize;
+
+use crate::{args::{Doctor, Format, Globals}, exit::Status, printer};
+
+/// One finding.
+#[derive(Debug, Serialize)]
+struct Finding {
+    what: &'static str,
+    state: State,
+    seen: String,
+    hint: &'static str,
+}
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Ok,
+    /// It works, with less protection or slower.
+    Weaker,
+    /// A node cannot run here.
+    Missing,
+}
+
+pub(crate) fn run(globals: &Globals, args: Doctor) -> anyhow::Result<Status> {
+    let findings = [root(), programs(), acceleration(), tpm(), cgroup(), swap(), core_pattern()];
+    if globals.json || args.output == Format::Json {
+        printer::json(&findings)?;
+    } else {
+        let row = |f: &Finding| vec![format!("{:?}", f.state).to_lowercase(), f.what.into(), f.seen.clone(), if f.state == State::Ok { String::new() } else { f.hint.into() }];
+        printer::table(&["STATE", "WHAT", "SEEN", "HINT"], &findings.iter().map(row).collect::<Vec<_>>())?;
+    }
+    Ok(if findings.iter().any(|f| f.state == State::Missing) { Status::Error } else { Status::Ok })
+}
+
+fn root() -> Finding {
+    let uid = rustix::process::geteuid().as_raw();
+    let state = if uid == 0 { State::Ok } else { State::Missing };
+    Finding { what: "privileges", state, seen: format!("user id {uid}"), hint: "the agent needs root to build jails" }
+}
+
+fn programs() -> Finding {
+    let missing: Vec<&str> = ["qemu-system-x86_64", "swtpm", "swtpm_setup"].into_iter().filter(|name| !in_path(name)).collect();
+    let (state, seen) = if missing.is_empty() { (State::Ok, "QEMU and swtpm are installed".into()) } else { (State::Missing, format!("missing: {}", missing.join(", "))) };
+    Finding { what: "programs", state, seen, hint: "apt-get install qemu-system-x86 swtpm swtpm-tools" }
+}
+
+fn acceleration() -> Finding {
+    let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let virtualisation = flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm");
+    let device = Path::new("/dev/kvm").exists();
+    let (state, seen) = match (virtualisation, device) {
+        (true, true) => (State::Ok, "KVM with hardware virtualisation".into()),
+        (false, true) => (State::Weaker, "/dev/kvm exists, but the CPU shows neither vmx nor svm: TCG will be used".into()),
+        (_, false) => (State::Weaker, "no /dev/kvm: TCG will be used".into()),
+    };
+    Finding { what: "acceleration", state, seen, hint: "emulation is slow; enable virtualisation in the firmware" }
+}
+
+fn tpm() -> Finding {
+    let (state, seen) = if Path::new("/dev/tpmrm0").exists() { (State::Ok, "/dev/tpmrm0") } else { (State::Weaker, "no TPM device") };
+    Finding { what: "node TPM", state, seen: seen.into(), hint: "without one only a simulated TPM can stand in, and every verdict says so" }
+}
+
+fn cgroup() -> Finding {
+    let mounted = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default().contains(" - cgroup2 ");
+    let supported = fs::read_to_string("/proc/filesystems").unwrap_or_default().contains("cgroup2");
+    let (state, seen) = match (mounted, supported) {
+        (true, _) => (State::Ok, "cgroup v2 is mounted"),
+        (false, true) => (State::Ok, "cgroup v2 is supported; the agent mounts it"),
+        (false, false) => (State::Missing, "the kernel has no cgroup v2"),
+    };
+    Finding { what: "cgroups", state, seen: seen.into(), hint: "boot a kernel with cgroup v2" }
+}
+
+fn swap() -> Finding {
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default().lines().count().saturating_sub(1);
+    let state = if swaps == 0 { State::Ok } else { State::Weaker };
+    Finding { what: "swap", state, seen: format!("{swaps} swap areas"), hint: "guest memory could reach the disk: swapoff -a, or encrypt the swap" }
+}
+
+fn core_pattern() -> Finding {
+    let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
+    Finding { what: "core dumps", state: State::Ok, seen: format!("pattern {:?}; machines run with a core limit of 0", pattern.trim()), hint: "" }
+}
+
+fn in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}

@@ -1,0 +1,126 @@
+//! Follows an instance's events and tells them to a person.
+
+use anyhow::Context as _;
+use casemate_api::rest::{Event, Failure};
+use casemate_lifecycle::Step;
+use casemate_verifier::AttestationResult;
+
+use crate::{client::Client, exit::Refused, printer::Printer, trust};
+
+/// The events of one instance, in order, each told once.
+pub(crate) struct Follower<'a> {
+    client: &'a Client,
+    printer: &'a Printer,
+    instance: String,
+    after: u64,
+}
+
+/// What the next event means for whoever waits.
+pub(crate) enum News {
+    Reached(Step),
+    Failed(Refused),
+    Exited,
+    Receipt,
+    Other,
+}
+
+impl<'a> Follower<'a> {
+    pub(crate) fn new(client: &'a Client, printer: &'a Printer, instance: &str) -> Self {
+        Self { client, printer, instance: instance.to_owned(), after: 0 }
+    }
+
+    /// Waits until the instance reached `wanted`; a failure on the way is an error.
+    pub(crate) async fn until_step(&mut self, wanted: Step) -> anyhow::Result<()> {
+        loop {
+            for news in self.next().await? {
+                match news {
+                    News::Reached(step) if step == wanted => return Ok(()),
+                    News::Reached(step) if step > wanted => {
+                        anyhow::bail!(Refused { check: "stopped".into(), detail: format!("the instance is already {step}") })
+                    }
+                    News::Failed(refused) => return Err(refused.into()),
+                    News::Reached(_) | News::Exited | News::Receipt | News::Other => {}
+                }
+            }
+        }
+    }
+
+    /// Waits until the receipt is there.
+    pub(crate) async fn until_receipt(&mut self) -> anyhow::Result<()> {
+        loop {
+            if self.next().await?.iter().any(|news| matches!(news, News::Receipt)) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for a failure; for use beside another wait.
+    pub(crate) async fn until_failure(&mut self) -> anyhow::Result<Refused> {
+        loop {
+            for news in self.next().await? {
+                if let News::Failed(refused) = news {
+                    return Ok(refused);
+                }
+            }
+        }
+    }
+
+    async fn next(&mut self) -> anyhow::Result<Vec<News>> {
+        let events = self.client.events(&self.instance, self.after).await?.events;
+        let mut news = Vec::with_capacity(events.len());
+        for event in events {
+            anyhow::ensure!(event.seq == self.after + 1, "the platform left out events of {}: {} after {}", self.instance, event.seq, self.after);
+            self.after = event.seq;
+            news.push(self.tell(event)?);
+        }
+        Ok(news)
+    }
+
+    fn tell(&self, event: Event) -> anyhow::Result<News> {
+        match event.kind.as_str() {
+            "step" => {
+                let step = Step::parse(&event.text);
+                if let Some(step) = step {
+                    self.printer.done(step.as_str(), describe(step));
+                }
+                Ok(step.map_or(News::Other, News::Reached))
+            }
+            "verdict" => {
+                let data = event.data.context("a verdict event has data")?;
+                let result: AttestationResult = serde_json::from_value(data).context("understand the platform's verdict")?;
+                trust::print_checks(self.printer, "platform", &result);
+                Ok(News::Other)
+            }
+            "failure" => {
+                let failure: Failure = serde_json::from_value(event.data.unwrap_or_default()).context("understand a failure event")?;
+                self.printer.failed("failure", &format!("{}: {}", failure.check, failure.detail));
+                Ok(News::Failed(Refused { check: failure.check, detail: crate::printer::clean(&failure.detail) }))
+            }
+            "exit" => {
+                self.printer.done("exit", &event.text);
+                Ok(News::Exited)
+            }
+            "receipt" => Ok(News::Receipt),
+            kind => {
+                self.printer.note(kind, &event.text);
+                Ok(News::Other)
+            }
+        }
+    }
+}
+
+fn describe(step: Step) -> &'static str {
+    match step {
+        Step::Requested => "the platform took the workload",
+        Step::Scheduled => "a node was chosen",
+        Step::Accepted => "the node checked the signed assignment",
+        Step::Prepared => "image, scratch volume, vTPM and jail are ready",
+        Step::Booted => "the guest answers",
+        Step::Attested => "the platform verified the guest's evidence",
+        Step::Keyed => "the guest opened the sealed keys",
+        Step::Running => "the workload runs",
+        Step::Stopping => "on the way down",
+        Step::Wiped => "memory, vTPM state and scratch are wiped",
+        Step::Gone => "nothing is left on the node",
+    }
+}

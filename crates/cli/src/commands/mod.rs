@@ -1,0 +1,19 @@
+//! One module per command.
+
+pub(crate) mod asset;
+pub(crate) mod completions;
+pub(crate) mod dev;
+pub(crate) mod doctor;
+pub(crate) mod inspect;
+pub(crate) mod logs;
+pub(crate) mod nodes;
+pub(crate) mod ps;
+pub(crate) mod receipt;
+pub(crate) mod rm;
+pub(crate) mod run;
+pub(crate) mod stop;
+pub(crate) mod verify;
+
+mod ending;
+mod follow;
+mod records;

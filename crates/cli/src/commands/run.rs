@@ -1,0 +1,187 @@
+//! `casemate run`: the main job.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use casemate_api::rest::NewInstance;
+use casemate_lifecycle::Step;
+use casemate_seal::{KeyRelease, ReleaseContext};
+use serde::Serialize;
+
+use crate::{
+    args::{self, Globals},
+    client::Client,
+    commands::{ending, follow::Follower, records::{self, Reader, Until}},
+    context::ContextFile,
+    exit::{Refused, Status},
+    instance_keys::InstanceKeys,
+    printer::{self, Printer},
+    resolve::{self, Resolved},
+    trust::{self, SavedEvidence, Trust},
+    workload_file::WorkloadFile,
+};
+
+/// Longest wait for the wipe after the end.
+const WIPE_LIMIT: Duration = Duration::from_secs(120);
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Summary {
+    instance: String,
+    workload_digest: String,
+    exit_code: i32,
+    results: Option<PathBuf>,
+    receipt_node: String,
+}
+
+pub(crate) async fn run(globals: &Globals, args: args::Run) -> anyhow::Result<Status> {
+    let printer = Printer::new(globals);
+    let file = WorkloadFile::from_args(&args)?;
+    if let Some(folder) = &args.output {
+        records::check_folder(folder)?;
+    }
+    let context = ContextFile::load(globals)?;
+    let (client, trust) = (Client::new(&context)?, Trust::load(&context)?);
+    let resolved = resolve::resolve(&file, &printer).await?;
+    let digest = hex::encode(resolved.workload.digest());
+    printer.done("workload", &format!("{} layers, {} assets, digest {digest}", resolved.workload.image.layers.len(), resolved.workload.assets.len()));
+    let tenant = Tenant { client: &client, trust: &trust, printer: &printer, resolved: &resolved };
+    tenant.upload().await?;
+    let instance = tenant.create(args.node.clone()).await?;
+    printer.done("instance", &instance);
+    tenant.live_and_end(globals, &instance, args.output).await
+}
+
+/// The tenant's side of one run.
+struct Tenant<'a> {
+    client: &'a Client,
+    trust: &'a Trust,
+    printer: &'a Printer,
+    resolved: &'a Resolved,
+}
+
+impl Tenant<'_> {
+    async fn upload(&self) -> anyhow::Result<()> {
+        for upload in &self.resolved.uploads {
+            if self.client.has_blob(&upload.digest).await? {
+                continue;
+            }
+            let bar = Arc::new(self.printer.bytes_bar("upload", upload.size_bytes));
+            let progress = Arc::clone(&bar);
+            self.client.upload(&upload.digest, &upload.file, move |count| progress.inc(count)).await?;
+            bar.finish_and_clear();
+        }
+        Ok(())
+    }
+
+    async fn create(&self, node: Option<String>) -> anyhow::Result<String> {
+        let canonical = String::from_utf8(self.resolved.workload.to_canonical()).context("JSON is UTF-8")?;
+        let key = uuid::Uuid::new_v4().to_string();
+        let instance = self.client.create(&NewInstance { workload: canonical, node }, &key).await?;
+        let digest = hex::encode(self.resolved.workload.digest());
+        let keys = InstanceKeys {
+            instance: instance.id.clone(),
+            workload_digest: digest,
+            tenant_seed: hex::encode(*self.resolved.tenant_seed),
+            guest_hpke: None,
+            launch_record_digest: None,
+        };
+        keys.save()?;
+        Ok(instance.id)
+    }
+
+    /// Everything after creation. Whatever happens, the instance is stopped and its receipt looked at.
+    async fn live_and_end(&self, globals: &Globals, instance: &str, output: Option<PathBuf>) -> anyhow::Result<Status> {
+        let mut follower = Follower::new(self.client, self.printer, instance);
+        let lived = tokio::select! {
+            lived = self.live(&mut follower, instance, output.clone()) => lived,
+            _ = tokio::signal::ctrl_c() => Err(Refused { check: "stopped".into(), detail: "you interrupted it".into() }.into()),
+        };
+        if lived.is_err() {
+            self.printer.note("stopping", "asking for stop and wipe");
+        }
+        let ended = self.end(&mut follower, instance, lived.is_err()).await;
+        match (lived, ended) {
+            (Ok(exit_code), Ok(node)) => {
+                let workload_digest = hex::encode(self.resolved.workload.digest());
+                if globals.json {
+                    printer::json(&Summary { instance: instance.to_owned(), workload_digest, exit_code, results: output, receipt_node: node })?;
+                }
+                Ok(if exit_code == 0 { Status::Ok } else { Status::WorkloadFailed })
+            }
+            (Err(first), Err(second)) => {
+                self.printer.failed("stopping", &format!("{second:#}"));
+                Err(first)
+            }
+            (Err(error), Ok(_)) | (Ok(_), Err(error)) => Err(error),
+        }
+    }
+
+    async fn live(&self, follower: &mut Follower<'_>, instance: &str, output: Option<PathBuf>) -> anyhow::Result<i32> {
+        follower.until_step(Step::Attested).await?;
+        let guest = self.verify(instance).await?;
+        self.release(instance, &guest).await?;
+        let digest = self.resolved.workload.digest();
+        let mut reader = Reader::new(self.client, instance, &self.resolved.tenant, &guest.hpke, &digest)?;
+        let exit = tokio::select! {
+            exit = reader.run(Until::Exit) => exit?,
+            failure = follower.until_failure() => return Err(failure?.into()),
+        };
+        let Some(code) = exit else {
+            // The records ended without the guest's last word: the events tell why.
+            return Err(follower.until_failure().await?.into());
+        };
+        self.printer.done("exit", &format!("the workload ended with status {code}"));
+        if let Some(folder) = output {
+            let count = reader.unpack(&folder)?;
+            self.printer.done("results", &format!("{count} entries decrypted into {}", folder.display()));
+        }
+        Ok(code)
+    }
+
+    /// The tenant's own verification, with the tenant's own nonce.
+    async fn verify(&self, instance: &str) -> anyhow::Result<Guest> {
+        let nonce = resolve::random32()?;
+        let bundle = self.client.challenge(instance, &nonce).await?;
+        anyhow::ensure!(bundle.instance == instance, "asked for evidence of {instance}, got {}", bundle.instance);
+        self.printer.done("evidence", &format!("received, {} bytes of base64", bundle.evidence.len()));
+        let workload_digest = hex::encode(self.resolved.workload.digest());
+        let now = trust::now();
+        let saved = SavedEvidence { nonce: hex::encode(nonce), workload_digest, received_at: now.0, bundle };
+        let result = self.trust.appraise(&saved, now)?;
+        trust::print_checks(self.printer, "you", &result);
+        trust::require_affirming(&result)?;
+        let verified = result.guest().context("an affirming result has a guest")?;
+        let guest = Guest { hpke: *verified.hpke(), nonce };
+        let mut keys = InstanceKeys::load(instance)?;
+        keys.guest_hpke = Some(hex::encode(guest.hpke));
+        keys.launch_record_digest = Some(hex::encode(result.launch_record_digest().unwrap_or_default()));
+        keys.save()?;
+        Ok(guest)
+    }
+
+    async fn release(&self, instance: &str, guest: &Guest) -> anyhow::Result<()> {
+        let keys = self.resolved.keys.iter().map(|(name, dek)| (name.clone(), *dek.as_bytes())).collect();
+        let context = ReleaseContext { instance: instance.to_owned(), workload_digest: self.resolved.workload.digest(), nonce: guest.nonce };
+        let mut rng = crate::resolve::os_rng();
+        let sealed = casemate_seal::seal_release(&self.resolved.tenant, &guest.hpke, &context, &KeyRelease { keys }, &mut rng)?;
+        self.client.release(instance, &sealed).await?;
+        self.printer.done("keys", &format!("{} sealed to the verified guest and handed over", self.resolved.keys.len()));
+        Ok(())
+    }
+
+    async fn end(&self, follower: &mut Follower<'_>, instance: &str, stop: bool) -> anyhow::Result<String> {
+        if stop {
+            ending::stop_and_wait(self.client, follower, instance, WIPE_LIMIT).await?;
+        } else {
+            tokio::time::timeout(WIPE_LIMIT, follower.until_receipt()).await.context("wait for the receipt")??;
+        }
+        Ok(ending::check_receipt(self.client, self.trust, self.printer, instance).await?.node)
+    }
+}
+
+/// What the tenant verified.
+struct Guest {
+    hpke: [u8; 32],
+    nonce: [u8; 32],
+}

@@ -1,0 +1,60 @@
+//! `casemate`: for tenants, hosters and operators.
+//!
+//! Data goes to stdout, everything else to stderr. The verifier runs in this process: nothing that the platform says about
+//! evidence is taken for an answer. Exit status: see [`exit::Status`].
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod client;
+mod commands;
+mod context;
+mod exit;
+mod instance_keys;
+mod printer;
+mod resolve;
+mod trust;
+mod workload_file;
+
+use clap::Parser as _;
+
+use crate::{args::{Cli, Command}, exit::Status};
+
+fn main() -> std::process::ExitCode {
+    casemate_daemon::tls::install_provider();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { Status::Usage } else { Status::Ok }.into();
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(dispatch(cli)),
+        Err(error) => Err(anyhow::Error::new(error).context("start the runtime")),
+    };
+    match outcome {
+        Ok(status) => status.into(),
+        Err(error) => exit::report(&error).into(),
+    }
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<Status> {
+    let globals = cli.globals;
+    match cli.command {
+        Command::Run(run) => commands::run::run(&globals, run).await,
+        Command::Ps(ps) => commands::ps::run(&globals, ps).await,
+        Command::Inspect(inspect) => commands::inspect::run(&globals, inspect).await,
+        Command::Logs(logs) => commands::logs::run(&globals, logs).await,
+        Command::Stop(stop) => commands::stop::run(&globals, stop).await,
+        Command::Rm(rm) => commands::rm::run(&globals, rm).await,
+        Command::Verify(verify) => commands::verify::run(&globals, verify).await,
+        Command::Receipt(receipt) => commands::receipt::run(&globals, receipt).await,
+        Command::Nodes(nodes) => commands::nodes::run(&globals, nodes).await,
+        Command::Asset(asset) => commands::asset::run(&globals, asset),
+        Command::Doctor(doctor) => commands::doctor::run(&globals, doctor),
+        Command::Dev(dev) => commands::dev::run(&globals, dev).await,
+        Command::Completions(completions) => commands::completions::run(&completions),
+    }
+}

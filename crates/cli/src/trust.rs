@@ -1,0 +1,112 @@
+//! The tenant's own judgement: pinned anchors, own nonce, own appraisal.
+
+use std::{fs, path::Path};
+
+use anyhow::Context as _;
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use casemate_api::rest::EvidenceBundle;
+use casemate_verifier::{
+    AttestationResult, Endorsements, Expectation, Outcome, Policy, ReferenceValues, Simulated, TrustAnchors, UnixTime, VendorRoot,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{context::ContextFile, exit::Refused, printer::Printer};
+
+/// Largest saved evidence file, in bytes.
+const MAX_SAVED: u64 = 8 << 20;
+
+/// Everything pinned, parsed once.
+pub(crate) struct Trust {
+    anchors: TrustAnchors,
+    references: ReferenceValues,
+    policy: Policy,
+}
+
+/// Evidence with the question it answers, to be judged again at any time.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SavedEvidence {
+    /// The nonce that was asked, hex.
+    pub(crate) nonce: String,
+    /// The workload digest that was asked for, hex.
+    pub(crate) workload_digest: String,
+    /// When it was received; seconds since 1970.
+    pub(crate) received_at: u64,
+    /// What the platform relayed.
+    pub(crate) bundle: EvidenceBundle,
+}
+
+impl Trust {
+    pub(crate) fn load(context: &ContextFile) -> anyhow::Result<Self> {
+        // A vendor root says of itself that it is a simulator's; the verifier looks.
+        let roots: Vec<VendorRoot> = context.vendor_roots.iter().map(|pem| VendorRoot::from_pem(pem)).collect::<Result<_, _>>().context("read vendor_roots of the context")?;
+        let anchors = TrustAnchors::new(&context.platform_ca, &roots).context("read the trust anchors of the context")?;
+        let path = &context.reference_values;
+        let signed = fs::read(path).with_context(|| format!("read reference values {}", path.display()))?;
+        let references = ReferenceValues::from_signed(&signed, &context.reference_key()?).with_context(|| format!("check reference values {}", path.display()))?;
+        let simulated = if context.allow_simulated { Simulated::Allow } else { Simulated::Refuse };
+        Ok(Self { anchors, references, policy: Policy::microvm(simulated) })
+    }
+
+    /// The anchors, for receipts.
+    pub(crate) fn anchors(&self) -> &TrustAnchors {
+        &self.anchors
+    }
+
+    /// Judges evidence as of `now`.
+    pub(crate) fn appraise(&self, saved: &SavedEvidence, now: UnixTime) -> anyhow::Result<AttestationResult> {
+        let bundle = &saved.bundle;
+        let evidence = BASE64.decode(&bundle.evidence).context("decode the evidence")?;
+        let (node_chain, ek_chain) = (decode_all(&bundle.node_chain)?, decode_all(&bundle.ek_chain)?);
+        let expectation = Expectation {
+            instance: &bundle.instance,
+            workload_digest: hex32(&saved.workload_digest)?,
+            nonce: hex32(&saved.nonce)?,
+        };
+        let endorsements = Endorsements { node_chain: &node_chain, ek_chain: &ek_chain };
+        Ok(casemate_verifier::appraise_instance(&evidence, &endorsements, &self.references, &self.anchors, &self.policy, &expectation, now))
+    }
+}
+
+impl SavedEvidence {
+    pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
+        let attempt = || format!("read saved evidence {}", path.display());
+        anyhow::ensure!(fs::metadata(path).with_context(attempt)?.len() <= MAX_SAVED, "{} is longer than {MAX_SAVED} bytes", path.display());
+        serde_json::from_slice(&fs::read(path).with_context(attempt)?).with_context(attempt)
+    }
+}
+
+/// Prints each check by name, then the verdict.
+pub(crate) fn print_checks(printer: &Printer, by: &str, result: &AttestationResult) {
+    for check in &result.checks {
+        let text = format!("{:<20} {}", check.name, check.detail);
+        match check.outcome {
+            Outcome::Pass => printer.done(by, &text),
+            Outcome::Fail => printer.failed(by, &text),
+            Outcome::NotReached => printer.note(by, &format!("{:<20} not reached", check.name)),
+        }
+    }
+}
+
+/// The first failed check as a refusal; `Ok` for an affirming result.
+pub(crate) fn require_affirming(result: &AttestationResult) -> Result<(), Refused> {
+    match result.checks.iter().find(|check| check.outcome != Outcome::Pass) {
+        None if result.is_affirming() => Ok(()),
+        None => Err(Refused { check: "evidence.format".into(), detail: format!("the result is {:?}", result.status) }),
+        Some(check) => Err(Refused { check: check.name.to_string(), detail: check.detail.clone() }),
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> UnixTime {
+    UnixTime(time::OffsetDateTime::now_utc().unix_timestamp().max(0).unsigned_abs())
+}
+
+/// Base64 DER certificates.
+pub(crate) fn decode_all(chain: &[String]) -> anyhow::Result<Vec<Vec<u8>>> {
+    chain.iter().map(|der| BASE64.decode(der).context("decode a certificate")).collect()
+}
+
+fn hex32(text: &str) -> anyhow::Result<[u8; 32]> {
+    casemate_api::workload::parse_hex32(text).with_context(|| format!("expected 64 hex digits, got {text:?}"))
+}

@@ -1,0 +1,191 @@
+//! The workload file: what a person writes (YAML), and how flags override it.
+
+use std::{collections::BTreeMap, fs, path::{Path, PathBuf}};
+
+use anyhow::Context as _;
+use serde::Deserialize;
+
+use crate::args;
+
+/// Largest workload file, in bytes.
+const MAX_BYTES: u64 = 256 << 10;
+
+/// A workload as written by a person. Paths are relative to the file.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WorkloadFile {
+    /// Format version; 1.
+    pub(crate) version: Option<u16>,
+    pub(crate) name: Option<String>,
+    pub(crate) isolation: Option<String>,
+    pub(crate) image: Option<String>,
+    #[serde(default)]
+    pub(crate) command: Vec<String>,
+    #[serde(default)]
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) workdir: Option<String>,
+    pub(crate) user: Option<String>,
+    #[serde(default)]
+    pub(crate) resources: Resources,
+    #[serde(default)]
+    pub(crate) assets: Vec<Asset>,
+    #[serde(default)]
+    pub(crate) output: Output,
+    pub(crate) ttl_s: Option<u64>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Resources {
+    pub(crate) cpus: Option<u32>,
+    pub(crate) memory_mib: Option<u64>,
+    pub(crate) scratch_mib: Option<u64>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Asset {
+    pub(crate) name: String,
+    /// Ciphertext.
+    pub(crate) file: PathBuf,
+    /// Key file; here or with `--key NAME=FILE`.
+    pub(crate) key: Option<PathBuf>,
+    /// Where the plaintext appears in the guest.
+    pub(crate) path: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Output {
+    /// Folder in the guest whose content comes back.
+    pub(crate) path: Option<String>,
+}
+
+impl WorkloadFile {
+    /// The file (if any) with the flags laid over it.
+    pub(crate) fn from_args(run: &args::Run) -> anyhow::Result<Self> {
+        let mut workload = match &run.file {
+            Some(path) => read(path)?,
+            None => Self { version: Some(1), ..Self::default() },
+        };
+        anyhow::ensure!(workload.version == Some(1), "the workload file must say `version: 1`");
+        override_with(&mut workload.name, &run.name);
+        override_with(&mut workload.isolation, &run.isolation);
+        override_with(&mut workload.image, &run.image);
+        override_with(&mut workload.resources.cpus, &run.cpus);
+        override_with(&mut workload.resources.memory_mib, &run.memory_mib);
+        override_with(&mut workload.resources.scratch_mib, &run.scratch_mib);
+        override_with(&mut workload.ttl_s, &run.ttl_s);
+        if !run.command.is_empty() {
+            workload.command.clone_from(&run.command);
+        }
+        for variable in &run.env {
+            let (name, value) = pair(variable, "--env NAME=VALUE")?;
+            workload.env.insert(name.to_owned(), value.to_owned());
+        }
+        workload.assets_from(run)?;
+        Ok(workload)
+    }
+
+    fn assets_from(&mut self, run: &args::Run) -> anyhow::Result<()> {
+        for text in &run.assets {
+            let (name, rest) = pair(text, "--asset NAME=FILE[:PATH]")?;
+            let (file, path) = match rest.rsplit_once(":/") {
+                Some((file, path)) => (file, Some(format!("/{path}"))),
+                None => (rest, None),
+            };
+            self.assets.retain(|asset| asset.name != name);
+            self.assets.push(Asset { name: name.to_owned(), file: file.into(), key: None, path });
+        }
+        for text in &run.keys {
+            let (name, file) = pair(text, "--key NAME=FILE")?;
+            let asset = self.assets.iter_mut().find(|asset| asset.name == name);
+            asset.with_context(|| format!("--key {name}=…: there is no asset of that name"))?.key = Some(file.into());
+        }
+        Ok(())
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<WorkloadFile> {
+    let attempt = || format!("read workload file {}", path.display());
+    anyhow::ensure!(fs::metadata(path).with_context(attempt)?.len() <= MAX_BYTES, "{} is longer than {MAX_BYTES} bytes", path.display());
+    let text = fs::read_to_string(path).with_context(attempt)?;
+    let mut workload: WorkloadFile = serde_yaml_ng::from_str(&text).with_context(attempt)?;
+    let base = path.parent().unwrap_or(Path::new("."));
+    for asset in &mut workload.assets {
+        asset.file = base.join(&asset.file);
+        asset.key = asset.key.take().map(|key| base.join(key));
+    }
+    if let Some(image) = &mut workload.image {
+        rebase_image(image, base);
+    }
+    Ok(workload)
+}
+
+/// `oci:./x` in a file is relative to that file.
+fn rebase_image(image: &mut String, base: &Path) {
+    for scheme in ["oci:", "oci-archive:"] {
+        if let Some(path) = image.strip_prefix(scheme)
+            && Path::new(path).is_relative()
+        {
+            *image = format!("{scheme}{}", base.join(path).display());
+            return;
+        }
+    }
+}
+
+fn override_with<T: Clone>(field: &mut Option<T>, flag: &Option<T>) {
+    if flag.is_some() {
+        field.clone_from(flag);
+    }
+}
+
+fn pair<'a>(text: &'a str, usage: &str) -> anyhow::Result<(&'a str, &'a str)> {
+    text.split_once('=').filter(|(name, value)| !name.is_empty() && !value.is_empty()).with_context(|| format!("expected {usage}, got {text:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn parse(line: &[&str]) -> anyhow::Result<WorkloadFile> {
+        let cli = Cli::parse_from([&["casemate", "run"], line].concat());
+        let Command::Run(run) = cli.command else { panic!("run was asked for") };
+        WorkloadFile::from_args(&run)
+    }
+
+    #[test]
+    fn flags_override_the_file_and_paths_follow_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("w.yaml");
+        fs::write(&file, "version: 1\nimage: oci:./a.oci\nresources: {cpus: 2}\nassets: [{name: d, file: d.enc, key: d.key}]\n").unwrap();
+        let workload = parse(&[file.to_str().unwrap(), "--cpus", "3", "--", "sh", "-c", "x"]).unwrap();
+        assert_eq!(workload.resources.cpus, Some(3));
+        assert_eq!(workload.command, ["sh", "-c", "x"]);
+        assert_eq!(workload.assets[0].file, dir.path().join("d.enc"));
+        assert!(workload.image.unwrap().contains(dir.path().to_str().unwrap()));
+    }
+
+    #[test]
+    fn splits_assets_and_refuses_nonsense() {
+        let workload = parse(&["--asset", "data=./x.enc:/in/x", "--key", "data=k"]).unwrap();
+        assert_eq!(workload.assets[0].file, Path::new("./x.enc"));
+        assert_eq!(workload.assets[0].path.as_deref(), Some("/in/x"));
+        assert!(parse(&["--asset", "data"]).is_err());
+        assert!(parse(&["--key", "data=k"]).is_err());
+        assert!(parse(&["--env", "=x"]).is_err());
+    }
+
+    #[test]
+    fn refuses_unknown_fields_and_other_versions() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("w.yaml");
+        for text in ["version: 2\n", "image: x\n", "version: 1\nimagee: x\n", "version: 1\nassets: 7\n", "\u{0}", "- a"] {
+            fs::write(&file, text).unwrap();
+            assert!(parse(&[file.to_str().unwrap()]).is_err(), "{text:?}");
+        }
+    }
+}

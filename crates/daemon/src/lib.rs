@@ -1,0 +1,8 @@
+//! What every service shares: configuration, telemetry, signals, TLS provider. Small on purpose.
+
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod shutdown;
+pub mod telemetry;
+pub mod tls;

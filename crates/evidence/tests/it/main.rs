@@ -1,0 +1,3 @@
+//! Evidence of real machines.
+
+mod vectors;

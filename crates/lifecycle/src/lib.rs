@@ -1,0 +1,15 @@
+//! States, events and refusals of an instance as pure functions.
+//!
+//! Run alike by the platform, the agent and the simulator: no clock, no I/O, no randomness.
+
+#![forbid(unsafe_code)]
+
+mod id;
+mod instance;
+mod reconcile;
+
+pub use id::{IdError, InstanceId, NodeId};
+pub use instance::{
+    Actual, Admission, Event, Failure, Intent, Refusal, Request, Step, admit, apply,
+};
+pub use reconcile::{Action, Held, Hold, Scope, Wanted, reconcile};

@@ -1,0 +1,70 @@
+//! The few calls for which no safe wrapper exists. Everything unsafe of this crate is here.
+
+#![allow(unsafe_code)]
+
+use std::{
+    io,
+    os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd},
+};
+
+use rustix::{process::Pid, thread::UnshareFlags};
+
+/// Which side of [`fork`] this is.
+pub(crate) enum Fork {
+    /// The new process.
+    Child,
+    /// The old one, with the new one's id.
+    Parent(Pid),
+}
+
+/// Forks a process that has one thread.
+pub(crate) fn fork() -> io::Result<Fork> {
+    // SAFETY: the callers run in the jail helper, which never starts a thread, so that no lock can be held by a thread
+    // that the child does not have.
+    let answer = unsafe { libc::fork() };
+    match answer {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Fork::Child),
+        id => Ok(Fork::Parent(Pid::from_raw(id).expect("fork returns a positive id to the parent"))),
+    }
+}
+
+/// Leaves the named namespaces (and shared tables) of the caller.
+pub(crate) fn unshare(flags: UnshareFlags) -> io::Result<()> {
+    // SAFETY: the danger is CLONE_FILES, by which descriptors of other threads vanish; the jail helper has one thread.
+    unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(io::Error::from)
+}
+
+/// Closes every descriptor from `first` up. Only for the start of a process, before anything owns one of them.
+pub(crate) fn close_from(first: libc::c_uint) -> io::Result<()> {
+    // SAFETY: the jail helper calls this first of all; nothing in its process owns a descriptor besides the standard three.
+    match unsafe { libc::close_range(first, libc::c_uint::MAX, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Gives a descriptor the number `number`, kept open over exec, and lets go of it.
+pub(crate) fn place(descriptor: OwnedFd, number: RawFd) -> io::Result<()> {
+    let from = descriptor.into_raw_fd();
+    // SAFETY: the jail helper owns every descriptor of its process and holds no owner for the numbers that it assigns
+    // (received descriptors were moved above them before), so nothing that is still in use is replaced.
+    match unsafe { libc::dup2(from, number) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// A duplicate of a descriptor, numbered `least` or higher, closed at exec.
+pub(crate) fn duplicate_above(descriptor: &OwnedFd, least: RawFd) -> io::Result<OwnedFd> {
+    let new = rustix::io::fcntl_dupfd_cloexec(descriptor, least)?;
+    debug_assert!(new.as_raw_fd() >= least);
+    Ok(new)
+}
+
+/// The CPU's time stamp counter.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn time_stamp_counter() -> u64 {
+    // SAFETY: every x86-64 CPU has the instruction, and Linux leaves it open to user space.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}

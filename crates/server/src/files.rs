@@ -1,0 +1,59 @@
+//! Files of the data folder: private, and whole or absent.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+/// Why a file of the data folder could not be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{attempt} {}", path.display())]
+pub struct FileError {
+    /// What was attempted.
+    pub attempt: &'static str,
+    /// On what.
+    pub path: PathBuf,
+    /// Why it failed.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Makes `path` (and parents) a folder that only this user may enter.
+pub fn private_dir(path: &Path) -> Result<(), FileError> {
+    let failed = |source| FileError { attempt: "create folder", path: path.to_owned(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed)
+}
+
+/// Writes `bytes` to a new file beside `path` and renames it there: readers see the old file or the new one.
+pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+    let failed = |source| FileError { attempt: "write file", path: path.to_owned(), source };
+    let temporary = path.with_extension(format!("new-{}", std::process::id()));
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    };
+    write().inspect_err(|_| drop(fs::remove_file(&temporary))).map_err(failed)
+}
+
+/// The bytes of a file; `None` when it does not exist.
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(FileError { attempt: "read file", path: path.to_owned(), source }),
+    }
+}
+
+/// Takes the lock that keeps a second server away from the data folder; it is held until the file is closed.
+pub fn lock(path: &Path) -> Result<File, FileError> {
+    let failed = |source| FileError { attempt: "lock (another server runs on this data folder?)", path: path.to_owned(), source };
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
+    file.try_lock().map_err(|error| failed(error.into()))?;
+    Ok(file)
+}

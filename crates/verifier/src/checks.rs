@@ -1,0 +1,321 @@
+//! The names of the checks, and the ledger that makes it impossible to forget one.
+
+use std::{error::Error, fmt};
+
+use serde::{Deserialize, Serialize};
+
+/// A check of the verifier. The set is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CheckName {
+    /// The policy names a platform kind that this verifier can appraise.
+    PolicyPlatform,
+    /// The evidence, its launch record and its guest keys decode.
+    EvidenceFormat,
+    /// The evidence answers the expected nonce.
+    EvidenceNonce,
+    /// The node certificate chains to the pinned platform CA and is valid now.
+    NodeCertificate,
+    /// The EK certificate chains to a pinned TPM vendor root and is the one that the node certificate names.
+    NodeEk,
+    /// The node's attestation key is a proper one, and the one that the node certificate names.
+    NodeAk,
+    /// The node's quote is a quote of a TPM, signed by that key.
+    NodeQuote,
+    /// The quoted PCR digest is that of the listed values, for exactly the expected PCRs.
+    NodePcrs,
+    /// The event log replays to the quoted PCRs.
+    NodeEventLog,
+    /// The measured agent and VMM are known to the reference values.
+    NodeSoftware,
+    /// The instance's leaf is in the batch that the node quoted.
+    BatchInclusion,
+    /// The launch record is of the expected instance.
+    InstanceId,
+    /// The launch record is of the expected workload.
+    WorkloadDigest,
+    /// The kernel is known to the reference values.
+    GuestKernel,
+    /// The initrd is known to the reference values, with this kernel.
+    GuestInitrd,
+    /// The command line is that of the reference values, with this kernel and initrd.
+    GuestCommandLine,
+    /// The root hash is that of the reference values and of the command line.
+    GuestRootHash,
+    /// The VMM is known to the reference values and is the measured one.
+    VmmDigest,
+    /// The VMM is held by its jail.
+    VmmJail,
+    /// The guest's attestation key is a proper one, and the one that the launch record endorses.
+    GuestAk,
+    /// The guest's quote is a quote of a TPM, signed by that key.
+    GuestQuote,
+    /// The guest's PCRs are those that follow from the launch record and the workload.
+    GuestPcrs,
+    /// The guest's quote binds nonce, guest keys, workload and instance.
+    GuestBinding,
+    /// No simulator was involved, or the policy allows it.
+    PolicySimulated,
+    /// The receipt's node certificate chains to the platform CA and was valid at the wipe.
+    ReceiptNode,
+    /// The receipt is signed by the receipt key in that certificate.
+    ReceiptSignature,
+}
+
+impl CheckName {
+    /// The name that people and programs see.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PolicyPlatform => "policy.platform",
+            Self::EvidenceFormat => "evidence.format",
+            Self::EvidenceNonce => "evidence.nonce",
+            Self::NodeCertificate => "node.certificate",
+            Self::NodeEk => "node.ek",
+            Self::NodeAk => "node.ak",
+            Self::NodeQuote => "node.quote",
+            Self::NodePcrs => "node.pcrs",
+            Self::NodeEventLog => "node.event-log",
+            Self::NodeSoftware => "node.software",
+            Self::BatchInclusion => "batch.inclusion",
+            Self::InstanceId => "instance.id",
+            Self::WorkloadDigest => "workload.digest",
+            Self::GuestKernel => "guest.kernel",
+            Self::GuestInitrd => "guest.initrd",
+            Self::GuestCommandLine => "guest.command-line",
+            Self::GuestRootHash => "guest.root-hash",
+            Self::VmmDigest => "vmm.digest",
+            Self::VmmJail => "vmm.jail",
+            Self::GuestAk => "guest.ak",
+            Self::GuestQuote => "guest.quote",
+            Self::GuestPcrs => "guest.pcrs",
+            Self::GuestBinding => "guest.binding",
+            Self::PolicySimulated => "policy.simulated",
+            Self::ReceiptNode => "receipt.node",
+            Self::ReceiptSignature => "receipt.signature",
+        }
+    }
+}
+
+impl fmt::Display for CheckName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The checks of an instance, in order.
+pub const INSTANCE_CHECKS: &[CheckName] = &[
+    CheckName::PolicyPlatform,
+    CheckName::EvidenceFormat,
+    CheckName::EvidenceNonce,
+    CheckName::NodeCertificate,
+    CheckName::NodeEk,
+    CheckName::NodeAk,
+    CheckName::NodeQuote,
+    CheckName::NodePcrs,
+    CheckName::NodeEventLog,
+    CheckName::NodeSoftware,
+    CheckName::BatchInclusion,
+    CheckName::InstanceId,
+    CheckName::WorkloadDigest,
+    CheckName::GuestKernel,
+    CheckName::GuestInitrd,
+    CheckName::GuestCommandLine,
+    CheckName::GuestRootHash,
+    CheckName::VmmDigest,
+    CheckName::VmmJail,
+    CheckName::GuestAk,
+    CheckName::GuestQuote,
+    CheckName::GuestPcrs,
+    CheckName::GuestBinding,
+    CheckName::PolicySimulated,
+];
+
+/// The checks of a node that enrols or renews, in order.
+pub const NODE_CHECKS: &[CheckName] = &[
+    CheckName::NodeAk,
+    CheckName::NodeQuote,
+    CheckName::EvidenceNonce,
+    CheckName::NodePcrs,
+    CheckName::NodeEventLog,
+    CheckName::NodeSoftware,
+];
+
+/// One line of a verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    /// Name of the check; see [`CheckName`].
+    pub name: String,
+    /// How it came out.
+    pub outcome: Outcome,
+    /// What was seen, and where it failed, what was expected. Empty when it was not reached.
+    pub detail: String,
+}
+
+/// How a check came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// As it should be.
+    Pass,
+    /// Not as it should be: rejected.
+    Fail,
+    /// An earlier check failed, so there was nothing to judge it by.
+    NotReached,
+}
+
+/// What a check found: a value that nothing else can make, and what to tell people.
+pub(crate) struct Finding<T> {
+    pub(crate) value: T,
+    pub(crate) detail: String,
+}
+
+impl<T> Finding<T> {
+    pub(crate) fn new(value: T, detail: impl Into<String>) -> Self {
+        Self { value, detail: detail.into() }
+    }
+}
+
+/// A check failed; which one is in the ledger.
+#[derive(Debug)]
+pub(crate) struct Stop;
+
+/// Two things that should be equal and are not.
+#[derive(Debug, thiserror::Error)]
+#[error("expected {expected}, seen {seen}")]
+pub(crate) struct Mismatch {
+    pub(crate) expected: String,
+    pub(crate) seen: String,
+}
+
+impl Mismatch {
+    pub(crate) fn new(expected: impl fmt::Display, seen: impl fmt::Display) -> Self {
+        Self { expected: expected.to_string(), seen: seen.to_string() }
+    }
+
+    /// `expected` and `seen` are equal digests.
+    pub(crate) fn unless_equal(expected: &[u8; 32], seen: &[u8; 32]) -> Result<(), Self> {
+        use subtle::ConstantTimeEq as _;
+        if bool::from(expected.ct_eq(seen)) {
+            Ok(())
+        } else {
+            Err(Self::new(hex::encode(expected), hex::encode(seen)))
+        }
+    }
+}
+
+/// Takes the outcome of each check of a list, in order. A verdict is good only if *each* one passed, so a check that the
+/// code forgot, or took out of order, is a rejection as well.
+pub(crate) struct Ledger {
+    list: &'static [CheckName],
+    checks: Vec<Check>,
+}
+
+impl Ledger {
+    pub(crate) fn new(list: &'static [CheckName]) -> Self {
+        Self { list, checks: Vec::with_capacity(list.len()) }
+    }
+
+    /// Enters what `name` found. An error stops the appraisal.
+    pub(crate) fn enter<T, E: Error>(&mut self, name: CheckName, found: Result<Finding<T>, E>) -> Result<T, Stop> {
+        let next = self.list.get(self.checks.len()).copied();
+        let open = self.checks.iter().all(|check| check.outcome == Outcome::Pass);
+        if next != Some(name) || !open {
+            // A mistake in this crate. There is no name that it could be blamed on but the one that was due.
+            let due = next.unwrap_or(name);
+            self.push(due, Outcome::Fail, format!("internal error: {name} was entered where {due} is due"));
+            return Err(Stop);
+        }
+        match found {
+            Ok(finding) => {
+                self.push(name, Outcome::Pass, finding.detail);
+                Ok(finding.value)
+            }
+            Err(error) => {
+                self.push(name, Outcome::Fail, chain(&error));
+                Err(Stop)
+            }
+        }
+    }
+
+    /// All checks of the list, and whether each one passed.
+    pub(crate) fn close(mut self) -> (Vec<Check>, bool) {
+        for name in &self.list[self.checks.len().min(self.list.len())..] {
+            self.checks.push(Check { name: name.to_string(), outcome: Outcome::NotReached, detail: String::new() });
+        }
+        let passed = self.checks.iter().all(|check| check.outcome == Outcome::Pass);
+        (self.checks, passed)
+    }
+
+    fn push(&mut self, name: CheckName, outcome: Outcome, detail: String) {
+        self.checks.push(Check { name: name.to_string(), outcome, detail });
+    }
+}
+
+/// An error with its causes on one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIST: &[CheckName] = &[CheckName::NodeAk, CheckName::NodeQuote];
+
+    fn good() -> Result<Finding<()>, Mismatch> {
+        Ok(Finding::new((), "as it should be"))
+    }
+
+    fn bad() -> Result<Finding<()>, Mismatch> {
+        Err(Mismatch::new("this", "that"))
+    }
+
+    #[test]
+    fn passes_only_when_each_check_was_entered_and_passed() {
+        let mut ledger = Ledger::new(LIST);
+        ledger.enter(CheckName::NodeAk, good()).unwrap();
+        ledger.enter(CheckName::NodeQuote, good()).unwrap();
+        assert!(ledger.close().1);
+    }
+
+    #[test]
+    fn a_forgotten_check_is_a_rejection() {
+        let mut ledger = Ledger::new(LIST);
+        ledger.enter(CheckName::NodeAk, good()).unwrap();
+        let (checks, passed) = ledger.close();
+        assert!(!passed);
+        assert_eq!(checks[1].outcome, Outcome::NotReached);
+    }
+
+    #[test]
+    fn a_check_out_of_order_twice_or_after_a_failure_is_a_rejection() {
+        let mut ledger = Ledger::new(LIST);
+        assert!(ledger.enter(CheckName::NodeQuote, good()).is_err());
+        assert!(!ledger.close().1);
+
+        let mut ledger = Ledger::new(LIST);
+        ledger.enter(CheckName::NodeAk, good()).unwrap();
+        assert!(ledger.enter(CheckName::NodeAk, good()).is_err());
+        assert!(!ledger.close().1);
+
+        let mut ledger = Ledger::new(LIST);
+        assert!(ledger.enter(CheckName::NodeAk, bad()).is_err());
+        assert!(ledger.enter(CheckName::NodeQuote, good()).is_err());
+        let (checks, passed) = ledger.close();
+        assert!(!passed);
+        assert_eq!(checks[0].detail, "expected this, seen that");
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let names: std::collections::BTreeSet<_> = INSTANCE_CHECKS.iter().map(|name| name.as_str()).collect();
+        assert_eq!(names.len(), INSTANCE_CHECKS.len());
+    }
+}

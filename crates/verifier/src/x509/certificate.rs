@@ -1,0 +1,192 @@
+//! One certificate, with the bytes that it was decoded from.
+
+use sha2::{Digest as _, Sha256};
+use x509_cert::{
+    der::{self, Decode as _, Encode as _, Reader as _, SliceReader, asn1::ObjectIdentifier, oid::AssociatedOid},
+    ext::Extension,
+    spki::SubjectPublicKeyInfoOwned,
+};
+
+use crate::time::UnixTime;
+
+/// Largest certificate, in bytes.
+pub(crate) const MAX_BYTES: usize = 16 << 10;
+
+/// Why bytes are not a certificate that can be judged.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// Too many bytes.
+    #[error("the certificate has {len} bytes, more than the limit of {MAX_BYTES}")]
+    TooLong {
+        /// Found.
+        len: usize,
+    },
+    /// Not DER of a certificate.
+    #[error("the certificate is not well-formed")]
+    Malformed(#[source] der::Error),
+    /// Not PEM.
+    #[error("the text holds no certificate in PEM form, or a broken one")]
+    Pem,
+    /// Not version 3.
+    #[error("the certificate is not of version 3")]
+    Version,
+    /// The algorithm outside is not the one inside.
+    #[error("the certificate names two different signature algorithms")]
+    Algorithms,
+    /// An extension occurs twice.
+    #[error("the certificate has extension {oid} twice")]
+    DuplicateExtension {
+        /// Which.
+        oid: ObjectIdentifier,
+    },
+    /// An extension that is needed is absent.
+    #[error("the certificate has no extension {oid} ({what})")]
+    MissingExtension {
+        /// Which.
+        oid: ObjectIdentifier,
+        /// What it holds.
+        what: &'static str,
+    },
+    /// An extension with unexpected content.
+    #[error("extension {oid} ({what}) of the certificate is not well-formed")]
+    Extension {
+        /// Which.
+        oid: ObjectIdentifier,
+        /// What it holds.
+        what: &'static str,
+    },
+}
+
+/// A well-formed certificate of version 3. Nothing about it is verified.
+#[derive(Debug, Clone)]
+pub(crate) struct Certificate {
+    der: Vec<u8>,
+    signed: Vec<u8>,
+    parsed: x509_cert::Certificate,
+}
+
+impl Certificate {
+    pub(crate) fn from_der(bytes: &[u8]) -> Result<Self, CertificateError> {
+        if bytes.len() > MAX_BYTES {
+            return Err(CertificateError::TooLong { len: bytes.len() });
+        }
+        let parsed = x509_cert::Certificate::from_der(bytes).map_err(CertificateError::Malformed)?;
+        let tbs = parsed.tbs_certificate();
+        if tbs.version() != x509_cert::Version::V3 {
+            return Err(CertificateError::Version);
+        }
+        if tbs.signature() != parsed.signature_algorithm() {
+            return Err(CertificateError::Algorithms);
+        }
+        let mut seen = Vec::new();
+        for extension in tbs.extensions().into_iter().flatten() {
+            if seen.contains(&extension.extn_id) {
+                return Err(CertificateError::DuplicateExtension { oid: extension.extn_id });
+            }
+            seen.push(extension.extn_id);
+        }
+        let signed = signed_part(bytes).map_err(CertificateError::Malformed)?.to_vec();
+        Ok(Self { der: bytes.to_vec(), signed, parsed })
+    }
+
+    /// All certificates in PEM text; text around them is ignored, an empty list is an error.
+    pub(crate) fn all_from_pem(text: &str) -> Result<Vec<Self>, CertificateError> {
+        let mut found = Vec::new();
+        let mut rest = text;
+        while let Some(begin) = rest.find(BEGIN) {
+            let end = rest[begin..].find(END).ok_or(CertificateError::Pem)? + begin + END.len();
+            let (label, bytes) = der::pem::decode_vec(rest[begin..end].as_bytes()).map_err(|_| CertificateError::Pem)?;
+            if label != "CERTIFICATE" {
+                return Err(CertificateError::Pem);
+            }
+            found.push(Self::from_der(&bytes)?);
+            rest = &rest[end..];
+        }
+        if found.is_empty() { Err(CertificateError::Pem) } else { Ok(found) }
+    }
+
+    pub(crate) fn der(&self) -> &[u8] {
+        &self.der
+    }
+
+    /// The exact bytes that the issuer signed.
+    pub(crate) fn signed_bytes(&self) -> &[u8] {
+        &self.signed
+    }
+
+    pub(crate) fn parsed(&self) -> &x509_cert::Certificate {
+        &self.parsed
+    }
+
+    pub(crate) fn fingerprint(&self) -> [u8; 32] {
+        Sha256::digest(&self.der).into()
+    }
+
+    pub(crate) fn subject(&self) -> String {
+        self.parsed.tbs_certificate().subject().to_string()
+    }
+
+    pub(crate) fn issuer(&self) -> String {
+        self.parsed.tbs_certificate().issuer().to_string()
+    }
+
+    pub(crate) fn common_name(&self) -> Option<String> {
+        let name = self.parsed.tbs_certificate().subject().common_name().ok().flatten()?;
+        Some(name.value().into_owned())
+    }
+
+    pub(crate) fn key(&self) -> &SubjectPublicKeyInfoOwned {
+        self.parsed.tbs_certificate().subject_public_key_info()
+    }
+
+    /// DER of the public key.
+    pub(crate) fn key_der(&self) -> Result<Vec<u8>, CertificateError> {
+        self.key().to_der().map_err(CertificateError::Malformed)
+    }
+
+    pub(crate) fn not_before(&self) -> UnixTime {
+        UnixTime(self.parsed.tbs_certificate().validity().not_before.to_unix_duration().as_secs())
+    }
+
+    pub(crate) fn not_after(&self) -> UnixTime {
+        UnixTime(self.parsed.tbs_certificate().validity().not_after.to_unix_duration().as_secs())
+    }
+
+    pub(crate) fn extensions(&self) -> &[Extension] {
+        self.parsed.tbs_certificate().extensions().map_or(&[], Vec::as_slice)
+    }
+
+    /// The standard extension `T`, if it is there.
+    pub(crate) fn standard<'a, T: AssociatedOid + der::Decode<'a>>(
+        &'a self,
+        what: &'static str,
+    ) -> Result<Option<T>, CertificateError> {
+        let Some(extension) = self.extensions().iter().find(|extension| extension.extn_id == T::OID) else {
+            return Ok(None);
+        };
+        T::from_der(extension.extn_value.as_bytes())
+            .map(Some)
+            .map_err(|_| CertificateError::Extension { oid: T::OID, what })
+    }
+
+    /// The content of an extension whose value is an OCTET STRING.
+    pub(crate) fn octets(&self, oid: ObjectIdentifier, what: &'static str) -> Result<&[u8], CertificateError> {
+        let extension = self.extensions().iter().find(|extension| extension.extn_id == oid);
+        let extension = extension.ok_or(CertificateError::MissingExtension { oid, what })?;
+        <&der::asn1::OctetStringRef>::from_der(extension.extn_value.as_bytes())
+            .map(|octets| octets.as_bytes())
+            .map_err(|_| CertificateError::Extension { oid, what })
+    }
+}
+
+fn signed_part(bytes: &[u8]) -> der::Result<&[u8]> {
+    let mut reader = SliceReader::new(bytes)?;
+    reader.sequence(|inner| {
+        let signed = inner.tlv_bytes()?;
+        inner.drain(inner.remaining_len())?;
+        Ok(signed)
+    })
+}
+
+const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+const END: &str = "-----END CERTIFICATE-----";
