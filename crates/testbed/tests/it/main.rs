@@ -1,0 +1,9 @@
+//! End-to-end tests: real platform, real node, real VMs, driven through the real command line.
+//!
+//! They need root, the executables and the guest OS image: `make test` builds all that first.
+
+mod bad_input;
+mod kills;
+mod main_job;
+mod refusals;
+mod support;
