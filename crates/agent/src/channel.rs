@@ -117,11 +117,11 @@ async fn talk(mut control: Framing, records: Framing, launch: &[u8], wires: Wire
     let first = first.await.map_err(|_| ChannelError::Timeout { what: "its status", limit_s })?;
     hand_on(first, &to_owner).await?;
 
-    let (mut control_out, mut control_in) = control.split();
+    let (mut control_out, mut control_in) = control.split::<Bytes>();
     let send = async {
         while let Some(message) = outgoing.recv().await {
             let bytes = ToGuest { message: Some(message) }.encode_to_vec();
-            control_out.send(bytes.into()).await.map_err(|error| ChannelError::Io("send", error))?;
+            control_out.send(Bytes::from(bytes)).await.map_err(|error| ChannelError::Io("send", error))?;
         }
         Err(ChannelError::Closed)
     };
@@ -145,12 +145,12 @@ async fn hand_on(frame: Option<io::Result<bytes::BytesMut>>, to: &mpsc::Sender<f
 
 /// Asks for records from the first one that is not durable here, and says after each sync how far it got.
 async fn relay_records(records: Framing, to: mpsc::Sender<Record>, mut durable: watch::Receiver<u64>) -> Result<(), ChannelError> {
-    let (mut out, mut incoming) = records.split();
+    let (mut out, mut incoming) = records.split::<Bytes>();
     let acknowledge = async {
         loop {
             let next = *durable.borrow_and_update();
             let bytes = RecordsFrom { next }.encode_to_vec();
-            out.send(bytes.into()).await.map_err(|error| ChannelError::Io("acknowledge records", error))?;
+            out.send(Bytes::from(bytes)).await.map_err(|error| ChannelError::Io("acknowledge records", error))?;
             durable.changed().await.map_err(|_| ChannelError::Closed)?;
         }
     };

@@ -15,7 +15,6 @@ pub(crate) mod check {
     pub(crate) const FETCH: &str = "image.fetch";
     pub(crate) const BLOB_DIGEST: &str = "image.blob-digest";
     pub(crate) const LAYER_ROOT: &str = "image.layer-root";
-    pub(crate) const MALFORMED: &str = "image.malformed";
     pub(crate) const ASSET_FETCH: &str = "asset.fetch";
     pub(crate) const ASSET_DIGEST: &str = "asset.digest";
     pub(crate) const PREPARE: &str = "launch.prepare";

@@ -10,14 +10,14 @@ use std::{
 /// Why a file operation failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{attempt} {}", path.display())]
-pub struct FileError {
+pub(crate) struct FileError {
     /// What was attempted.
-    pub attempt: &'static str,
+    pub(crate) attempt: &'static str,
     /// On what.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Why it failed.
     #[source]
-    pub source: io::Error,
+    pub(crate) source: io::Error,
 }
 
 impl FileError {

@@ -2,40 +2,33 @@
 
 use std::io;
 
-use casemate_attester::Tpm;
-use casemate_evidence::instance::guest_pcr;
+use casemate_attester::{Exchange, GuestMeasurements, Tpm, guest_provision};
 use casemate_sandbox::VtpmProvisioner;
-use sha2::{Digest as _, Sha256};
 
-use crate::blueprint::Blueprint;
+use crate::blueprint::{Blueprint, Measured};
 
 /// What goes into the PCRs of one guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Measurements(Vec<(u32, [u8; 32])>);
+pub(crate) struct Measurements {
+    measured: Measured,
+    command_line: String,
+}
 
 impl Measurements {
     /// Of the machine that `blueprint` describes.
     pub(crate) fn of(blueprint: &Blueprint) -> Self {
-        let command_line = Sha256::digest(blueprint.plan.command_line.as_bytes()).into();
-        Self(vec![
-            (guest_pcr::KERNEL, blueprint.measured.kernel),
-            (guest_pcr::COMMAND_LINE, command_line),
-            (guest_pcr::INITRD, blueprint.measured.initrd),
-            (guest_pcr::ROOT_HASH, blueprint.measured.root_hash),
-        ])
+        Self { measured: blueprint.measured, command_line: blueprint.plan.command_line.clone() }
     }
 }
 
 impl VtpmProvisioner for Measurements {
     fn provision(&self, transact: &mut dyn FnMut(&[u8]) -> io::Result<Vec<u8>>) -> io::Result<Vec<u8>> {
-        let mut tpm = Tpm::new(transact);
-        for (pcr, digest) in &self.0 {
-            tpm.pcr_extend(*pcr, *digest).map_err(io::Error::other)?;
-        }
-        let key = tpm.create_ak().map_err(io::Error::other)?;
-        let public = key.public.clone();
-        // The guest makes the same key again from the same seed; a loaded one would only take its place.
-        tpm.flush(&key).map_err(io::Error::other)?;
-        Ok(public)
+        let measurements = GuestMeasurements {
+            kernel: self.measured.kernel,
+            initrd: self.measured.initrd,
+            command_line: &self.command_line,
+            root_hash: self.measured.root_hash,
+        };
+        guest_provision(&mut Tpm::new(Exchange(transact)), &measurements).map_err(io::Error::other)
     }
 }

@@ -59,8 +59,7 @@ impl<T: Transport> TpmAttester<T> {
         &mut self.tpm
     }
 
-    /// Proves that the attestation key lives in the TPM whose endorsement key the credential was made for; see
-    /// [`Tpm::activate_credential`].
+    /// Opens a credential that was made for `ek` and this attestation key; see [`Tpm::activate_credential`].
     pub fn activate_credential(&mut self, ek: &Key, blob: &[u8], encrypted_secret: &[u8]) -> Result<Vec<u8>, TpmError> {
         self.tpm.activate_credential(&self.key, ek, blob, encrypted_secret)
     }

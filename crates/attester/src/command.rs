@@ -1,5 +1,7 @@
 //! Commands and responses as bytes (Part 1, section 18 "Command/response structure").
 
+use std::{thread, time::Duration};
+
 use casemate_evidence::tpm::{
     TpmDecodeError,
     wire::{Reader, Writer},
@@ -82,8 +84,18 @@ impl Command {
         if bytes.len() > MAX_COMMAND_BYTES {
             return Err(TpmError::TooLong { command: code.1, what: "parameters", len: bytes.len(), limit: MAX_COMMAND_BYTES });
         }
-        let response = transport.transact(&bytes).map_err(|source| TpmError::Transport { command: code.1, source })?;
-        Response::decode(code, &response, with_sessions)
+        let mut attempt = || {
+            let response = transport.transact(&bytes).map_err(|source| TpmError::Transport { command: code.1, source })?;
+            Response::decode(code, &response, with_sessions)
+        };
+        // "Send it again": the TPM was testing itself or busy and did nothing. The kernel's driver retries by itself, sockets do not.
+        for wait in RETRY_WAITS {
+            match attempt() {
+                Err(TpmError::Refused { code, .. }) if code.asks_to_retry() => thread::sleep(wait),
+                result => return result,
+            }
+        }
+        attempt()
     }
 
     fn encode(self) -> Vec<u8> {
@@ -161,6 +173,17 @@ fn length(bytes: &[u8]) -> u32 {
     u32::try_from(bytes.len()).expect("commands are shorter than 4 GiB")
 }
 
+/// Waits before each new attempt at a command that the TPM wants sent again; 4 s in all.
+const RETRY_WAITS: [Duration; 8] = [
+    Duration::ZERO,
+    Duration::from_millis(2),
+    Duration::from_millis(20),
+    Duration::from_millis(80),
+    Duration::from_millis(250),
+    Duration::from_millis(650),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+];
 /// TPM_ST_NO_SESSIONS.
 pub(crate) const ST_NO_SESSIONS: u16 = 0x8001;
 /// TPM_ST_SESSIONS.

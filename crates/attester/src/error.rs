@@ -95,6 +95,11 @@ impl ResponseCode {
         }
     }
 
+    /// TPM_RC_YIELDED, TPM_RC_TESTING, TPM_RC_RETRY: nothing was done yet.
+    pub(crate) fn asks_to_retry(self) -> bool {
+        matches!(self.0, 0x908 | 0x90a | 0x922)
+    }
+
     fn meaning(self) -> &'static str {
         match self.base() {
             0x081 => "TPM_RC_ASYMMETRIC",
@@ -114,9 +119,10 @@ impl ResponseCode {
             0x143 => "TPM_RC_COMMAND_CODE: not implemented",
             0x902 => "TPM_RC_OBJECT_MEMORY: too many keys are loaded",
             0x903 => "TPM_RC_SESSION_MEMORY: too many sessions are open",
-            0x908 => "TPM_RC_YIELDED",
+            0x908 => "TPM_RC_YIELDED: busy for too long",
+            0x90a => "TPM_RC_TESTING: busy for too long",
             0x921 => "TPM_RC_LOCKOUT",
-            0x922 => "TPM_RC_RETRY",
+            0x922 => "TPM_RC_RETRY: busy for too long",
             _ => "see Part 2, section 6.6",
         }
     }

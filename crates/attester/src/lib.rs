@@ -8,7 +8,7 @@
 //!
 //! - [`Tpm`]: the commands;
 //! - [`Attester`]: what the rest of the system wants of any of the three: public key, PCRs, quotes;
-//! - [`quote_bundle`], [`guest_provision`]: what agent and guest do with it.
+//! - [`guest_provision`], [`quote_bundle`]: what agent and guest do with it.
 
 #![forbid(unsafe_code)]
 

@@ -11,7 +11,7 @@ use casemate_evidence::{
     Sha256Digest,
     eventlog::extend_sha256,
     tpm::{
-        Attest, AttestBody, ClockInfo, HashAlg, PcrSelection, Public, PublicParams, Signature, pcr_digest_sha256, wire::Writer,
+        Attest, AttestBody, ClockInfo, HashAlg, PcrSelection, PublicParams, Signature, pcr_digest_sha256, wire::Writer,
     },
 };
 use p256::ecdsa::{SigningKey, signature::Signer as _};

@@ -7,7 +7,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Run workloads on other people's machines, and hand over keys only after checking the evidence yourself.
 #[derive(Debug, Parser)]
 #[command(name = "casemate", version, max_term_width = 100, propagate_version = true)]
-#[command(after_help = "Exit status: 0 done, 1 error, 2 refused by a check, 3 the workload ended with a non-zero status, 64 wrong usage.")]
+#[command(
+    after_help = "Exit status: 0 done, 1 error, 2 refused by a check, 3 the workload ended with a non-zero status, 64 wrong usage."
+)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) globals: Globals,

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use casemate_api::rest::{
-    EvidenceBundle, Events, Instance, Instances, KeyRelease, NewChallenge, NewInstance, Nodes, Platform, Problem, Receipt, Records,
+    Events, EvidenceBundle, Instance, Instances, KeyRelease, NewChallenge, NewInstance, Nodes, Problem, Receipt, Records,
 };
 use reqwest::{Body, Certificate, Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
@@ -39,10 +39,6 @@ impl Client {
             .build()
             .context("set up TLS")?;
         Ok(Self { http, base: context.platform.trim_end_matches('/').to_owned(), token: context.token.clone() })
-    }
-
-    pub(crate) async fn platform(&self) -> anyhow::Result<Platform> {
-        self.get("/platform").await
     }
 
     pub(crate) async fn nodes(&self) -> anyhow::Result<Nodes> {
@@ -114,7 +110,12 @@ impl Client {
     }
 
     /// Uploads a file under its digest; `progress` hears of every chunk.
-    pub(crate) async fn upload(&self, digest: &str, file: &Path, progress: impl Fn(u64) + Send + Sync + 'static) -> anyhow::Result<()> {
+    pub(crate) async fn upload(
+        &self,
+        digest: &str,
+        file: &Path,
+        progress: impl Fn(u64) + Send + Sync + 'static,
+    ) -> anyhow::Result<()> {
         let attempt = || format!("upload {}", file.display());
         let file_handle = tokio::fs::File::open(file).await.with_context(attempt)?;
         let length = file_handle.metadata().await.with_context(attempt)?.len();

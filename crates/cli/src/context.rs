@@ -2,7 +2,10 @@
 //!
 //! Trust anchors are pinned here by the tenant; the platform's answers never change them.
 
-use std::{fs, path::{Path, PathBuf}};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
@@ -43,7 +46,9 @@ impl ContextFile {
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let hint = "start a platform and node on this machine with `casemate dev up`, or name a context with --context FILE".to_owned();
+                let hint =
+                    "start a platform and node on this machine with `casemate dev up`, or name a context with --context FILE"
+                        .to_owned();
                 return Err(Hinted { message: format!("there is no context file {}", path.display()), hint }.into());
             }
             Err(error) => return Err(error).with_context(|| format!("read context {}", path.display())),

@@ -70,16 +70,26 @@ pub(crate) fn check_hint(check: &str) -> &'static str {
         "guest.kernel" | "guest.initrd" | "guest.root-hash" | "guest.command-line" => {
             "the node booted another guest OS than the signed reference values name; no key was released. Compare the node's guest OS image with the published one"
         }
-        "guest.root-verity" => "a block of the node's guest OS image is damaged or was changed; the guest stopped itself and no key was released",
-        "guest.layer-verity" | "image.layer-root" | "image.blob-digest" => "the node's copy of an image layer differs from the one you asked for; remove the node's image cache or use another node",
-        "node.certificate" => "the node's certificate is out of date or not from your platform; wait for its renewal or use another node",
+        "guest.root-verity" => {
+            "a block of the node's guest OS image is damaged or was changed; the guest stopped itself and no key was released"
+        }
+        "guest.layer-verity" | "image.layer-root" | "image.blob-digest" => {
+            "the node's copy of an image layer differs from the one you asked for; remove the node's image cache or use another node"
+        }
+        "node.certificate" => {
+            "the node's certificate is out of date or not from your platform; wait for its renewal or use another node"
+        }
         "policy.simulated" => "this node's trust rests on a simulator; set allow_simulated in your context only for development",
         "evidence.nonce" | "guest.binding" | "batch.inclusion" | "instance.id" | "workload.digest" => {
             "the evidence is not an answer to this question: it may be replayed or relayed. Do not release keys; report it to the platform's operator"
         }
-        "keys.authentic" => "the sealed keys were altered on their way; the guest refused them and powered off. Nobody could read them",
+        "keys.authentic" => {
+            "the sealed keys were altered on their way; the guest refused them and powered off. Nobody could read them"
+        }
         "asset.digest" | "asset.decrypt" => "the encrypted asset differs from what you named, or the key does not fit it",
-        "receipt.signature" | "receipt.node" | "receipt.content" => "do not rely on this receipt; ask the platform's operator for the node's journal",
+        "receipt.signature" | "receipt.node" | "receipt.content" => {
+            "do not rely on this receipt; ask the platform's operator for the node's journal"
+        }
         "schedule.no-node" => "see `casemate nodes`; a node may be full, untrusted or not connected",
         "keys.timeout" => "no key release reached the guest in time; run it again",
         "records.authentic" => "the platform or the node altered the output; nothing after this point can be relied on",

@@ -18,7 +18,10 @@ mod workload_file;
 
 use clap::Parser as _;
 
-use crate::{args::{Cli, Command}, exit::Status};
+use crate::{
+    args::{Cli, Command},
+    exit::Status,
+};
 
 fn main() -> std::process::ExitCode {
     casemate_daemon::tls::install_provider();

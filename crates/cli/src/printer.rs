@@ -1,6 +1,9 @@
 //! Progress for people on stderr, results on stdout.
 
-use std::{io::{IsTerminal as _, Write as _}, time::Instant};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    time::Instant,
+};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 

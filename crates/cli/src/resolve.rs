@@ -1,6 +1,11 @@
 //! From what a person wrote to the canonical workload: image layers become verity root hashes, assets become digests.
 
-use std::{collections::BTreeMap, fs, io::Read as _, path::{Path, PathBuf}};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use casemate_api::workload::{self, Isolation, Layer, Process, Workload};
@@ -8,7 +13,12 @@ use casemate_image::{Blobs, Cache, ImageInfo, Source};
 use casemate_seal::{Dek, HpkeSecret};
 use sha2::{Digest as _, Sha256};
 
-use crate::{context, exit::Hinted, printer::Printer, workload_file::{self, WorkloadFile}};
+use crate::{
+    context,
+    exit::Hinted,
+    printer::Printer,
+    workload_file::{self, WorkloadFile},
+};
 
 /// A workload that can be submitted, and what only the tenant has.
 pub(crate) struct Resolved {
@@ -96,20 +106,28 @@ fn isolation(text: &str) -> anyhow::Result<Isolation> {
 async fn layers(blobs: &Blobs, cache: &Cache, info: &ImageInfo, printer: &Printer) -> anyhow::Result<(Vec<Layer>, Vec<Upload>)> {
     let (mut layers, mut uploads) = (Vec::new(), Vec::new());
     for (number, blob) in info.layers.iter().enumerate() {
-        printer.note("image", &format!("layer {} of {}, {} KiB: verify and convert", number + 1, info.layers.len(), blob.size >> 10));
+        printer.note(
+            "image",
+            &format!("layer {} of {}, {} KiB: verify and convert", number + 1, info.layers.len(), blob.size >> 10),
+        );
         let file = blobs.fetch(blob).await.with_context(|| format!("fetch layer {}", blob.digest))?;
         let (cache, digest, media_type) = (cache.clone(), blob.digest, blob.media_type.clone());
         let converted = tokio::task::spawn_blocking(move || cache.convert_layer(&digest, &media_type)).await?;
         let converted = converted.with_context(|| format!("convert layer {}", blob.digest))?;
         uploads.push(Upload { digest: blob.digest.to_string(), file, size_bytes: blob.size });
-        layers.push(Layer { blob: blob.digest.to_string(), root_hash: hex::encode(converted.root_hash), data_blocks: converted.data_blocks });
+        layers.push(Layer {
+            blob: blob.digest.to_string(),
+            root_hash: hex::encode(converted.root_hash),
+            data_blocks: converted.data_blocks,
+        });
     }
     Ok((layers, uploads))
 }
 
 fn process(file: &WorkloadFile, info: &ImageInfo) -> anyhow::Result<Process> {
     let config = &info.config;
-    let args = if file.command.is_empty() { [config.entrypoint.clone(), config.cmd.clone()].concat() } else { file.command.clone() };
+    let args =
+        if file.command.is_empty() { [config.entrypoint.clone(), config.cmd.clone()].concat() } else { file.command.clone() };
     anyhow::ensure!(!args.is_empty(), "the image names no command; give one after `--`");
     let mut env = config.env.clone();
     env.entry("PATH".to_owned()).or_insert_with(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
@@ -155,7 +173,11 @@ pub(crate) fn read_key(path: &Path) -> anyhow::Result<Dek> {
     let mode = file.metadata().with_context(attempt)?.permissions().mode();
     if mode & 0o077 != 0 {
         let hint = format!("chmod 600 {}", path.display());
-        return Err(Hinted { message: format!("key file {} is readable by others (mode {:o})", path.display(), mode & 0o777), hint }.into());
+        return Err(Hinted {
+            message: format!("key file {} is readable by others (mode {:o})", path.display(), mode & 0o777),
+            hint,
+        }
+        .into());
     }
     let mut text = zeroize::Zeroizing::new(String::new());
     file.take(1024).read_to_string(&mut text).with_context(attempt)?;

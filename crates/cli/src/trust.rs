@@ -39,11 +39,17 @@ pub(crate) struct SavedEvidence {
 impl Trust {
     pub(crate) fn load(context: &ContextFile) -> anyhow::Result<Self> {
         // A vendor root says of itself that it is a simulator's; the verifier looks.
-        let roots: Vec<VendorRoot> = context.vendor_roots.iter().map(|pem| VendorRoot::from_pem(pem)).collect::<Result<_, _>>().context("read vendor_roots of the context")?;
+        let roots: Vec<VendorRoot> = context
+            .vendor_roots
+            .iter()
+            .map(|pem| VendorRoot::from_pem(pem))
+            .collect::<Result<_, _>>()
+            .context("read vendor_roots of the context")?;
         let anchors = TrustAnchors::new(&context.platform_ca, &roots).context("read the trust anchors of the context")?;
         let path = &context.reference_values;
         let signed = fs::read(path).with_context(|| format!("read reference values {}", path.display()))?;
-        let references = ReferenceValues::from_signed(&signed, &context.reference_key()?).with_context(|| format!("check reference values {}", path.display()))?;
+        let references = ReferenceValues::from_signed(&signed, &context.reference_key()?)
+            .with_context(|| format!("check reference values {}", path.display()))?;
         let simulated = if context.allow_simulated { Simulated::Allow } else { Simulated::Refuse };
         Ok(Self { anchors, references, policy: Policy::microvm(simulated) })
     }
@@ -64,14 +70,26 @@ impl Trust {
             nonce: hex32(&saved.nonce)?,
         };
         let endorsements = Endorsements { node_chain: &node_chain, ek_chain: &ek_chain };
-        Ok(casemate_verifier::appraise_instance(&evidence, &endorsements, &self.references, &self.anchors, &self.policy, &expectation, now))
+        Ok(casemate_verifier::appraise_instance(
+            &evidence,
+            &endorsements,
+            &self.references,
+            &self.anchors,
+            &self.policy,
+            &expectation,
+            now,
+        ))
     }
 }
 
 impl SavedEvidence {
     pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
         let attempt = || format!("read saved evidence {}", path.display());
-        anyhow::ensure!(fs::metadata(path).with_context(attempt)?.len() <= MAX_SAVED, "{} is longer than {MAX_SAVED} bytes", path.display());
+        anyhow::ensure!(
+            fs::metadata(path).with_context(attempt)?.len() <= MAX_SAVED,
+            "{} is longer than {MAX_SAVED} bytes",
+            path.display()
+        );
         serde_json::from_slice(&fs::read(path).with_context(attempt)?).with_context(attempt)
     }
 }
@@ -90,11 +108,13 @@ pub(crate) fn print_checks(printer: &Printer, by: &str, result: &AttestationResu
 
 /// The first failed check as a refusal; `Ok` for an affirming result.
 pub(crate) fn require_affirming(result: &AttestationResult) -> Result<(), Refused> {
-    match result.checks.iter().find(|check| check.outcome != Outcome::Pass) {
-        None if result.is_affirming() => Ok(()),
-        None => Err(Refused { check: "evidence.format".into(), detail: format!("the result is {:?}", result.status) }),
-        Some(check) => Err(Refused { check: check.name.to_string(), detail: check.detail.clone() }),
+    if result.is_affirming() {
+        return Ok(());
     }
+    Err(match result.failed() {
+        Some(check) => Refused { check: check.name.to_string(), detail: crate::printer::clean(&check.detail) },
+        None => Refused { check: "evidence.format".into(), detail: format!("the result is {:?}", result.status) },
+    })
 }
 
 /// Seconds since 1970.

@@ -1,6 +1,10 @@
 //! The workload file: what a person writes (YAML), and how flags override it.
 
-use std::{collections::BTreeMap, fs, path::{Path, PathBuf}};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use serde::Deserialize;
@@ -108,7 +112,11 @@ impl WorkloadFile {
 
 fn read(path: &Path) -> anyhow::Result<WorkloadFile> {
     let attempt = || format!("read workload file {}", path.display());
-    anyhow::ensure!(fs::metadata(path).with_context(attempt)?.len() <= MAX_BYTES, "{} is longer than {MAX_BYTES} bytes", path.display());
+    anyhow::ensure!(
+        fs::metadata(path).with_context(attempt)?.len() <= MAX_BYTES,
+        "{} is longer than {MAX_BYTES} bytes",
+        path.display()
+    );
     let text = fs::read_to_string(path).with_context(attempt)?;
     let mut workload: WorkloadFile = serde_yaml_ng::from_str(&text).with_context(attempt)?;
     let base = path.parent().unwrap_or(Path::new("."));
@@ -141,7 +149,9 @@ fn override_with<T: Clone>(field: &mut Option<T>, flag: &Option<T>) {
 }
 
 fn pair<'a>(text: &'a str, usage: &str) -> anyhow::Result<(&'a str, &'a str)> {
-    text.split_once('=').filter(|(name, value)| !name.is_empty() && !value.is_empty()).with_context(|| format!("expected {usage}, got {text:?}"))
+    text.split_once('=')
+        .filter(|(name, value)| !name.is_empty() && !value.is_empty())
+        .with_context(|| format!("expected {usage}, got {text:?}"))
 }
 
 #[cfg(test)]
@@ -161,7 +171,8 @@ mod tests {
     fn flags_override_the_file_and_paths_follow_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("w.yaml");
-        fs::write(&file, "version: 1\nimage: oci:./a.oci\nresources: {cpus: 2}\nassets: [{name: d, file: d.enc, key: d.key}]\n").unwrap();
+        fs::write(&file, "version: 1\nimage: oci:./a.oci\nresources: {cpus: 2}\nassets: [{name: d, file: d.enc, key: d.key}]\n")
+            .unwrap();
         let workload = parse(&[file.to_str().unwrap(), "--cpus", "3", "--", "sh", "-c", "x"]).unwrap();
         assert_eq!(workload.resources.cpus, Some(3));
         assert_eq!(workload.command, ["sh", "-c", "x"]);

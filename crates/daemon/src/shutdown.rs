@@ -1,6 +1,9 @@
 //! One signal, one flag.
 
-use tokio::{signal::unix::{SignalKind, signal as unix_signal}, sync::watch};
+use tokio::{
+    signal::unix::{SignalKind, signal as unix_signal},
+    sync::watch,
+};
 
 /// Becomes `true` at SIGTERM or SIGINT. Spawns the one task that waits for them; call it once, inside the runtime.
 ///

@@ -34,10 +34,12 @@ pub(crate) fn first_stage() -> Result<Infallible, Fatal> {
 
 /// In the verity root: the rest of the file systems, kernel settings, scratch volume.
 pub(crate) fn second_stage() -> Result<(), Fatal> {
+    phase::mark("stage2");
     mounts::mount_all(mounts::SYSTEM).or_fatal(Check::RootVerity, "mount the system file systems")?;
     hardening::apply();
     entropy::wait_until_ready()?;
     storage::open_scratch()
 }
 
+/// How long the root disk may take to appear; virtio disks are there before the first process.
 const ROOT_LIMIT: Duration = Duration::from_secs(10);

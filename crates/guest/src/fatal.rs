@@ -50,6 +50,11 @@ impl Fatal {
         Self { check, detail: detail.into() }
     }
 
+    /// For the channel, if it is open.
+    pub(crate) fn to_wire(&self) -> casemate_api::guest::Fatal {
+        casemate_api::guest::Fatal { check: self.check.name().into(), detail: self.detail.clone() }
+    }
+
     /// The line that the host's driver looks for on the console.
     pub(crate) fn print(&self) {
         crate::phase::say(&self.to_string());

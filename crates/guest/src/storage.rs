@@ -35,6 +35,7 @@ pub(crate) fn open_scratch() -> Result<(), Fatal> {
     drop(key);
     phase::mark("crypt");
     make_file_system(&device.node())?;
+    phase::mark("mkfs");
     fs::create_dir_all(SCRATCH).or_fatal(Check::Scratch, "make the scratch mount point")?;
     let flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOATIME;
     mount(device.node(), SCRATCH, "ext4", flags, None).or_fatal(Check::Scratch, "mount the scratch volume")?;

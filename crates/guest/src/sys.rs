@@ -5,10 +5,11 @@
 use std::{
     fs::File,
     io, mem,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
 use rustix::thread::UnshareFlags;
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// Size of `struct dm_ioctl`.
 pub(crate) const DM_HEADER: usize = 312;
@@ -24,6 +25,17 @@ pub(crate) fn device_mapper(control: &File, command: u8, message: &mut [u8]) -> 
     // SAFETY: the kernel reads and writes `data_size` bytes at the pointer, which the check above holds to the slice.
     let result = unsafe { libc::ioctl(control.as_raw_fd(), request, message.as_mut_ptr()) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A descriptor that stays open and the same for as long as the value lives.
+pub(crate) trait Steady: AsRawFd {}
+impl Steady for OwnedFd {}
+impl Steady for BorrowedFd<'_> {}
+
+/// Lets the runtime watch a descriptor.
+pub(crate) fn watch<T: Steady>(fd: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    // SAFETY: `Steady` is implemented here only, for types whose descriptor is open and the same for as long as they live.
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
 }
 
 /// Which side of a fork this is.

@@ -20,6 +20,11 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
+    /// The digest of all that a reader gives.
+    pub fn of_reader(reader: impl Read) -> io::Result<Self> {
+        HashingReader::new(reader).finish().map(|(digest, _)| digest)
+    }
+
     /// A digest whose value is known.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)

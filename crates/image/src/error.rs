@@ -148,3 +148,62 @@ impl LayerError {
         move |source| Self::Io { action, source }
     }
 }
+
+impl LayerError {
+    /// A failed read; where a bound of ours ended it, that bound.
+    pub(crate) fn read(action: &'static str, source: io::Error) -> Self {
+        match source.get_ref().and_then(|e| e.downcast_ref::<LimitHit>()) {
+            Some(LimitHit { name, limit }) => Self::Limit { name, limit: *limit },
+            None => Self::Io { action, source },
+        }
+    }
+}
+
+/// A bound exceeded inside of a reader, on its way through `io::Error`.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("more than {limit} bytes ({name})")]
+pub(crate) struct LimitHit {
+    pub(crate) name: &'static str,
+    pub(crate) limit: u64,
+}
+
+/// Why an entry is refused, before its name is put to it.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    Problem(String),
+    Limit(LimitHit),
+    Layer(LayerError),
+}
+
+impl Refusal {
+    pub(crate) fn limit(name: &'static str, limit: usize) -> Self {
+        Self::Limit(LimitHit { name, limit: limit as u64 })
+    }
+
+    pub(crate) fn at(self, path: &[u8]) -> LayerError {
+        match self {
+            Self::Problem(problem) => LayerError::Entry { path: shown(path), problem },
+            Self::Limit(LimitHit { name, limit }) => LayerError::Limit { name, limit },
+            Self::Layer(error) => error,
+        }
+    }
+}
+
+impl From<&str> for Refusal {
+    fn from(problem: &str) -> Self {
+        Self::Problem(problem.into())
+    }
+}
+
+impl From<LayerError> for Refusal {
+    fn from(error: LayerError) -> Self {
+        Self::Layer(error)
+    }
+}
+
+/// A name for people: bounded, printable.
+pub(crate) fn shown(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).chars().take(MAX_SHOWN).collect()
+}
+
+const MAX_SHOWN: usize = 200;

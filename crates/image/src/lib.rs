@@ -24,17 +24,19 @@
 //! * GNU and PAX long names and sparse files are understood. Sockets cannot be in a tar archive.
 //!
 //! **What it never does**: run anything of the image, create a file named by the image, keep file content in memory, or
-//! trust a size or a name. Memory: about 300 bytes per entry plus names, links and attributes (at most
+//! trust a size or a name. Memory: about 300 bytes per entry plus names and attributes (at most
 //! [`Limits::metadata_bytes`]), plus 1 MiB of buffers; zstd blobs add their window (at most 128 MiB).
 #![forbid(unsafe_code)]
 
 pub mod cache;
 mod digest;
 mod error;
+mod layer;
 mod limits;
 mod source;
+mod tar;
 
-pub use cache::{Cache, ConvertedLayer, Pack};
+pub use cache::{Cache, ConvertedLayer, Pack, Progress, Stage};
 pub use digest::Digest;
 pub use error::{ImageError, LayerError};
 pub use limits::Limits;

@@ -3,14 +3,23 @@
 //! A driver owns what is outside the guest: jail, VMM process, vTPM process, guest memory, scratch file, and their wipe.
 //! It knows nothing of evidence or the platform. All of its state can be found again from disk, so that an agent which was
 //! killed at any point can adopt or clean up.
+//!
+//! [`qemu`] runs real machines, each in a [`jail`]; [`fake`] plays them within the process, for demonstrations and for tests
+//! of everything above.
 
 #![deny(unsafe_code)]
 
+mod error;
+pub mod fake;
+pub mod jail;
 mod plan;
+pub mod qemu;
+mod sys;
 
+pub use error::DriverError;
 pub use plan::{Capabilities, Disk, Exit, ExitCause, JailReport, Plan, Presence, Prepared, Started, WipeEvidence, WipedItem};
 
-use std::{io, path::PathBuf};
+use std::io;
 
 use async_trait::async_trait;
 use casemate_lifecycle::InstanceId;
@@ -57,55 +66,4 @@ pub trait Driver: Send + Sync {
 
     /// Every instance of which anything exists on this host.
     async fn list(&self) -> Result<Vec<(InstanceId, Presence)>, DriverError>;
-}
-
-/// Why a driver could not do it.
-#[derive(Debug, thiserror::Error)]
-pub enum DriverError {
-    /// The plan asks for something that [`Capabilities`] rule out.
-    #[error("this driver does not support {what}: {reason}")]
-    Unsupported {
-        /// What was asked for.
-        what: String,
-        /// Why not.
-        reason: String,
-    },
-    /// An operation of the operating system failed.
-    #[error("{attempt} {}", path.display())]
-    Io {
-        /// What was attempted, e.g. `create cgroup`.
-        attempt: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why it failed.
-        #[source]
-        source: io::Error,
-    },
-    /// A helper process (VMM, swtpm, jail) failed.
-    #[error("{program} failed: {detail}")]
-    Process {
-        /// Which.
-        program: &'static str,
-        /// Exit status and the end of its error output.
-        detail: String,
-    },
-    /// The jail around a started VMM does not hold what it must.
-    #[error("jail check {check} failed: {detail}")]
-    Jail {
-        /// Which check.
-        check: &'static str,
-        /// What was seen.
-        detail: String,
-    },
-    /// A named limit in time was reached.
-    #[error("{attempt} took longer than {limit_ms} ms")]
-    Timeout {
-        /// What was attempted.
-        attempt: &'static str,
-        /// The limit.
-        limit_ms: u64,
-    },
-    /// There is no such instance here.
-    #[error("there is no instance {0} on this host")]
-    NoSuchInstance(InstanceId),
 }

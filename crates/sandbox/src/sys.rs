@@ -8,6 +8,7 @@ use std::{
 };
 
 use rustix::{process::Pid, thread::UnshareFlags};
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// Which side of [`fork`] this is.
 pub(crate) enum Fork {
@@ -60,6 +61,12 @@ pub(crate) fn duplicate_above(descriptor: &OwnedFd, least: RawFd) -> io::Result<
     let new = rustix::io::fcntl_dupfd_cloexec(descriptor, least)?;
     debug_assert!(new.as_raw_fd() >= least);
     Ok(new)
+}
+
+/// Waits on a process's handle within a runtime.
+pub(crate) fn watch(handle: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` gives the same open descriptor for as long as it lives, and it moves into the answer.
+    unsafe { AsyncFd::register_with_interest(handle, Interest::READABLE) }.map_err(io::Error::from)
 }
 
 /// The CPU's time stamp counter.

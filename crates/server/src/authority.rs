@@ -76,6 +76,9 @@ pub struct NodeSubject<'a> {
     pub ek_digest: &'a [u8; 32],
     /// Its receipt key.
     pub receipt_key: &'a [u8; 32],
+    /// Since when the node has had its attestation and receipt keys: the begin of the certificate's validity. A receipt is
+    /// judged at the time of its wipe, and a node that was offline then renews before it delivers the receipt.
+    pub since_ms: u64,
 }
 
 /// A fresh node certificate.
@@ -173,7 +176,7 @@ impl Authority {
             return Err(AuthorityError::Request("the key must be ECDSA P-256".into()));
         }
         let ends_at_ms = now_ms.saturating_add(millis(life));
-        let params = node_params(subject, now_ms, ends_at_ms)?;
+        let params = node_params(subject, ends_at_ms)?;
         let leaf = params.signed_by(&request.public_key, &self.issuer).map_err(failed("make a node certificate"))?;
         // Certificates count in seconds.
         let ends_at_ms = ends_at_ms / 1000 * 1000;
@@ -185,12 +188,12 @@ impl Authority {
     }
 }
 
-fn node_params(subject: &NodeSubject<'_>, now_ms: u64, ends_at_ms: u64) -> Result<CertificateParams, AuthorityError> {
+fn node_params(subject: &NodeSubject<'_>, ends_at_ms: u64) -> Result<CertificateParams, AuthorityError> {
     let mut params =
         CertificateParams::new(vec![subject.id.to_string()]).map_err(failed("make a node certificate"))?;
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, subject.id.as_str());
-    params.not_before = at(now_ms) - CLOCK_SKEW;
+    params.not_before = at(subject.since_ms) - CLOCK_SKEW;
     params.not_after = at(ends_at_ms);
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

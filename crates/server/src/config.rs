@@ -8,6 +8,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use casemate_verifier::{ReferenceValues, VendorRoot};
+pub use casemate_verifier::Simulated;
 use serde::Deserialize;
 
 /// `server.toml` as written.
@@ -73,15 +74,6 @@ pub struct Settings {
     pub simulated: Simulated,
     /// Limits in time and size.
     pub limits: Limits,
-}
-
-/// Whether simulated TPMs may be trusted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Simulated {
-    /// They may, and every verdict says so.
-    Allow,
-    /// They may not.
-    Refuse,
 }
 
 /// Limits in time and size.
@@ -185,13 +177,9 @@ fn vendor_roots(paths: &[PathBuf]) -> Result<Vec<VendorRoot>, String> {
     let mut roots = Vec::new();
     for path in paths {
         let pem = std::fs::read_to_string(path).map_err(|e| format!("vendor_roots: read {}: {e}", path.display()))?;
-        roots.push(vendor_root(&pem));
+        roots.push(VendorRoot::from_pem(&pem).map_err(|e| format!("vendor_roots: {}: {}", path.display(), crate::fault::chain(&e)))?);
     }
     Ok(roots)
-}
-
-fn vendor_root(pem: &str) -> VendorRoot {
-    VendorRoot::from_pem(pem)
 }
 
 mod defaults {

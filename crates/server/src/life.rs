@@ -12,7 +12,7 @@ const MAX_NOTES: u64 = 200;
 const MAX_TEXT: usize = 1000;
 
 /// Applies one event.
-pub fn happen(instance: &mut Instance, event: Event, out: &mut Vec<NewEvent>) {
+pub(crate) fn happen(instance: &mut Instance, event: Event, out: &mut Vec<NewEvent>) {
     let before = instance.actual.clone();
     let after = apply(before.clone(), event);
     if after.step != before.step {
@@ -31,27 +31,29 @@ pub fn happen(instance: &mut Instance, event: Event, out: &mut Vec<NewEvent>) {
     if failed_now {
         intend(instance, Intent::Stop);
     }
-    if instance.actual.step >= Step::Keyed || instance.intent != Intent::Run {
+    if instance.actual.step >= Step::Keyed {
         instance.sealed_release = None;
     }
 }
 
 /// Changes what should be; the node learns of it by the generation.
-pub fn intend(instance: &mut Instance, intent: Intent) {
+pub(crate) fn intend(instance: &mut Instance, intent: Intent) {
     if instance.intent != intent {
         instance.intent = intent;
         instance.generation += 1;
+        // Keys that were on their way go nowhere any more.
+        instance.sealed_release = None;
     }
 }
 
 /// A failure that the platform saw.
-pub fn fail(instance: &mut Instance, step: Step, check: &str, detail: impl Into<String>, out: &mut Vec<NewEvent>) {
+pub(crate) fn fail(instance: &mut Instance, step: Step, check: &str, detail: impl Into<String>, out: &mut Vec<NewEvent>) {
     let failure = Failure { step, check: clipped(check, 100), detail: clipped(&detail.into(), MAX_TEXT) };
     happen(instance, Event::Failed(failure), out);
 }
 
 /// A remark of the node, for progress.
-pub fn note(instance: &mut Instance, text: &str, out: &mut Vec<NewEvent>) {
+pub(crate) fn note(instance: &mut Instance, text: &str, out: &mut Vec<NewEvent>) {
     if !text.is_empty() && instance.notes < MAX_NOTES {
         instance.notes += 1;
         out.push(NewEvent { kind: "note", text: clipped(text, MAX_TEXT), data: None });
@@ -59,7 +61,7 @@ pub fn note(instance: &mut Instance, text: &str, out: &mut Vec<NewEvent>) {
 }
 
 /// The instance is wiped: if nothing ended it before, it was stopped.
-pub fn wiped(instance: &mut Instance, out: &mut Vec<NewEvent>) {
+pub(crate) fn wiped(instance: &mut Instance, out: &mut Vec<NewEvent>) {
     let actual = &instance.actual;
     if actual.failure.is_none() && actual.exit_code.is_none() {
         let step = actual.step;
@@ -69,12 +71,12 @@ pub fn wiped(instance: &mut Instance, out: &mut Vec<NewEvent>) {
 }
 
 /// The step after this one: what was being attempted.
-pub fn next_step(step: Step) -> Step {
+pub(crate) fn next_step(step: Step) -> Step {
     Step::ALL.into_iter().find(|next| *next > step).unwrap_or(Step::Gone)
 }
 
 /// The text without control characters, at most `max` bytes of it.
-pub fn clipped(text: &str, max: usize) -> String {
+pub(crate) fn clipped(text: &str, max: usize) -> String {
     let mut out = String::new();
     for c in text.chars().map(|c| if c.is_control() { ' ' } else { c }) {
         if out.len() + c.len_utf8() > max {

@@ -1,1 +1,80 @@
-fn main() {}
+//! `casemate-server serve | token | openapi`.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Context as _;
+use casemate_daemon::{config, shutdown, telemetry, tls};
+use casemate_server::{
+    config::Config,
+    files, rest,
+    server::{Server, database},
+    service::make_token,
+    store::{Role, Store},
+};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "casemate-server", version, about = "The platform of Casemate")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve until SIGTERM.
+    Serve {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Make a token and print it; it is stored as a hash only. Works while the server runs.
+    Token {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+        /// tenant, operator or bootstrap.
+        #[arg(long)]
+        role: Role,
+        /// Who holds it; a new holder when absent. Tokens with the same holder see the same instances.
+        #[arg(long)]
+        subject: Option<String>,
+        /// Life of the token [default: 60 for bootstrap, 30 days for others]
+        #[arg(long)]
+        ttl_minutes: Option<u64>,
+    },
+    /// Print the description of the REST API (docs/api/openapi.json).
+    Openapi,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    match Arguments::parse().command {
+        Command::Serve { config } => serve(config).await,
+        Command::Token { config, role, subject, ttl_minutes } => token(config, role, subject, ttl_minutes).await,
+        Command::Openapi => {
+            print!("{}", rest::openapi_json());
+            Ok(())
+        }
+    }
+}
+
+async fn serve(path: PathBuf) -> anyhow::Result<()> {
+    telemetry::init("casemate-server");
+    tls::install_provider();
+    let settings = config::load::<Config>(&path)?.check().with_context(|| format!("check configuration {}", path.display()))?;
+    let server = Server::start(settings, shutdown::signal()).await?;
+    server.wait().await;
+    Ok(())
+}
+
+async fn token(path: PathBuf, role: Role, subject: Option<String>, ttl_minutes: Option<u64>) -> anyhow::Result<()> {
+    let config = config::load::<Config>(&path)?;
+    files::private_dir(&config.data_dir)?;
+    let store = Store::open(&database(&config.data_dir)).await?;
+    let life = ttl_minutes.map(|minutes| Duration::from_secs(minutes.saturating_mul(60)));
+    let (token, _) = make_token(&store, role, subject, life).await?;
+    store.close().await;
+    println!("{token}");
+    Ok(())
+}

@@ -68,10 +68,15 @@ impl Sessions {
         self.locked().contains_key(node)
     }
 
-    /// Sends a command; `false` when the node is not connected or its queue is full. Nothing is lost by that: desired
-    /// state is in the store and is sent whole at the start of a session.
+    /// Sends a command; `false` when the node is not connected. A session that does not keep up with its queue is ended;
+    /// nothing is lost by that: desired state is in the store and is sent whole at the start of the next session.
     pub fn send(&self, node: &NodeId, command: Command) -> bool {
-        self.locked().get(node).is_some_and(|open| open.commands.try_send(command).is_ok())
+        let mut open = self.locked();
+        let sent = open.get(node).is_some_and(|session| session.commands.try_send(command).is_ok());
+        if !sent {
+            open.remove(node);
+        }
+        sent
     }
 
     fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Open>> {

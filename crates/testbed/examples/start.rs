@@ -2,7 +2,13 @@
 //!
 //! `cargo run --package casemate-testbed --example start [RUNS]`, as root, after `make build`. Prints Markdown.
 
-use std::{collections::BTreeMap, fs, io::{BufRead as _, BufReader}, process::{Command, Stdio}, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+    time::Instant,
+};
 
 use anyhow::Context as _;
 use casemate_testbed::{Bed, BedOptions, ImageBuilder, guest_os_dir, static_program};
@@ -27,10 +33,13 @@ fn main() -> anyhow::Result<()> {
         }
     }
     println!("| stage | median ms | min | max |\n|---|---|---|---|");
-    let mut rows: Vec<(String, f64, f64, f64)> = samples.into_iter().map(|(stage, mut values)| {
-        values.sort_by(f64::total_cmp);
-        (stage, values[values.len() / 2], values[0], values[values.len() - 1])
-    }).collect();
+    let mut rows: Vec<(String, f64, f64, f64)> = samples
+        .into_iter()
+        .map(|(stage, mut values)| {
+            values.sort_by(f64::total_cmp);
+            (stage, values[values.len() / 2], values[0], values[values.len() - 1])
+        })
+        .collect();
     rows.sort_by(|a, b| a.1.total_cmp(&b.1));
     for (stage, median, min, max) in &rows {
         println!("| {stage} | {median:.0} | {min:.0} | {max:.0} |");
@@ -53,10 +62,19 @@ fn one_run(bed: &Bed) -> anyhow::Result<Vec<(String, f64)>> {
     let inspect = bed.casemate(&["inspect", &instance, "--json"]);
     let inspect: Value = serde_json::from_str(&inspect.stdout)?;
     let stages = inspect["stages_ms"].as_object().context("an instance has stages")?;
-    let mut out: Vec<(String, f64)> = stages.iter().filter_map(|(stage, ms)| Some((format!("node: {stage}"), ms.as_f64()?))).collect();
+    let mut out: Vec<(String, f64)> =
+        stages.iter().filter_map(|(stage, ms)| Some((format!("node: {stage}"), ms.as_f64()?))).collect();
     out.push(("tenant: whole run".into(), whole));
     // Progress lines carry the seconds since the command's start.
-    for (mark, name) in [("ok instance", "tenant: requested"), ("ok booted", "tenant: booted"), ("ok attested", "tenant: platform's verdict"), ("ok keys", "tenant: own verdict, keys sealed"), ("ok keyed", "tenant: keyed"), ("ok exit", "tenant: first output"), ("ok wiped", "tenant: wiped")] {
+    for (mark, name) in [
+        ("ok instance", "tenant: requested"),
+        ("ok booted", "tenant: booted"),
+        ("ok attested", "tenant: platform's verdict"),
+        ("ok keys", "tenant: own verdict, keys sealed"),
+        ("ok keyed", "tenant: keyed"),
+        ("ok exit", "tenant: first output"),
+        ("ok wiped", "tenant: wiped"),
+    ] {
         let line = run.stderr.lines().find(|line| line.contains(mark));
         let seconds = line.and_then(|line| line.trim_start().split('s').next()?.parse::<f64>().ok());
         out.extend(seconds.map(|seconds| (name.to_owned(), seconds * 1e3)));
@@ -68,16 +86,36 @@ fn one_run(bed: &Bed) -> anyhow::Result<Vec<(String, f64)>> {
 fn bare_boot() -> anyhow::Result<f64> {
     let dir = guest_os_dir();
     let manifest: Value = serde_json::from_slice(&fs::read(dir.join("guest-os.json"))?)?;
-    let line = manifest["command_lines"]["tcg"].as_str().context("guest-os.json has a command line for tcg")?.replace("{tsc_khz}", &tsc_khz()?.to_string());
+    let line = manifest["command_lines"]["tcg"]
+        .as_str()
+        .context("guest-os.json has a command line for tcg")?
+        .replace("{tsc_khz}", &tsc_khz()?.to_string());
     // Without a TPM the forced probe costs 0.75 s that the product's boot does not have.
     let line = line.replace("tpm_tis.force=1 ", "");
     let start = Instant::now();
     let mut child = Command::new("qemu-system-x86_64")
-        .args(["-M", "microvm,pit=off,pic=off,rtc=on", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,-avx2", "-m", "256", "-smp", "1"])
+        .args([
+            "-M",
+            "microvm,pit=off,pic=off,rtc=on",
+            "-accel",
+            "tcg,thread=multi,tb-size=256",
+            "-cpu",
+            "max,-avx2",
+            "-m",
+            "256",
+            "-smp",
+            "1",
+        ])
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot", "-append", &line])
-        .arg("-kernel").arg(dir.join("vmlinux")).arg("-initrd").arg(dir.join("initrd.cpio"))
-        .stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null())
-        .spawn().context("start qemu-system-x86_64")?;
+        .arg("-kernel")
+        .arg(dir.join("vmlinux"))
+        .arg("-initrd")
+        .arg(dir.join("initrd.cpio"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("start qemu-system-x86_64")?;
     let output = BufReader::new(child.stdout.take().context("stdout is piped")?);
     let seen = output.lines().map_while(Result::ok).any(|line| line.contains(INIT));
     let elapsed = start.elapsed().as_secs_f64() * 1e3;
@@ -89,7 +127,10 @@ fn bare_boot() -> anyhow::Result<f64> {
 
 fn tsc_khz() -> anyhow::Result<u64> {
     let text = fs::read_to_string("/proc/cpuinfo")?;
-    let mhz = text.lines().find_map(|line| line.strip_prefix("cpu MHz")?.split(':').nth(1)?.trim().parse::<f64>().ok()).context("find the CPU's frequency")?;
+    let mhz = text
+        .lines()
+        .find_map(|line| line.strip_prefix("cpu MHz")?.split(':').nth(1)?.trim().parse::<f64>().ok())
+        .context("find the CPU's frequency")?;
     Ok((mhz * 1e3).round().abs() as u64)
 }
 

@@ -61,7 +61,11 @@ impl Outcome {
     /// The instance's id, from the progress lines.
     #[track_caller]
     pub fn instance(&self) -> String {
-        let line = self.stderr.lines().find(|line| line.contains(" instance ")).unwrap_or_else(|| panic!("no instance in:\n{}", self.stderr));
+        let line = self
+            .stderr
+            .lines()
+            .find(|line| line.contains(" instance "))
+            .unwrap_or_else(|| panic!("no instance in:\n{}", self.stderr));
         line.split_whitespace().last().unwrap_or_default().to_owned()
     }
 }

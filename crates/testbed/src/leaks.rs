@@ -22,7 +22,8 @@ impl Leaks {
 
     /// The same without what platform and node themselves have while they run.
     pub fn instances_since(&self, marks: &[String]) -> Vec<String> {
-        let of_instance = |text: &String| text.contains("qemu-system") || text.contains("/i-") || text.contains("casemate-agent jail");
+        let of_instance =
+            |text: &String| text.contains("qemu-system") || text.contains("/i-") || text.contains("casemate-agent jail");
         let marked = processes().into_iter().chain(mounts()).filter(|text| marks.iter().any(|mark| text.contains(mark)));
         marked.filter(of_instance).chain(self.new_kernel_objects().filter(of_instance)).collect()
     }
@@ -36,7 +37,9 @@ impl Leaks {
 fn processes() -> Vec<String> {
     let own = std::process::id().to_string();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name.bytes().all(|b| b.is_ascii_digit()) && *name != own);
+    let pids = entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.bytes().all(|b| b.is_ascii_digit()) && *name != own);
     pids.filter_map(|pid| {
         let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok().filter(|bytes| !bytes.is_empty())?;
         Some(format!("process {pid} {}", String::from_utf8_lossy(&bytes).replace('\0', " ")))

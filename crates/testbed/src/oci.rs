@@ -1,6 +1,10 @@
 //! Small OCI images for tests, made without any tool.
 
-use std::{fs, path::{Path, PathBuf}, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
@@ -63,7 +67,8 @@ impl ImageBuilder {
             fs::write(blobs.join(&digest), bytes)?;
             Ok((format!("sha256:{digest}"), bytes.len()))
         };
-        let descriptor = |media: &str, (digest, size): (String, usize)| json!({"mediaType": media, "digest": digest, "size": size});
+        let descriptor =
+            |media: &str, (digest, size): (String, usize)| json!({"mediaType": media, "digest": digest, "size": size});
         let mut layers = Vec::new();
         for layer in &self.layers {
             layers.push(descriptor("application/vnd.oci.image.layer.v1.tar", put(layer)?));

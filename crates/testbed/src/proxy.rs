@@ -1,10 +1,21 @@
 //! A hostile platform: stands between the command line and the real server, with the server's own certificate authority, and
 //! changes what it likes.
 
-use std::{fs, net::SocketAddr, path::{Path, PathBuf}, sync::Arc};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Context as _;
-use axum::{Router, body::{Body, Bytes, to_bytes}, extract::{Request, State}, http::StatusCode, response::{IntoResponse as _, Response}};
+use axum::{
+    Router,
+    body::{Body, Bytes, to_bytes},
+    extract::{Request, State},
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde_json::Value;
 
@@ -40,7 +51,8 @@ impl Proxy {
         let mut file: Value = serde_json::from_slice(&fs::read(context)?)?;
         let upstream = file["platform"].as_str().context("a context names its platform")?.to_owned();
         let ca_pem = file["platform_ca"].as_str().context("a context has a CA")?.to_owned();
-        let client = reqwest::Client::builder().tls_certs_only([reqwest::Certificate::from_pem(ca_pem.as_bytes())?]).no_proxy().build()?;
+        let client =
+            reqwest::Client::builder().tls_certs_only([reqwest::Certificate::from_pem(ca_pem.as_bytes())?]).no_proxy().build()?;
         let tls = tls_config(&ca_pem, ca_dir)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let shared = Shared { client, upstream, alter };

@@ -195,11 +195,7 @@ impl Mismatch {
     /// `expected` and `seen` are equal digests.
     pub(crate) fn unless_equal(expected: &[u8; 32], seen: &[u8; 32]) -> Result<(), Self> {
         use subtle::ConstantTimeEq as _;
-        if bool::from(expected.ct_eq(seen)) {
-            Ok(())
-        } else {
-            Err(Self::new(hex::encode(expected), hex::encode(seen)))
-        }
+        if bool::from(expected.ct_eq(seen)) { Ok(()) } else { Err(Self::new(hex::encode(expected), hex::encode(seen))) }
     }
 }
 

@@ -1,1 +1,41 @@
-//! verifier
+//! Appraises (evidence, endorsements, reference values, policy, expectation, now) to an attestation result.
+//!
+//! The same code runs on the platform and in the tenant's CLI. It is pure: no files, no network, no clock, no randomness;
+//! the same inputs give the same result at any time.
+//!
+//! * [`appraise_instance`]: may keys be released to this guest?
+//! * [`appraise_node`], [`ek`], [`credential`]: may this node have a certificate?
+//! * [`verify_receipt`]: did a node of the platform sign this?
+//!
+//! Everything fails closed. A value of a type such as [`quote::AuthenticQuote`] or [`VerifiedGuest`] exists only after its
+//! check, each stage consumes the value of the stage before, and a verdict is good only if every check of a fixed list was
+//! entered, in order, and passed. What it says is limited by the platform kind: see [`AttestationResult::warnings`].
+
+#![forbid(unsafe_code)]
+
+mod anchors;
+mod checks;
+pub mod credential;
+pub mod ek;
+mod instance;
+mod launch;
+pub mod log;
+mod node;
+pub mod node_certificate;
+mod policy;
+pub mod quote;
+mod receipt;
+mod references;
+mod result;
+mod time;
+pub mod x509;
+
+pub use anchors::{AnchorError, MAX_ROOTS, TrustAnchors, VendorRoot};
+pub use checks::{Check, CheckName, INSTANCE_CHECKS, NODE_CHECKS, Outcome};
+pub use instance::{Endorsements, Expectation, appraise_instance};
+pub use node::{NodeAppraisal, NodeQuoteInput, VerifiedNode, appraise_node};
+pub use policy::{PlatformKind, Policy, Simulated};
+pub use receipt::{ReceiptError, VerifiedReceipt, verify_receipt};
+pub use references::{ReferenceError, ReferenceValues, TSC_KHZ};
+pub use result::{Anchor, AttestationResult, Tier, VerifiedGuest};
+pub use time::UnixTime;

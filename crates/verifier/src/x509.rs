@@ -13,5 +13,5 @@ mod signature;
 pub(crate) use certificate::Certificate;
 pub use certificate::CertificateError;
 pub use path::PathError;
-pub(crate) use path::{Profile, TrustAnchor, VerifiedPath, verify_path};
+pub(crate) use path::{Profile, TrustAnchor, verify_path};
 pub use signature::SignatureError;

@@ -34,7 +34,9 @@ fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     let mut file = tempfile::NamedTempFile::new_in(folder).with_context(|| format!("making a file in {}", folder.display()))?;
     file.write_all(bytes).with_context(|| format!("writing {}", path.display()))?;
-    file.as_file().set_permissions(fs::Permissions::from_mode(mode)).with_context(|| format!("setting the mode of {}", path.display()))?;
+    file.as_file()
+        .set_permissions(fs::Permissions::from_mode(mode))
+        .with_context(|| format!("setting the mode of {}", path.display()))?;
     file.persist(path).with_context(|| format!("putting {} in place", path.display()))?;
     Ok(())
 }

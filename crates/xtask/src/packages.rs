@@ -19,8 +19,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-pub(crate) use self::{deb::read_tree, lock::Locked, release::Release};
 use self::lock::{LockFile, Roles};
+pub(crate) use self::{deb::read_tree, lock::Locked, release::Release};
 use crate::{
     digest, files,
     paths::{self, Workspace},
@@ -38,7 +38,11 @@ pub(crate) struct Packages {
 impl Packages {
     /// The locked packages of this machine's release; of a release that the lock file does not know, what its archive offers now.
     pub(crate) fn of_this_machine(workspace: &Workspace) -> Result<Self> {
-        let release = Release::of_this_machine()?;
+        Self::of_release(workspace, Release::of_this_machine()?)
+    }
+
+    /// The same for `release`; apt must have its sources.
+    pub(crate) fn of_release(workspace: &Workspace, release: Release) -> Result<Self> {
         let cache = paths::cache()?;
         let mut lock = LockFile::load(&lock_path(workspace))?;
         let locked = match lock.take(&release) {
@@ -56,7 +60,10 @@ impl Packages {
     /// The package in `role`.
     pub(crate) fn locked(&self, role: &str) -> Result<&Locked> {
         self.locked.get(role).with_context(|| {
-            format!("no package is locked for {role:?} on {} (hint: `cargo xtask lock` renews guest-os/packages.lock)", self.release)
+            format!(
+                "no package is locked for {role:?} on {} (hint: `cargo xtask lock` renews guest-os/packages.lock)",
+                self.release
+            )
         })
     }
 
@@ -86,7 +93,12 @@ impl Packages {
             let file = apt::downloaded(folder.path(), package)?;
             let found = digest::of_file(&file)?;
             if found != package.sha256 {
-                bail!("{} {} has SHA-256 {found}, but {} is locked: it is not used", package.package, package.version, package.sha256);
+                bail!(
+                    "{} {} has SHA-256 {found}, but {} is locked: it is not used",
+                    package.package,
+                    package.version,
+                    package.sha256
+                );
             }
             move_into(&file, &self.stored(package))?;
         }
@@ -113,7 +125,9 @@ pub(crate) fn renew_lock(workspace: &Workspace, release: &Release) -> Result<()>
     for (role, package) in &now {
         match before.get(role) {
             Some(old) if old == package => {}
-            Some(old) => note("lock", &format!("{role}: {} {} -> {} {}", old.package, old.version, package.package, package.version)),
+            Some(old) => {
+                note("lock", &format!("{role}: {} {} -> {} {}", old.package, old.version, package.package, package.version))
+            }
             None => note("lock", &format!("{role}: {} {}", package.package, package.version)),
         }
     }

@@ -17,10 +17,9 @@ impl Workspace {
     /// The nearest folder, from the current one upwards, that holds the guest OS recipe.
     pub(crate) fn locate() -> Result<Self> {
         let start = env::current_dir().context("finding the current folder")?;
-        let root = start
-            .ancestors()
-            .find(|folder| folder.join("guest-os/recipe.toml").is_file())
-            .with_context(|| format!("no guest-os/recipe.toml in {} or above: run this inside the repository", start.display()))?;
+        let root = start.ancestors().find(|folder| folder.join("guest-os/recipe.toml").is_file()).with_context(|| {
+            format!("no guest-os/recipe.toml in {} or above: run this inside the repository", start.display())
+        })?;
         Ok(Self { root: root.to_owned() })
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsStr,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -22,7 +22,7 @@ pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
 
 /// Runs `command` to its end and leaves the judgement to the caller.
 pub(crate) fn raw_output(command: &mut Command) -> Result<Output> {
-    command.output().with_context(|| not_started(command))
+    command.stdin(Stdio::null()).output().with_context(|| not_started(command))
 }
 
 /// Runs `command` with this process's own output.

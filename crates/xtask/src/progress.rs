@@ -44,7 +44,11 @@ impl Progress {
 
     fn elapsed(&self) -> String {
         let seconds = self.started.elapsed().as_secs_f32();
-        if seconds < 60.0 { format!("{seconds:.1} s") } else { format!("{} min {:02} s", seconds as u32 / 60, seconds as u32 % 60) }
+        if seconds < 60.0 {
+            format!("{seconds:.1} s")
+        } else {
+            format!("{} min {:02} s", seconds as u32 / 60, seconds as u32 % 60)
+        }
     }
 }
 

@@ -50,7 +50,7 @@ async fn accept(mut io: DuplexStream, noise: &[u8]) -> (Framing, Framing) {
 }
 
 async fn say(control: &mut Framing, message: from_guest::Message) {
-    control.send(FromGuest { message: Some(message) }.encode_to_vec().into()).await.unwrap();
+    control.send(Bytes::from(FromGuest { message: Some(message) }.encode_to_vec())).await.unwrap();
 }
 
 async fn records_from(records: &mut Framing) -> u64 {
@@ -66,7 +66,7 @@ async fn carries_both_streams_and_acknowledges_what_is_durable() {
 
     assert!(matches!(owner.control.recv().await, Some(from_guest::Message::Status(s)) if s.phase() == Phase::Booted));
     assert_eq!(records_from(&mut records).await, 7);
-    records.send(Record { seq: 7, sealed: vec![1; 300_000] }.encode_to_vec().into()).await.unwrap();
+    records.send(Bytes::from(Record { seq: 7, sealed: vec![1; 300_000] }.encode_to_vec())).await.unwrap();
     assert_eq!(owner.records.recv().await.unwrap().sealed.len(), 300_000);
     owner.durable.send_replace(8);
     assert_eq!(records_from(&mut records).await, 8);

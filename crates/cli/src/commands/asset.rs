@@ -1,6 +1,10 @@
 //! `casemate asset`: encryption of inputs, on the tenant's machine.
 
-use std::{fs, io::{self, BufReader, BufWriter, Write as _}, path::Path};
+use std::{
+    fs,
+    io::{self, BufReader, BufWriter, Write as _},
+    path::Path,
+};
 
 use anyhow::Context as _;
 use casemate_seal::Dek;

@@ -2,7 +2,10 @@
 
 use clap::CommandFactory as _;
 
-use crate::{args::{Cli, Completions}, exit::Status};
+use crate::{
+    args::{Cli, Completions},
+    exit::Status,
+};
 
 #[allow(clippy::unnecessary_wraps, reason = "every command has the same shape")]
 pub(crate) fn run(args: &Completions) -> anyhow::Result<Status> {

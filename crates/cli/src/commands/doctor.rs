@@ -4,7 +4,11 @@ use std::{fs, path::Path};
 
 use serde::Serialize;
 
-use crate::{args::{Doctor, Format, Globals}, exit::Status, printer};
+use crate::{
+    args::{Doctor, Format, Globals},
+    exit::Status,
+    printer,
+};
 
 /// One finding.
 #[derive(Debug, Serialize)]
@@ -31,7 +35,14 @@ pub(crate) fn run(globals: &Globals, args: Doctor) -> anyhow::Result<Status> {
     if globals.json || args.output == Format::Json {
         printer::json(&findings)?;
     } else {
-        let row = |f: &Finding| vec![format!("{:?}", f.state).to_lowercase(), f.what.into(), f.seen.clone(), if f.state == State::Ok { String::new() } else { f.hint.into() }];
+        let row = |f: &Finding| {
+            vec![
+                format!("{:?}", f.state).to_lowercase(),
+                f.what.into(),
+                f.seen.clone(),
+                if f.state == State::Ok { String::new() } else { f.hint.into() },
+            ]
+        };
         printer::table(&["STATE", "WHAT", "SEEN", "HINT"], &findings.iter().map(row).collect::<Vec<_>>())?;
     }
     Ok(if findings.iter().any(|f| f.state == State::Missing) { Status::Error } else { Status::Ok })
@@ -45,7 +56,11 @@ fn root() -> Finding {
 
 fn programs() -> Finding {
     let missing: Vec<&str> = ["qemu-system-x86_64", "swtpm", "swtpm_setup"].into_iter().filter(|name| !in_path(name)).collect();
-    let (state, seen) = if missing.is_empty() { (State::Ok, "QEMU and swtpm are installed".into()) } else { (State::Missing, format!("missing: {}", missing.join(", "))) };
+    let (state, seen) = if missing.is_empty() {
+        (State::Ok, "QEMU and swtpm are installed".into())
+    } else {
+        (State::Missing, format!("missing: {}", missing.join(", ")))
+    };
     Finding { what: "programs", state, seen, hint: "apt-get install qemu-system-x86 swtpm swtpm-tools" }
 }
 
@@ -62,8 +77,14 @@ fn acceleration() -> Finding {
 }
 
 fn tpm() -> Finding {
-    let (state, seen) = if Path::new("/dev/tpmrm0").exists() { (State::Ok, "/dev/tpmrm0") } else { (State::Weaker, "no TPM device") };
-    Finding { what: "node TPM", state, seen: seen.into(), hint: "without one only a simulated TPM can stand in, and every verdict says so" }
+    let (state, seen) =
+        if Path::new("/dev/tpmrm0").exists() { (State::Ok, "/dev/tpmrm0") } else { (State::Weaker, "no TPM device") };
+    Finding {
+        what: "node TPM",
+        state,
+        seen: seen.into(),
+        hint: "without one only a simulated TPM can stand in, and every verdict says so",
+    }
 }
 
 fn cgroup() -> Finding {
@@ -80,12 +101,22 @@ fn cgroup() -> Finding {
 fn swap() -> Finding {
     let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default().lines().count().saturating_sub(1);
     let state = if swaps == 0 { State::Ok } else { State::Weaker };
-    Finding { what: "swap", state, seen: format!("{swaps} swap areas"), hint: "guest memory could reach the disk: swapoff -a, or encrypt the swap" }
+    Finding {
+        what: "swap",
+        state,
+        seen: format!("{swaps} swap areas"),
+        hint: "guest memory could reach the disk: swapoff -a, or encrypt the swap",
+    }
 }
 
 fn core_pattern() -> Finding {
     let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
-    Finding { what: "core dumps", state: State::Ok, seen: format!("pattern {:?}; machines run with a core limit of 0", pattern.trim()), hint: "" }
+    Finding {
+        what: "core dumps",
+        state: State::Ok,
+        seen: format!("pattern {:?}; machines run with a core limit of 0", pattern.trim()),
+        hint: "",
+    }
 }
 
 fn in_path(program: &str) -> bool {

@@ -6,13 +6,25 @@ use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use casemate_api::{receipt::Body, rest::Receipt};
 
-use crate::{client::Client, commands::follow::Follower, exit::{Hinted, Refused}, instance_keys::InstanceKeys, printer::Printer, trust::{self, Trust}};
+use crate::{
+    client::Client,
+    commands::follow::Follower,
+    exit::{Hinted, Refused},
+    instance_keys::InstanceKeys,
+    printer::Printer,
+    trust::{self, Trust},
+};
 
 /// What every receipt of a started machine must account for.
 const MUST_BE_WIPED: [&str; 5] = ["guest-ram", "scratch", "vtpm", "jail", "cgroup"];
 
 /// Asks for the stop and waits for the receipt, at most `limit`.
-pub(crate) async fn stop_and_wait(client: &Client, follower: &mut Follower<'_>, instance: &str, limit: Duration) -> anyhow::Result<()> {
+pub(crate) async fn stop_and_wait(
+    client: &Client,
+    follower: &mut Follower<'_>,
+    instance: &str,
+    limit: Duration,
+) -> anyhow::Result<()> {
     client.stop(instance).await?;
     match tokio::time::timeout(limit, follower.until_receipt()).await {
         Ok(done) => done,
@@ -40,16 +52,19 @@ pub(crate) fn verify(trust: &Trust, receipt: &Receipt, instance: &str) -> anyhow
     let refused = |check: &str, detail: String| Refused { check: check.into(), detail };
     let signature = BASE64.decode(&receipt.signature).map_err(|e| refused("receipt.signature", e.to_string()))?;
     let chain = trust::decode_all(&receipt.node_chain)?;
-    let verified = casemate_verifier::verify_receipt(receipt.body.as_bytes(), &signature, &chain, trust.anchors());
+    let verified = casemate_verifier::verify_receipt(receipt.body.as_bytes(), &signature, &chain, trust.anchors(), trust::now());
     let verified = verified.map_err(|error| refused(error.check(), error.to_string()))?;
-    let body: Body = casemate_api::canonical::from_slice(verified.body(), 64 << 10).map_err(|e| refused("receipt.content", e.to_string()))?;
+    let body: Body =
+        casemate_api::canonical::from_slice(verified.body(), 64 << 10).map_err(|e| refused("receipt.content", e.to_string()))?;
     check_content(&body, instance, verified.node()).map_err(|detail| refused("receipt.content", detail))?;
     // What this tenant verified at the start must be what was wiped at the end.
     if let Ok(keys) = InstanceKeys::load(instance) {
         let same = body.workload_digest == keys.workload_digest;
         let same_launch = keys.launch_record_digest.as_ref().is_none_or(|digest| *digest == body.launch_record_digest);
         if !same || !same_launch {
-            return Err(refused("receipt.content", "the receipt is of another workload or launch than was verified".into()).into());
+            return Err(
+                refused("receipt.content", "the receipt is of another workload or launch than was verified".into()).into()
+            );
         }
     }
     Ok(body)

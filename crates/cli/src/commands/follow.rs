@@ -69,7 +69,13 @@ impl<'a> Follower<'a> {
         let events = self.client.events(&self.instance, self.after).await?.events;
         let mut news = Vec::with_capacity(events.len());
         for event in events {
-            anyhow::ensure!(event.seq == self.after + 1, "the platform left out events of {}: {} after {}", self.instance, event.seq, self.after);
+            anyhow::ensure!(
+                event.seq == self.after + 1,
+                "the platform left out events of {}: {} after {}",
+                self.instance,
+                event.seq,
+                self.after
+            );
             self.after = event.seq;
             news.push(self.tell(event)?);
         }
@@ -92,7 +98,8 @@ impl<'a> Follower<'a> {
                 Ok(News::Other)
             }
             "failure" => {
-                let failure: Failure = serde_json::from_value(event.data.unwrap_or_default()).context("understand a failure event")?;
+                let failure: Failure =
+                    serde_json::from_value(event.data.unwrap_or_default()).context("understand a failure event")?;
                 self.printer.failed("failure", &format!("{}: {}", failure.check, failure.detail));
                 Ok(News::Failed(Refused { check: failure.check, detail: crate::printer::clean(&failure.detail) }))
             }

@@ -2,7 +2,13 @@
 
 use casemate_verifier::AttestationResult;
 
-use crate::{args::{Format, Globals, Inspect}, client::Client, context::ContextFile, exit::Status, printer};
+use crate::{
+    args::{Format, Globals, Inspect},
+    client::Client,
+    context::ContextFile,
+    exit::Status,
+    printer,
+};
 
 pub(crate) async fn run(globals: &Globals, args: Inspect) -> anyhow::Result<Status> {
     let client = Client::new(&ContextFile::load(globals)?)?;
@@ -28,8 +34,16 @@ pub(crate) async fn run(globals: &Globals, args: Inspect) -> anyhow::Result<Stat
     }
     rows.extend(instance.stages_ms.iter().map(|(stage, ms)| row(&format!("stage {stage}"), &format!("{ms} ms"))));
     if let Some(verdict) = instance.platform_verdict.and_then(|v| serde_json::from_value::<AttestationResult>(v).ok()) {
-        rows.push(row("platform says", &format!("{:?}{}", verdict.status, if verdict.simulated { ", rests on a simulator" } else { "" })));
-        rows.extend(verdict.checks.iter().map(|check| row(&format!("  {}", check.name), &format!("{:?}: {}", check.outcome, check.detail))));
+        rows.push(row(
+            "platform says",
+            &format!("{:?}{}", verdict.status, if verdict.simulated { ", rests on a simulator" } else { "" }),
+        ));
+        rows.extend(
+            verdict
+                .checks
+                .iter()
+                .map(|check| row(&format!("  {}", check.name), &format!("{:?}: {}", check.outcome, check.detail))),
+        );
     }
     printer::table(&["FIELD", "VALUE"], &rows)?;
     Ok(Status::Ok)

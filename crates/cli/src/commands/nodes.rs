@@ -1,6 +1,12 @@
 //! `casemate nodes`.
 
-use crate::{args::{Format, Globals, Nodes}, client::Client, context::ContextFile, exit::Status, printer};
+use crate::{
+    args::{Format, Globals, Nodes},
+    client::Client,
+    context::ContextFile,
+    exit::Status,
+    printer,
+};
 
 pub(crate) async fn run(globals: &Globals, args: Nodes) -> anyhow::Result<Status> {
     let list = Client::new(&ContextFile::load(globals)?)?.nodes().await?;

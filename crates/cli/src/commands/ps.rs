@@ -1,6 +1,12 @@
 //! `casemate ps`.
 
-use crate::{args::{Format, Globals, Ps}, client::Client, context::ContextFile, exit::Status, printer};
+use crate::{
+    args::{Format, Globals, Ps},
+    client::Client,
+    context::ContextFile,
+    exit::Status,
+    printer,
+};
 
 pub(crate) async fn run(globals: &Globals, args: Ps) -> anyhow::Result<Status> {
     let client = Client::new(&ContextFile::load(globals)?)?;

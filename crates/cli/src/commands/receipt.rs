@@ -39,7 +39,11 @@ pub(crate) async fn run(globals: &Globals, args: Receipt) -> anyhow::Result<Stat
 
 fn load(file: &Path) -> anyhow::Result<(rest::Receipt, String)> {
     let attempt = || format!("read saved receipt {}", file.display());
-    anyhow::ensure!(fs::metadata(file).with_context(attempt)?.len() <= MAX_SAVED, "{} is longer than {MAX_SAVED} bytes", file.display());
+    anyhow::ensure!(
+        fs::metadata(file).with_context(attempt)?.len() <= MAX_SAVED,
+        "{} is longer than {MAX_SAVED} bytes",
+        file.display()
+    );
     let receipt: rest::Receipt = serde_json::from_slice(&fs::read(file).with_context(attempt)?).with_context(attempt)?;
     let body: Body = serde_json::from_str(&receipt.body).with_context(attempt)?;
     Ok((receipt, body.instance))
@@ -49,9 +53,23 @@ fn print(body: &Body) -> anyhow::Result<()> {
     let rows: Vec<Vec<String>> = body
         .wiped
         .iter()
-        .map(|(what, w)| vec![what.clone(), w.method.clone(), w.verified.to_string(), w.bytes.to_string(), format!("{} ms", w.duration_ms), w.detail.clone()])
+        .map(|(what, w)| {
+            vec![
+                what.clone(),
+                w.method.clone(),
+                w.verified.to_string(),
+                w.bytes.to_string(),
+                format!("{} ms", w.duration_ms),
+                w.detail.clone(),
+            ]
+        })
         .collect();
     printer::table(&["WHAT", "METHOD", "VERIFIED", "BYTES", "TIME", "HOW"], &rows)?;
-    println!("\nreceipt of {} by node {}: {}; signature, node and content are good", body.instance, body.node, printer::clean(&body.reason));
+    println!(
+        "\nreceipt of {} by node {}: {}; signature, node and content are good",
+        body.instance,
+        body.node,
+        printer::clean(&body.reason)
+    );
     Ok(())
 }

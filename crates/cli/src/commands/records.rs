@@ -1,12 +1,19 @@
 //! Opens the guest's sealed records: output on the terminal, results on disk.
 
-use std::{fs, io::{Read as _, Seek as _, Write as _}, path::{Component, Path, PathBuf}};
+use std::{
+    fs,
+    io::{Read as _, Seek as _, Write as _},
+    path::{Component, Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use casemate_seal::{HpkeSecret, Record, RecordOpener};
 
-use crate::{client::{Client, Wait}, exit::Refused};
+use crate::{
+    client::{Client, Wait},
+    exit::Refused,
+};
 
 /// Largest result archive, in bytes.
 const MAX_RESULTS: u64 = 2 << 30;
@@ -34,7 +41,13 @@ pub(crate) enum Until {
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(client: &'a Client, instance: &str, tenant: &HpkeSecret, guest: &[u8; 32], workload_digest: &[u8; 32]) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        client: &'a Client,
+        instance: &str,
+        tenant: &HpkeSecret,
+        guest: &[u8; 32],
+        workload_digest: &[u8; 32],
+    ) -> anyhow::Result<Self> {
         let opener = RecordOpener::new(tenant, guest, instance, workload_digest);
         let results = tempfile::tempfile().context("create a temporary file for the results")?;
         Ok(Self { client, instance: instance.to_owned(), opener, next: 0, results, results_bytes: 0 })
@@ -62,7 +75,10 @@ impl<'a> Reader<'a> {
     /// Puts the results into `folder`, whole or not at all.
     pub(crate) fn unpack(mut self, folder: &Path) -> anyhow::Result<usize> {
         let parent = folder.canonicalize().ok().and_then(|f| f.parent().map(Path::to_owned)).unwrap_or_else(|| parent_of(folder));
-        let staging = tempfile::Builder::new().prefix(".casemate-results-").tempdir_in(&parent).with_context(|| format!("create a folder in {}", parent.display()))?;
+        let staging = tempfile::Builder::new()
+            .prefix(".casemate-results-")
+            .tempdir_in(&parent)
+            .with_context(|| format!("create a folder in {}", parent.display()))?;
         self.results.rewind()?;
         let count = unpack_tar(&self.results, staging.path()).context("unpack the results")?;
         if folder.exists() {
@@ -136,7 +152,10 @@ fn unpack_tar(tar: impl std::io::Read, into: &Path) -> anyhow::Result<usize> {
                 let copied = std::io::copy(&mut entry.by_ref().take(size), &mut fs::File::create_new(&target)?)?;
                 anyhow::ensure!(copied == size, "{} is cut off", name.display());
             }
-            other => eprintln!("note: left out {} ({other:?}): only files and folders are taken", crate::printer::clean(&name.display().to_string())),
+            other => eprintln!(
+                "note: left out {} ({other:?}): only files and folders are taken",
+                crate::printer::clean(&name.display().to_string())
+            ),
         }
     }
     Ok(count)

@@ -11,7 +11,11 @@ use serde::Serialize;
 use crate::{
     args::{self, Globals},
     client::Client,
-    commands::{ending, follow::Follower, records::{self, Reader, Until}},
+    commands::{
+        ending,
+        follow::Follower,
+        records::{self, Reader, Until},
+    },
     context::ContextFile,
     exit::{Refused, Status},
     instance_keys::InstanceKeys,
@@ -44,7 +48,10 @@ pub(crate) async fn run(globals: &Globals, args: args::Run) -> anyhow::Result<St
     let (client, trust) = (Client::new(&context)?, Trust::load(&context)?);
     let resolved = resolve::resolve(&file, &printer).await?;
     let digest = hex::encode(resolved.workload.digest());
-    printer.done("workload", &format!("{} layers, {} assets, digest {digest}", resolved.workload.image.layers.len(), resolved.workload.assets.len()));
+    printer.done(
+        "workload",
+        &format!("{} layers, {} assets, digest {digest}", resolved.workload.image.layers.len(), resolved.workload.assets.len()),
+    );
     let tenant = Tenant { client: &client, trust: &trust, printer: &printer, resolved: &resolved };
     tenant.upload().await?;
     let instance = tenant.create(args.node.clone()).await?;
@@ -105,7 +112,13 @@ impl Tenant<'_> {
             (Ok(exit_code), Ok(node)) => {
                 let workload_digest = hex::encode(self.resolved.workload.digest());
                 if globals.json {
-                    printer::json(&Summary { instance: instance.to_owned(), workload_digest, exit_code, results: output, receipt_node: node })?;
+                    printer::json(&Summary {
+                        instance: instance.to_owned(),
+                        workload_digest,
+                        exit_code,
+                        results: output,
+                        receipt_node: node,
+                    })?;
                 }
                 Ok(if exit_code == 0 { Status::Ok } else { Status::WorkloadFailed })
             }
@@ -152,17 +165,21 @@ impl Tenant<'_> {
         trust::print_checks(self.printer, "you", &result);
         trust::require_affirming(&result)?;
         let verified = result.guest().context("an affirming result has a guest")?;
-        let guest = Guest { hpke: *verified.hpke(), nonce };
+        let guest = Guest { hpke: verified.hpke, nonce };
         let mut keys = InstanceKeys::load(instance)?;
         keys.guest_hpke = Some(hex::encode(guest.hpke));
-        keys.launch_record_digest = Some(hex::encode(result.launch_record_digest().unwrap_or_default()));
+        keys.launch_record_digest = Some(hex::encode(verified.launch_record_digest));
         keys.save()?;
         Ok(guest)
     }
 
     async fn release(&self, instance: &str, guest: &Guest) -> anyhow::Result<()> {
         let keys = self.resolved.keys.iter().map(|(name, dek)| (name.clone(), *dek.as_bytes())).collect();
-        let context = ReleaseContext { instance: instance.to_owned(), workload_digest: self.resolved.workload.digest(), nonce: guest.nonce };
+        let context = ReleaseContext {
+            instance: instance.to_owned(),
+            workload_digest: self.resolved.workload.digest(),
+            nonce: guest.nonce,
+        };
         let mut rng = crate::resolve::os_rng();
         let sealed = casemate_seal::seal_release(&self.resolved.tenant, &guest.hpke, &context, &KeyRelease { keys }, &mut rng)?;
         self.client.release(instance, &sealed).await?;

@@ -9,8 +9,7 @@ use crate::{
     context::{self, ContextFile},
     exit::Status,
     instance_keys::InstanceKeys,
-    printer,
-    resolve,
+    printer, resolve,
     trust::{self, SavedEvidence, Trust},
 };
 
@@ -55,7 +54,10 @@ fn print(result: &AttestationResult) -> anyhow::Result<()> {
     printer::table(&["OUTCOME", "CHECK", "SEEN"], &rows)?;
     println!();
     for anchor in &result.anchors {
-        println!("anchor: {}", printer::clean(&anchor.to_string()));
+        println!("anchor: {} {}: {}", anchor.kind, printer::clean(&anchor.subject), anchor.proved);
+    }
+    for warning in &result.warnings {
+        println!("note: {}", printer::clean(warning));
     }
     println!("verdict: {:?}{}", result.status, if result.simulated { " (rests on a simulator)" } else { "" });
     Ok(())

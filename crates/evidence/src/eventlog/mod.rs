@@ -15,6 +15,23 @@
 //!   is that of the binary). And an `EV_NO_ACTION` event is measured nowhere, so all of it is hearsay.
 //!
 //! A judge therefore reads digests by [`Event::measured_sha256`], which knows of this, and takes data as a label only.
+//!
+//! # Writing a log
+//!
+//! ```
+//! use casemate_evidence::eventlog::{Event, EventLog, EventType, replay_sha256};
+//!
+//! let mut log = EventLog::sha256();
+//! log.events.push(Event::of_data(0, EventType::S_CRTM_VERSION, *b"simulated firmware 1"));
+//! log.events.push(Event::of_data(7, EventType::SEPARATOR, [0; 4]));
+//! // The digest of the file itself; the data only says which file.
+//! log.events.push(Event::of_digest(14, EventType::IPL, [0xaa; 32], *b"agent"));
+//! // What has to be extended into the TPM, in this order, for the log to match:
+//! let extensions = log.events.iter().filter_map(|event| Some((event.pcr, event.measured_sha256()?)));
+//! assert_eq!(extensions.count(), 3);
+//! assert_eq!(EventLog::parse(&log.encode()), Ok(log.clone()));
+//! assert!(replay_sha256(&log.events).contains_key(&14));
+//! ```
 
 mod decode;
 mod encode;

@@ -6,8 +6,11 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    io,
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::fs::OpenOptionsExt as _,
+    },
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -15,11 +18,16 @@ use std::{
 
 use casemate_api::guest::PORT;
 use futures::{AsyncRead, AsyncWrite};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::{Errno, read, write},
+};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     time::{Sleep, sleep},
 };
+
+use crate::sys;
 
 use super::{
     frames::Boundary,
@@ -59,18 +67,18 @@ impl Port {
                 return Ok(preamble);
             }
             // No await between the read and keeping what was read.
-            match (&self.file).read(&mut buffer) {
+            match read(&self.file, &mut buffer) {
                 Ok(0) => self.scanner.reset(),
                 Ok(count) => {
                     self.pending = buffer[..count].to_vec();
                     continue;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.is_connected()? => {
+                Err(Errno::AGAIN) if self.is_connected()? => {
                     self.readable().await?;
                     continue;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
+                Err(Errno::AGAIN) => {}
+                Err(error) => return Err(error.into()),
             }
             sleep(NO_HOST).await;
         }
@@ -78,7 +86,7 @@ impl Port {
 
     /// Answers the preamble; what follows is the session.
     pub(crate) async fn begin(&mut self, preamble: &Preamble) -> io::Result<SessionIo<'_>> {
-        let fd = AsyncFd::with_interest(&self.file, Interest::READABLE | Interest::WRITABLE)?;
+        let fd = sys::watch(self.file.as_fd(), Interest::READABLE | Interest::WRITABLE)?;
         let pending = &mut self.pending;
         let mut io = SessionIo { fd, pending, boundary: Boundary::default(), stall: None, over: false };
         futures::AsyncWriteExt::write_all(&mut io, preamble).await?;
@@ -92,14 +100,14 @@ impl Port {
     }
 
     async fn readable(&self) -> io::Result<()> {
-        let fd = AsyncFd::with_interest(&self.file, Interest::READABLE)?;
+        let fd = sys::watch(self.file.as_fd(), Interest::READABLE)?;
         fd.readable().await.map(drop)
     }
 }
 
 /// The bytes of one session: ends where the host goes away or something other than the session follows.
 pub(crate) struct SessionIo<'a> {
-    fd: AsyncFd<&'a File>,
+    fd: AsyncFd<BorrowedFd<'a>>,
     pending: &'a mut Vec<u8>,
     boundary: Boundary,
     // Runs while the host is silent in the middle of a frame.
@@ -152,14 +160,13 @@ impl AsyncRead for SessionIo<'_> {
                 continue;
             };
             let mut guard = guard?;
-            let mut file = *guard.get_inner();
-            match file.read(buffer) {
+            match read(guard.get_inner(), &mut *buffer) {
                 Ok(0) => this.over = true,
                 Ok(count) => return Poll::Ready(Ok(this.accept(&buffer[..count]))),
                 // The host was gone in between, even if it is back already.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && guard.ready().is_read_closed() => this.over = true,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
-                Err(error) => return Poll::Ready(Err(error)),
+                Err(Errno::AGAIN) if guard.ready().is_read_closed() => this.over = true,
+                Err(Errno::AGAIN) => guard.clear_ready(),
+                Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
     }
@@ -169,13 +176,12 @@ impl AsyncWrite for SessionIo<'_> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
             let mut guard = ready!(self.fd.poll_write_ready(cx))?;
-            let mut file = *guard.get_inner();
-            match file.write(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && guard.ready().is_write_closed() => {
+            match write(guard.get_inner(), bytes) {
+                Err(Errno::AGAIN) if guard.ready().is_write_closed() => {
                     return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
-                result => return Poll::Ready(result),
+                Err(Errno::AGAIN) => guard.clear_ready(),
+                result => return Poll::Ready(result.map_err(io::Error::from)),
             }
         }
     }

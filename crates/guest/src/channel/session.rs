@@ -38,7 +38,11 @@ pub(crate) async fn run(
 
 /// Moves the connection's bytes and hands out the host's two streams. Which is which is told by their numbers, because a
 /// stream shows only with its first byte, whenever that comes.
-async fn drive(mut connection: Connection<SessionIo<'_>>, control: mpsc::Sender<Stream>, records: mpsc::Sender<Stream>) -> io::Result<()> {
+async fn drive(
+    mut connection: Connection<SessionIo<'_>>,
+    control: mpsc::Sender<Stream>,
+    records: mpsc::Sender<Stream>,
+) -> io::Result<()> {
     loop {
         let stream = match poll_fn(|cx| connection.poll_next_inbound(cx)).await {
             None => return Ok(()),
@@ -55,12 +59,17 @@ async fn drive(mut connection: Connection<SessionIo<'_>>, control: mpsc::Sender<
     }
 }
 
-async fn serve_control(mut found: mpsc::Receiver<Stream>, to_life: &mpsc::Sender<ToGuest>, outgoing: Outgoing<'_>) -> io::Result<()> {
+async fn serve_control(
+    mut found: mpsc::Receiver<Stream>,
+    to_life: &mpsc::Sender<ToGuest>,
+    outgoing: Outgoing<'_>,
+) -> io::Result<()> {
     let (mut reader, writer) = split(&mut found).await;
     let receive = async {
         while let Some(message) = framing::read(&mut reader).await? {
             if to_life.send(message).await.is_err() {
-                break;
+                // The machine is about to end; only last words still go out.
+                std::future::pending::<()>().await;
             }
         }
         Ok(())

@@ -51,9 +51,7 @@ mod tests {
 
     #[test]
     fn a_slice_stays_inside_its_disk() {
-        let at = |offset_bytes, length_bytes| {
-            bounds(&guest::Slice { serial: "pack0".into(), offset_bytes, length_bytes }, 16)
-        };
+        let at = |offset_bytes, length_bytes| bounds(&guest::Slice { serial: "pack0".into(), offset_bytes, length_bytes }, 16);
         assert_eq!(at(0, 8192), Some((0, 16)));
         assert_eq!(at(4096, 4096), Some((8, 8)));
         assert_eq!(at(4096, 10), Some((8, 1)));

@@ -10,11 +10,11 @@ mod sparse;
 
 use std::io::{self, Read};
 
+pub(crate) use self::{header::Kind, sparse::Content};
 use self::{
     header::{BLOCK, Flavour, RawHeader},
     pax::Records,
 };
-pub(crate) use self::{header::Kind, sparse::Content};
 use crate::{LayerError, Limits};
 
 /// An entry's header, everything merged into it.
@@ -79,6 +79,13 @@ struct Extensions {
     long_link: Option<Vec<u8>>,
 }
 
+impl Entry {
+    /// Whether its content is not stored as it is.
+    pub(crate) fn is_sparse(&self) -> bool {
+        self.fragments.is_some()
+    }
+}
+
 impl<'a, R: Input> Reader<'a, R> {
     pub(crate) fn new(input: R, limits: &'a Limits) -> Self {
         Self { input, limits, offset: 0, unread: 0, padding: 0 }
@@ -135,9 +142,10 @@ impl<'a, R: Input> Reader<'a, R> {
                 Some(value) => Some(value),
                 None => header.number(field),
             };
-            value.and_then(|v| u32::try_from(v).ok()).filter(|v| *v != u32::MAX).ok_or_else(|| {
-                reader.bad(format!("its {} is not a number below 2^32-1", String::from_utf8_lossy(key)))
-            })
+            value
+                .and_then(|v| u32::try_from(v).ok())
+                .filter(|v| *v != u32::MAX)
+                .ok_or_else(|| reader.bad(format!("its {} is not a number below 2^32-1", String::from_utf8_lossy(key))))
         };
         Ok(Entry {
             kind,
@@ -273,6 +281,3 @@ fn fill(input: &mut impl Read, block: &mut [u8]) -> io::Result<bool> {
 
 /// Far above every limit and far below where sums of sizes overflow.
 const MAX_STORED: u64 = 1 << 48;
-
-#[cfg(test)]
-mod tests;

@@ -101,14 +101,16 @@ mod tests {
 
     #[test]
     fn reads_values_with_newlines_and_takes_the_last() {
-        let records = Records::parse(b"12 path=one\n12 path=two\n25 SCHILY.xattr.user.a=\n\n\0\n").unwrap();
+        let records = Records::parse(b"12 path=one\n12 path=two\n27 SCHILY.xattr.user.a=\n\n\0\n").unwrap();
         assert_eq!(records.path().unwrap(), b"two");
         assert_eq!(records.xattrs(), [(b"user.a".to_vec(), b"\n\n\0".to_vec())]);
     }
 
     #[test]
     fn refuses_lengths_that_lie() {
-        for bad in [&b"12 path=one"[..], b"99 path=one\n", b"3 a\n", b"0 path=one\n", b"-1 a=b\n", b"6 =ab\n", b" a=b\n", b"6 a=bb"] {
+        for bad in
+            [&b"12 path=one"[..], b"99 path=one\n", b"3 a\n", b"0 path=one\n", b"-1 a=b\n", b"6 =ab\n", b" a=b\n", b"6 a=bb"]
+        {
             assert!(Records::parse(bad).is_err(), "{}", bad.escape_ascii());
         }
     }

@@ -5,7 +5,7 @@ use std::{
     io::{self, IoSlice},
     mem::MaybeUninit,
     os::fd::{BorrowedFd, OwnedFd},
-    process::Stdio,
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -13,7 +13,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sockopt,
 };
 
-use super::spec::{DESCRIPTOR_LIMIT, JailSpec, Report, SPEC_LIMIT};
+use super::spec::{DESCRIPTOR_LIMIT, Failed, JailSpec, SPEC_LIMIT};
 
 /// Why a program was not started in a jail.
 #[derive(Debug, thiserror::Error)]
@@ -24,45 +24,47 @@ pub(crate) enum LaunchError {
         #[source]
         source: io::Error,
     },
+    #[error("move the jail helper into its cgroup")]
+    Join(#[source] io::Error),
     #[error("talk to the jail helper")]
     Talk(#[source] io::Error),
     #[error("the jail helper could not {attempt}: {detail}")]
     Failed { attempt: String, detail: String },
 }
 
-/// Starts `spec` by the helper `command`; `join` moves the helper, given by its id, into its cgroups. Returns the id of the
-/// process that was made, once it has executed its program. Must be called within a runtime, which reaps the helper.
+/// Starts `spec` by the helper `command`; `join` moves the helper, given by its id, into its cgroups. Returns the helper once
+/// the program has been executed; the caller reaps it.
 pub(crate) fn launch(
     command: &[OsString],
     spec: &JailSpec,
     descriptors: &[BorrowedFd<'_>],
     join: impl FnOnce(u32) -> io::Result<()>,
-) -> Result<i32, LaunchError> {
+) -> Result<Child, LaunchError> {
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|error| LaunchError::Talk(error.into()))?;
-    let helper = spawn(command, theirs)?;
-    join(helper).map_err(LaunchError::Talk)?;
-    send(&ours, spec, descriptors).map_err(LaunchError::Talk)?;
-    answer(&ours, helper)
+    let mut helper = spawn(command, theirs)?;
+    let joined = join(helper.id()).map_err(LaunchError::Join);
+    let sent = joined.and_then(|()| send(&ours, spec, descriptors).map_err(LaunchError::Talk));
+    match sent.and_then(|()| answer(&ours)) {
+        Ok(()) => Ok(helper),
+        Err(error) => {
+            let _ = helper.kill();
+            let _ = helper.wait();
+            Err(error)
+        }
+    }
 }
 
-fn spawn(command: &[OsString], control: OwnedFd) -> Result<u32, LaunchError> {
+fn spawn(command: &[OsString], control: OwnedFd) -> Result<Child, LaunchError> {
     let program = command.first().cloned().unwrap_or_default();
-    let spawned = tokio::process::Command::new(&program)
+    Command::new(&program)
         .args(command.iter().skip(1))
         .env_clear()
         .stdin(Stdio::from(control))
         .stdout(Stdio::null())
-        .kill_on_drop(false)
-        .spawn();
-    // Dropping the child leaves its reaping to the runtime; its life is watched by other means, as after a restart.
-    let id = spawned.map(|child| child.id());
-    match id {
-        Ok(Some(id)) => Ok(id),
-        Ok(None) => Err(LaunchError::Spawn { program, source: io::Error::other("it ended at once") }),
-        Err(source) => Err(LaunchError::Spawn { program, source }),
-    }
+        .spawn()
+        .map_err(|source| LaunchError::Spawn { program, source })
 }
 
 fn send(control: &OwnedFd, spec: &JailSpec, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -77,23 +79,19 @@ fn send(control: &OwnedFd, spec: &JailSpec, descriptors: &[BorrowedFd<'_>]) -> i
     Ok(())
 }
 
-fn answer(control: &OwnedFd, helper: u32) -> Result<i32, LaunchError> {
+/// The connection ends when the program is executed.
+fn answer(control: &OwnedFd) -> Result<(), LaunchError> {
     sockopt::set_socket_timeout(control, sockopt::Timeout::Recv, Some(ANSWER_LIMIT))
         .map_err(|error| LaunchError::Talk(error.into()))?;
-    let mut pid = i32::try_from(helper).map_err(|_| LaunchError::Talk(io::ErrorKind::InvalidData.into()))?;
     let mut buffer = vec![0_u8; REPORT_LIMIT];
-    loop {
-        let (_, count) = rustix::net::recv(control, buffer.as_mut_slice(), RecvFlags::empty())
-            .map_err(|error| LaunchError::Talk(error.into()))?;
-        if count == 0 {
-            return Ok(pid);
-        }
-        let bytes = buffer.get(..count).unwrap_or_default();
-        match serde_json::from_slice(bytes).map_err(|error| LaunchError::Talk(error.into()))? {
-            Report::Forked { pid: child } => pid = child,
-            Report::Failed { attempt, detail } => return Err(LaunchError::Failed { attempt, detail }),
-        }
+    let (_, count) = rustix::net::recv(control, buffer.as_mut_slice(), RecvFlags::empty())
+        .map_err(|error| LaunchError::Talk(error.into()))?;
+    if count == 0 {
+        return Ok(());
     }
+    let bytes = buffer.get(..count).unwrap_or_default();
+    let Failed { attempt, detail } = serde_json::from_slice(bytes).map_err(|error| LaunchError::Talk(error.into()))?;
+    Err(LaunchError::Failed { attempt, detail })
 }
 
 /// From the specification to the program's execution; it takes milliseconds on an idle machine.

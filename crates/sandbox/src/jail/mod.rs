@@ -6,7 +6,7 @@
 //!   | moves it into the instance's cgroups  |
 //!   | specification + open descriptors ---> | own mount, net, ipc, uts, cgroup (and pid) namespaces
 //!   |                                       | almost empty read-only root, limits
-//!   | <--- forked / failed ---------------- | fork; both drop user id, groups, capabilities
+//!   | <--- failed: why -------------------- | fork; both drop user id, groups, capabilities
 //!   | <--- end of connection -------------- | child: exec          parent: bounded log, exit status
 //! ```
 //!
@@ -22,7 +22,7 @@ mod root;
 mod spec;
 mod supervise;
 
-pub(crate) use launch::{LaunchError, launch};
+pub(crate) use launch::launch;
 pub(crate) use spec::{Access, CONSOLE_FD, Ended, FIRST_FD, JailMount, JailSpec, Mode};
 pub(crate) use supervise::LOG_LIMIT;
 
@@ -45,7 +45,7 @@ use rustix::{
 };
 
 use crate::sys::{self, Fork};
-use spec::{DESCRIPTOR_LIMIT, Report, SPEC_LIMIT};
+use spec::{DESCRIPTOR_LIMIT, Failed, SPEC_LIMIT};
 
 /// Entry point of the jail helper. Must be called before the process has a second thread; takes no arguments, its
 /// specification comes by standard input from the driver.
@@ -61,7 +61,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     enter(&mut control).unwrap_or_else(|failure| {
         let code = failure.complain();
         if let Some(control) = &control {
-            report(control, &Report::Failed { attempt: failure.attempt, detail: failure.source.to_string() });
+            report(control, &Failed { attempt: failure.attempt, detail: failure.source.to_string() });
         }
         code
     })
@@ -165,10 +165,7 @@ fn fork_program(
         }
         Fork::Parent(pid) => {
             // The connection ends when the child executes its program, so it must be the child's alone.
-            if let Some(control) = control.take() {
-                report(&control, &Report::Forked { pid: pid.as_raw_nonzero().get() });
-            }
-            drop((input, descriptors));
+            drop((control.take(), input, descriptors));
             rustix::stdio::dup2_stderr(null).attempt("let go of standard error")?;
             privileges::drop_all(spec)?;
             supervise::supervise(pid, File::from(output), File::from(log), File::from(ended))?;
@@ -230,8 +227,8 @@ fn receive(control: &OwnedFd) -> Result<(JailSpec, Vec<OwnedFd>), Failure> {
 }
 
 /// Best effort: an agent that went away is told nothing.
-fn report(control: &OwnedFd, report: &Report) {
-    let bytes = serde_json::to_vec(report).expect("a report has only texts and numbers");
+fn report(control: &OwnedFd, report: &Failed) {
+    let bytes = serde_json::to_vec(report).expect("a report has only texts");
     let mut none = SendAncillaryBuffer::default();
     let _ = rustix::net::sendmsg(control, &[IoSlice::new(&bytes)], &mut none, SendFlags::NOSIGNAL);
 }

@@ -74,22 +74,14 @@ pub(crate) enum Mode {
     Supervise,
 }
 
-/// A message of the helper. The connection's end without [`Report::Failed`] means that the program was executed.
+/// The helper's only message: the jail could not be made. The connection's end without it means that the program was
+/// executed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Report {
-    /// The program's process was made.
-    Forked {
-        /// Its id outside of the jail.
-        pid: i32,
-    },
-    /// The jail could not be made.
-    Failed {
-        /// What was attempted.
-        attempt: String,
-        /// Why it failed.
-        detail: String,
-    },
+pub(crate) struct Failed {
+    /// What was attempted.
+    pub(crate) attempt: String,
+    /// Why it failed.
+    pub(crate) detail: String,
 }
 
 /// How a supervised program ended.

@@ -34,8 +34,9 @@ pub(super) fn supervise(program: Pid, mut output: File, mut log: File, mut ended
 fn append(log: &mut File, bytes: &[u8]) -> std::io::Result<()> {
     let length = log.seek(SeekFrom::End(0))?;
     if length + bytes.len() as u64 > LOG_LIMIT {
-        let mut kept = vec![0_u8; usize::try_from(length.min(LOG_LIMIT / 2)).expect("at most half a MiB")];
-        log.read_exact_at(&mut kept, length - kept.len() as u64)?;
+        let half = length.min(LOG_LIMIT / 2);
+        let mut kept = vec![0_u8; usize::try_from(half).expect("at most half a MiB")];
+        log.read_exact_at(&mut kept, length - half)?;
         log.set_len(0)?;
         log.write_all_at(&kept, 0)?;
         log.seek(SeekFrom::End(0))?;

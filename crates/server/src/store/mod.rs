@@ -96,6 +96,12 @@ impl Store {
         self.writer.close().await;
     }
 
+    /// Whether the database answers.
+    pub async fn check(&self) -> Result<()> {
+        sqlx::query("SELECT 1").execute(&self.readers).await.map_err(failed("ask the database"))?;
+        Ok(())
+    }
+
     async fn begin(&self, attempt: &'static str) -> Result<Transaction<'static, Sqlite>> {
         self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed(attempt))
     }

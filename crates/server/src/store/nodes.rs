@@ -53,7 +53,7 @@ pub struct Node {
     pub simulated: bool,
     /// Version of its agent.
     pub agent_version: String,
-    /// First enrolment.
+    /// Since when it has its keys.
     pub enrolled_at_ms: u64,
     /// Last message.
     pub last_seen_ms: u64,
@@ -70,7 +70,8 @@ impl Store {
              node_chain = excluded.node_chain, ak_public = excluded.ak_public, ak_name = excluded.ak_name, \
              receipt_key = excluded.receipt_key, certificate_ends_ms = excluded.certificate_ends_ms, \
              inventory = excluded.inventory, trust = excluded.trust, trust_detail = excluded.trust_detail, \
-             simulated = excluded.simulated, agent_version = excluded.agent_version, last_seen_ms = excluded.last_seen_ms",
+             simulated = excluded.simulated, agent_version = excluded.agent_version, enrolled_at_ms = excluded.enrolled_at_ms, \
+             last_seen_ms = excluded.last_seen_ms",
         )
         .bind(node.id.as_str())
         .bind(&node.ek_digest[..])

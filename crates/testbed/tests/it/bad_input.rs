@@ -45,7 +45,12 @@ fn bad_layers() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let link = raw(&[("x", Link, Some("../../etc/passwd"))]);
     let mut truncated = raw(&[("app", Regular, None)]);
     truncated.truncate(700);
-    vec![("traversal", file, "evil"), ("hard-link", link, "x"), ("truncated", truncated, "layer"), ("noise", vec![0x5a; 5000], "layer")]
+    vec![
+        ("traversal", file, "evil"),
+        ("hard-link", link, "x"),
+        ("truncated", truncated, "layer"),
+        ("noise", vec![0x5a; 5000], "layer"),
+    ]
 }
 
 /// A tar whose names no library would write.

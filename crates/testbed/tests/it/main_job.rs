@@ -76,7 +76,11 @@ fn no_secret_is_stored(bed: &Bed) {
         }
         let mode = fs::metadata(path).unwrap().permissions().mode();
         let public = path.components().any(|part| part.as_os_str() == "public");
-        assert!(public || mode & 0o004 == 0 || fs::metadata(bed.state()).unwrap().permissions().mode() & 0o001 == 0, "{} is world-readable", path.display());
+        assert!(
+            public || mode & 0o004 == 0 || fs::metadata(bed.state()).unwrap().permissions().mode() & 0o001 == 0,
+            "{} is world-readable",
+            path.display()
+        );
     });
     assert!(files > 10, "looked at only {files} files");
 }
@@ -113,7 +117,8 @@ fn evidence_can_be_judged_by_anybody_and_only_for_its_question() {
     let strict_file = bed.work().join("strict.json");
     fs::write(&strict_file, strict.to_string()).unwrap();
     let at_text = at.to_string();
-    bed.casemate_in(&["verify", "--evidence", "evidence.json", "--at", &at_text], Some(&strict_file)).expect_refusal("policy.simulated");
+    bed.casemate_in(&["verify", "--evidence", "evidence.json", "--at", &at_text], Some(&strict_file))
+        .expect_refusal("policy.simulated");
     bed.casemate(&["stop", &instance]).expect_code(0);
     assert_ne!(run.finish().code, 0, "a stopped run has not succeeded");
     bed.assert_no_instance_remains();
@@ -126,7 +131,11 @@ fn secrets_are_not_in_process_tables() {
         for file in ["cmdline", "environ"] {
             let bytes = fs::read(entry.path().join(file)).unwrap_or_default();
             looked += usize::from(!bytes.is_empty());
-            assert!(!bytes.windows(MARKER.len()).any(|window| window == MARKER.as_bytes()), "the marker is in {:?}", entry.path());
+            assert!(
+                !bytes.windows(MARKER.len()).any(|window| window == MARKER.as_bytes()),
+                "the marker is in {:?}",
+                entry.path()
+            );
         }
     }
     assert!(looked > 10);
@@ -144,11 +153,20 @@ fn outside_tool_accepts_the_quote(bed: &Bed, saved: &Value) {
     // tpm2_checkquote wants a TPM2B_PUBLIC or PEM: a size in front makes it one.
     let size = u16::try_from(evidence.node.ak_public.len()).unwrap().to_be_bytes();
     fs::write(dir.join("ak.pub"), [&size[..], &evidence.node.ak_public].concat()).unwrap();
-    let leaf = casemate_evidence::instance::instance_leaf(&evidence.nonce, &evidence.launch_record, &evidence.guest_keys, &evidence.guest.attest);
+    let leaf = casemate_evidence::instance::instance_leaf(
+        &evidence.nonce,
+        &evidence.launch_record,
+        &evidence.guest_keys,
+        &evidence.guest.attest,
+    );
     let root = casemate_evidence::merkle::root_of(&leaf, &evidence.batch).unwrap();
     let check = |qualifying: &[u8; 32]| {
         let hex: String = qualifying.iter().map(|byte| format!("{byte:02x}")).collect();
-        Command::new("tpm2_checkquote").args(["-u", "ak.pub", "-m", "msg", "-s", "sig", "-g", "sha256", "-q", &hex]).current_dir(&dir).output().unwrap()
+        Command::new("tpm2_checkquote")
+            .args(["-u", "ak.pub", "-m", "msg", "-s", "sig", "-g", "sha256", "-q", &hex])
+            .current_dir(&dir)
+            .output()
+            .unwrap()
     };
     let good = check(&root);
     assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));

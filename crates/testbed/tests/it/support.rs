@@ -39,7 +39,10 @@ int main(int argc, char **argv) {
 pub(crate) fn prepare(bed: &Bed) {
     let work = bed.work();
     let program = static_program(PROGRAM).unwrap();
-    let image = ImageBuilder::new().layer(&[("etc/base", b"base"), ("data/.keep", b"")]).layer(&[("app", &program)]).entrypoint(&["/app"]);
+    let image = ImageBuilder::new()
+        .layer(&[("etc/base", b"base"), ("data/.keep", b"")])
+        .layer(&[("app", &program)])
+        .entrypoint(&["/app"]);
     image.write(&work.join("image")).unwrap();
     fs::write(work.join("data.txt"), format!("{MARKER}\n")).unwrap();
     bed.casemate(&["asset", "encrypt", "--key", "data.key", "data.txt", "data.enc"]).expect_code(0);
@@ -47,7 +50,8 @@ pub(crate) fn prepare(bed: &Bed) {
 
 /// Arguments of a run of the prepared image with `extra` options and `command` words for the program.
 pub(crate) fn run_args<'a>(extra: &[&'a str], command: &[&'a str]) -> Vec<&'a str> {
-    let mut args = vec!["run", "--isolation", "microvm", "--image", "oci:./image", "--asset", "data=./data.enc", "--key", "data=./data.key"];
+    let mut args =
+        vec!["run", "--isolation", "microvm", "--image", "oci:./image", "--asset", "data=./data.enc", "--key", "data=./data.key"];
     args.extend(["--memory-mib", "256", "--scratch-mib", "32"]);
     args.extend(extra);
     if !command.is_empty() {

@@ -95,7 +95,7 @@ impl Certificate {
         let mut rest = text;
         while let Some(begin) = rest.find(BEGIN) {
             let end = rest[begin..].find(END).ok_or(CertificateError::Pem)? + begin + END.len();
-            let (label, bytes) = der::pem::decode_vec(rest[begin..end].as_bytes()).map_err(|_| CertificateError::Pem)?;
+            let (label, bytes) = der::pem::decode_vec(&rest.as_bytes()[begin..end]).map_err(|_| CertificateError::Pem)?;
             if label != "CERTIFICATE" {
                 return Err(CertificateError::Pem);
             }
@@ -164,9 +164,7 @@ impl Certificate {
         let Some(extension) = self.extensions().iter().find(|extension| extension.extn_id == T::OID) else {
             return Ok(None);
         };
-        T::from_der(extension.extn_value.as_bytes())
-            .map(Some)
-            .map_err(|_| CertificateError::Extension { oid: T::OID, what })
+        T::from_der(extension.extn_value.as_bytes()).map(Some).map_err(|_| CertificateError::Extension { oid: T::OID, what })
     }
 
     /// The content of an extension whose value is an OCTET STRING.

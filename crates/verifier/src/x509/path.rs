@@ -148,7 +148,8 @@ pub(crate) fn verify_path<'a>(
     if chain.is_empty() || chain.len() > MAX_CHAIN {
         return Err(PathError::Length { len: chain.len() });
     }
-    let parse = |(index, der): (usize, &Vec<u8>)| Certificate::from_der(der).map_err(|source| PathError::Certificate { index, source });
+    let parse =
+        |(index, der): (usize, &Vec<u8>)| Certificate::from_der(der).map_err(|source| PathError::Certificate { index, source });
     let mut path = chain.iter().enumerate().map(parse).collect::<Result<Vec<_>, _>>()?;
     if path.len() > 1 && anchors.iter().any(|anchor| Some(anchor.certificate.der()) == path.last().map(Certificate::der)) {
         path.pop();
@@ -245,7 +246,8 @@ fn standard<'a, T>(certificate: &'a Certificate, what: &'static str) -> Result<O
 where
     T: x509_cert::der::oid::AssociatedOid + x509_cert::der::Decode<'a>,
 {
-    let malformed = |_| PathError::Role { subject: certificate.subject(), problem: "has a standard extension that is not well-formed" };
+    let malformed =
+        |_| PathError::Role { subject: certificate.subject(), problem: "has a standard extension that is not well-formed" };
     certificate.standard(what).map_err(malformed)
 }
 

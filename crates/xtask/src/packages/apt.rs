@@ -15,7 +15,8 @@ use super::lock::Locked;
 use crate::process;
 
 /// The end of every message about a package that is not there.
-pub(crate) const NOT_OFFERED: &str = "is offered by this machine's apt sources (hint: run `apt-get update`; on Ubuntu the component `universe` is needed)";
+pub(crate) const NOT_OFFERED: &str =
+    "not offered by apt's sources here (hint: run `apt-get update`; on Ubuntu the component `universe` is needed)";
 
 /// What apt would install under a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +42,9 @@ impl Candidate {
                 size: self.size?,
             })
         };
-        complete().with_context(|| format!("apt gives no digest of {} {}: it is installed, but in no archive", self.package, self.version))
+        complete().with_context(|| {
+            format!("apt gives no digest of {} {}: it is installed, but in no archive", self.package, self.version)
+        })
     }
 }
 
@@ -70,7 +73,10 @@ pub(crate) fn download(packages: &[&Locked]) -> Result<TempDir> {
         if !moved.is_empty() {
             bail!("{}", moved_message(&moved));
         }
-        bail!("apt-get download failed:\n{}", process::last_lines(&String::from_utf8_lossy(&output.stderr)));
+        bail!(
+            "apt-get download failed (hint: the lists may be old, `apt-get update` renews them):\n{}",
+            process::last_lines(&String::from_utf8_lossy(&output.stderr))
+        );
     }
     Ok(folder)
 }
@@ -162,7 +168,13 @@ mod tests {
 
     #[test]
     fn says_which_package_moved_on_and_what_to_do() {
-        let locked = Locked { package: "e2fsprogs".into(), version: "1".into(), architecture: "amd64".into(), sha256: String::new(), size: 0 };
+        let locked = Locked {
+            package: "e2fsprogs".into(),
+            version: "1".into(),
+            architecture: "amd64".into(),
+            sha256: String::new(),
+            size: 0,
+        };
         let text = moved_message(&[(&locked, Some("2".to_owned()))]);
         assert!(text.contains("e2fsprogs 1 is locked, the archive has 2"), "{text}");
         assert!(text.contains("cargo xtask lock"), "{text}");

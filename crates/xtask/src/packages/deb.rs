@@ -34,7 +34,7 @@ fn add_entry(tree: &mut Tree, entry: &mut tar::Entry<'_, impl std::io::Read>) ->
     let path = merged(path.to_str().context("a packaged file's name is not UTF-8")?);
     let mode = entry.header().mode().with_context(|| format!("reading the mode of {path}"))? & 0o777;
     let link = entry.link_name().with_context(|| format!("reading the target of {path}"))?;
-    let link = link.map(|target| target.to_string_lossy().into_owned()).unwrap_or_default();
+    let link = link.map(|target| merged_target(&target.to_string_lossy())).unwrap_or_default();
     match entry.header().entry_type() {
         _ if path.is_empty() => {}
         EntryType::Directory => tree.insert(&path, Node::Folder { mode }),
@@ -59,9 +59,14 @@ fn merged(path: &str) -> String {
     if MERGED.contains(&top) { format!("usr/{path}") } else { path.to_owned() }
 }
 
+/// An absolute target moves like the file that it names; a relative one stays right, as both ends move.
+fn merged_target(target: &str) -> String {
+    if target.starts_with('/') { format!("/{}", merged(target)) } else { target.to_owned() }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::merged;
+    use super::{merged, merged_target};
 
     #[test]
     fn paths_move_below_usr() {
@@ -69,5 +74,7 @@ mod tests {
         assert_eq!(merged("./usr/lib64/"), "usr/lib64");
         assert_eq!(merged("./library"), "library");
         assert_eq!(merged("./"), "");
+        assert_eq!(merged_target("/lib/x86_64-linux-gnu/ld.so"), "/usr/lib/x86_64-linux-gnu/ld.so");
+        assert_eq!(merged_target("libc-2.36.so"), "libc-2.36.so");
     }
 }

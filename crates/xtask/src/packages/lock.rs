@@ -101,13 +101,13 @@ impl Role {
     fn names_with(&self, followed: &BTreeMap<String, Candidate>) -> Result<Vec<String>> {
         let Some(meta) = &self.follow else { return Ok(self.names.clone()) };
         let real = followed.get(meta).and_then(|candidate| candidate.first_dependency.clone());
-        Ok(vec![real.with_context(|| format!("{} (for {:?}) {}", meta, self.role, apt::NOT_OFFERED))?])
+        Ok(vec![real.with_context(|| format!("{meta} (for {:?}) is {}", self.role, apt::NOT_OFFERED))?])
     }
 
     fn choose(&self, names: &[String], offered: &BTreeMap<String, Candidate>) -> Result<Locked> {
         match names.iter().find_map(|name| offered.get(name)) {
             Some(candidate) => candidate.locked(),
-            None => bail!("none of {} (for {:?}) {}", names.join(", "), self.role, apt::NOT_OFFERED),
+            None => bail!("{} (for {:?}): {}", names.join(" or "), self.role, apt::NOT_OFFERED),
         }
     }
 }
@@ -120,7 +120,13 @@ mod tests {
     fn a_lock_file_survives_writing_and_reading() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("packages.lock");
-        let package = Locked { package: "e2fsprogs".into(), version: "1.47.0-2+b2".into(), architecture: "amd64".into(), sha256: "ab".into(), size: 7 };
+        let package = Locked {
+            package: "e2fsprogs".into(),
+            version: "1.47.0-2+b2".into(),
+            architecture: "amd64".into(),
+            sha256: "ab".into(),
+            size: 7,
+        };
         let release = Release::named("ubuntu-24.04");
         let mut lock = LockFile::default();
         lock.put(&release, BTreeMap::from([("mke2fs".to_owned(), package.clone())]));

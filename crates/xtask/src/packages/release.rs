@@ -29,7 +29,9 @@ impl Release {
 
     fn parse(text: &str) -> Result<Self> {
         let value = |key: &str| {
-            text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).map(|value| value.trim_matches('"').to_owned())
+            text.lines()
+                .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+                .map(|value| value.trim_matches('"').to_owned())
         };
         let id = value("ID").context("os-release names no ID")?;
         if !matches!(id.as_str(), "debian" | "ubuntu") {

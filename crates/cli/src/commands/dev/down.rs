@@ -5,7 +5,11 @@ use std::{fs, time::Duration};
 use anyhow::Context as _;
 
 use super::{layout::Layout, process::Process};
-use crate::{client::Client, context::{self, ContextFile}, printer::Printer};
+use crate::{
+    client::Client,
+    context::{self, ContextFile},
+    printer::Printer,
+};
 
 /// Longest wait until all instances are wiped.
 const WIPE_LIMIT: Duration = Duration::from_secs(60);
@@ -39,7 +43,8 @@ async fn stop_instances(layout: &Layout, printer: &Printer) -> anyhow::Result<()
     let text = fs::read_to_string(layout.context()).context("read the context")?;
     let client = Client::new(&serde_json::from_str::<ContextFile>(&text)?)?;
     loop {
-        let live: Vec<_> = client.instances().await?.instances.into_iter().filter(|i| !matches!(i.step.as_str(), "wiped" | "gone")).collect();
+        let live: Vec<_> =
+            client.instances().await?.instances.into_iter().filter(|i| !matches!(i.step.as_str(), "wiped" | "gone")).collect();
         if live.is_empty() {
             return Ok(());
         }
@@ -57,13 +62,16 @@ async fn stop_instances(layout: &Layout, printer: &Printer) -> anyhow::Result<()
 fn remove_run_folder(layout: &Layout) -> anyhow::Result<()> {
     let below = format!("{}/", layout.run.display());
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mount table")?;
-    let mut points: Vec<&str> = mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|point| point.starts_with(&below)).collect();
+    let mut points: Vec<&str> =
+        mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|point| point.starts_with(&below)).collect();
     points.sort_by_key(|point| std::cmp::Reverse(point.len()));
     for point in points {
         rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH).with_context(|| format!("unmount {point}"))?;
     }
     match fs::remove_dir_all(&layout.run) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(|| format!("remove {}", layout.run.display())),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", layout.run.display()))
+        }
         _ => Ok(()),
     }
 }
@@ -71,7 +79,10 @@ fn remove_run_folder(layout: &Layout) -> anyhow::Result<()> {
 /// Removes the default context if `up` made it for this platform.
 fn forget_default_context(layout: &Layout) -> anyhow::Result<()> {
     let path = context::default_path()?;
-    let ours = fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str::<ContextFile>(&text).ok()).is_some_and(|context| context.dev_state.as_ref() == Some(&layout.state));
+    let ours = fs::read_to_string(&path)
+        .ok()
+        .and_then(|text| serde_json::from_str::<ContextFile>(&text).ok())
+        .is_some_and(|context| context.dev_state.as_ref() == Some(&layout.state));
     if ours {
         fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
     }

@@ -3,7 +3,7 @@
 use std::{fs, io::Read as _, path::Path};
 
 use anyhow::Context as _;
-use casemate_attester::{Tpm, UnixTransport};
+use casemate_attester::{Tpm, UnixSocket};
 use casemate_evidence::eventlog::{Event, EventLog, EventType};
 use sha2::{Digest as _, Sha256};
 
@@ -26,7 +26,7 @@ impl Software {
 /// Starts up a TPM that was just powered on and measures into it.
 pub(super) fn boot(layout: &Layout, software: &Software) -> anyhow::Result<()> {
     let socket = layout.tpm_socket();
-    let transport = UnixTransport::connect(&socket).with_context(|| format!("connect to the TPM at {}", socket.display()))?;
+    let transport = UnixSocket::connect(&socket).with_context(|| format!("connect to the TPM at {}", socket.display()))?;
     let mut tpm = Tpm::new(transport);
     tpm.startup_clear().context("start the TPM")?;
     let mut log = EventLog::sha256();
@@ -40,7 +40,9 @@ pub(super) fn boot(layout: &Layout, software: &Software) -> anyhow::Result<()> {
 
 fn events(software: &Software) -> Vec<Event> {
     let separator = |pcr| Event::of_data(pcr, EventType::SEPARATOR, [0; 4]);
-    let component = |name: &str, digest: [u8; 32]| Event::of_digest(14, EventType::IPL, digest, format!("{name} sha256:{}", hex::encode(digest)));
+    let component = |name: &str, digest: [u8; 32]| {
+        Event::of_digest(14, EventType::IPL, digest, format!("{name} sha256:{}", hex::encode(digest)))
+    };
     let mut events = vec![Event::of_data(0, EventType::S_CRTM_VERSION, *b"casemate simulated firmware 1")];
     events.extend((0..=7).map(separator));
     events.extend([component("casemate-agent", software.agent), component("casemate-vmm", software.vmm)]);

@@ -29,7 +29,11 @@ impl Layout {
     pub(super) fn create(&self) -> anyhow::Result<()> {
         use std::os::unix::fs::DirBuilderExt as _;
         for dir in [&self.state, &self.run, &self.tpm(), &self.tpm_ca(), &self.logs()] {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| format!("create folder {}", dir.display()))?;
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(dir)
+                .with_context(|| format!("create folder {}", dir.display()))?;
         }
         Ok(())
     }
@@ -37,7 +41,9 @@ impl Layout {
     /// Removes everything; only after `down`.
     pub(super) fn purge(&self) -> anyhow::Result<()> {
         match fs::remove_dir_all(&self.state) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(|| format!("remove {}", self.state.display())),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("remove {}", self.state.display()))
+            }
             _ => Ok(()),
         }
     }

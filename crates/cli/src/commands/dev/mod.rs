@@ -12,7 +12,11 @@ mod status;
 mod tpm;
 mod up;
 
-use crate::{args::{Dev, DevCommand, Globals}, exit::Status, printer::Printer};
+use crate::{
+    args::{Dev, DevCommand, Globals},
+    exit::Status,
+    printer::Printer,
+};
 
 use layout::Layout;
 

@@ -1,6 +1,11 @@
 //! Processes that outlive this command: started in the background, found again by pid and start time.
 
-use std::{fs, path::Path, process::{Command, Stdio}, time::{Duration, Instant}};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal};
@@ -19,7 +24,8 @@ impl Process {
     pub(super) fn spawn(layout: &Layout, name: &'static str, mut command: Command) -> anyhow::Result<Self> {
         use std::os::unix::process::CommandExt as _;
         let path = layout.logs().join(format!("{name}.log"));
-        let log = fs::File::options().create(true).append(true).open(&path).with_context(|| format!("open {}", path.display()))?;
+        let log =
+            fs::File::options().create(true).append(true).open(&path).with_context(|| format!("open {}", path.display()))?;
         // A process group of its own: Ctrl-C at this terminal is not meant for it.
         command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().with_context(|| format!("start {}", command.get_program().display()))?;
@@ -63,7 +69,13 @@ impl Process {
 }
 
 /// Waits until `ready` gives something; ends early when the process ended.
-pub(super) async fn wait_for<T>(layout: &Layout, name: &str, process: &Process, limit: Duration, mut ready: impl FnMut() -> Option<T>) -> anyhow::Result<T> {
+pub(super) async fn wait_for<T>(
+    layout: &Layout,
+    name: &str,
+    process: &Process,
+    limit: Duration,
+    mut ready: impl FnMut() -> Option<T>,
+) -> anyhow::Result<T> {
     let deadline = Instant::now() + limit;
     loop {
         if let Some(value) = ready() {

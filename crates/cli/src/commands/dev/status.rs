@@ -3,7 +3,11 @@
 use serde::Serialize;
 
 use super::{down::PROCESSES, layout::Layout, process::Process};
-use crate::{args::{Format, Globals}, exit::Status, printer};
+use crate::{
+    args::{Format, Globals},
+    exit::Status,
+    printer,
+};
 
 #[derive(Debug, Serialize)]
 struct Entry {
@@ -12,12 +16,16 @@ struct Entry {
 }
 
 pub(super) fn run(layout: &Layout, globals: &Globals, output: Format) -> anyhow::Result<Status> {
-    let entries: Vec<Entry> = PROCESSES.into_iter().map(|name| Entry { name, pid: Process::find(layout, name).map(|p| p.pid) }).collect();
+    let entries: Vec<Entry> =
+        PROCESSES.into_iter().map(|name| Entry { name, pid: Process::find(layout, name).map(|p| p.pid) }).collect();
     let all = entries.iter().all(|entry| entry.pid.is_some());
     if globals.json || output == Format::Json {
         printer::json(&entries)?;
     } else {
-        let rows: Vec<Vec<String>> = entries.iter().map(|e| vec![e.name.into(), e.pid.map_or_else(|| "not running".into(), |pid| format!("running, pid {pid}"))]).collect();
+        let rows: Vec<Vec<String>> = entries
+            .iter()
+            .map(|e| vec![e.name.into(), e.pid.map_or_else(|| "not running".into(), |pid| format!("running, pid {pid}"))])
+            .collect();
         printer::table(&["PART", "STATE"], &rows)?;
         println!("\nstate: {}\nlogs:  {}", layout.state.display(), layout.logs().display());
     }

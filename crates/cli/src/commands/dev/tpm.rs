@@ -1,11 +1,14 @@
 //! The node's software TPM, with an endorsement certificate of a vendor root that says what it is: simulated.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{fs, os::unix::net::UnixStream, path::Path, process::Command, time::Duration};
 
 use anyhow::Context as _;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
 
-use super::{layout::Layout, process::{self, Process}};
+use super::{
+    layout::Layout,
+    process::{self, Process},
+};
 use crate::{context::write_private, exit::Hinted};
 
 /// The verifier takes every root with the word "Simulated" in its name for a simulator's.
@@ -35,7 +38,9 @@ pub(super) async fn power_on(layout: &Layout) -> anyhow::Result<Process> {
     // Without a control channel swtpm ends when its first client leaves.
     command.arg("--ctrl").arg(format!("type=unixio,path={},mode=0600", layout.run.join("tpm-ctrl.sock").display()));
     let process = Process::spawn(layout, "tpm", command)?;
-    process::wait_for(layout, "tpm", &process, Duration::from_secs(10), || socket.exists().then_some(())).await?;
+    // The socket's file appears before swtpm listens on it.
+    let listens = || UnixStream::connect(&socket).is_ok().then_some(());
+    process::wait_for(layout, "tpm", &process, Duration::from_secs(10), listens).await?;
     Ok(process)
 }
 
@@ -46,11 +51,17 @@ fn make_root(ca: &Path) -> anyhow::Result<()> {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     write_private(&ca.join("signkey.pem"), key.serialize_pem().as_bytes())?;
-    let conf = format!("statedir = {0}\nsigningkey = {0}/signkey.pem\nissuercert = {0}/issuercert.pem\ncertserial = {0}/certserial\n", ca.display());
+    let conf = format!(
+        "statedir = {0}\nsigningkey = {0}/signkey.pem\nissuercert = {0}/issuercert.pem\ncertserial = {0}/certserial\n",
+        ca.display()
+    );
     write_private(&ca.join("localca.conf"), conf.as_bytes())?;
     let options = "--platform-manufacturer Casemate\n--platform-version 1\n--platform-model Simulated\n";
     write_private(&ca.join("localca.options"), options.as_bytes())?;
-    let setup = format!("create_certs_tool = swtpm_localca\ncreate_certs_tool_config = {0}/localca.conf\ncreate_certs_tool_options = {0}/localca.options\n", ca.display());
+    let setup = format!(
+        "create_certs_tool = swtpm_localca\ncreate_certs_tool_config = {0}/localca.conf\ncreate_certs_tool_options = {0}/localca.options\n",
+        ca.display()
+    );
     write_private(&ca.join("setup.conf"), setup.as_bytes())?;
     // Last: its presence says that the root is complete.
     write_private(&ca.join("issuercert.pem"), params.self_signed(&key)?.pem().as_bytes())
@@ -58,7 +69,16 @@ fn make_root(ca: &Path) -> anyhow::Result<()> {
 
 fn swtpm_setup(layout: &Layout) -> anyhow::Result<()> {
     let output = Command::new("swtpm_setup")
-        .args(["--tpm2", "--create-ek-cert", "--lock-nvram", "--overwrite", "--pcr-banks", "sha256", "--vmid", "casemate-dev-node"])
+        .args([
+            "--tpm2",
+            "--create-ek-cert",
+            "--lock-nvram",
+            "--overwrite",
+            "--pcr-banks",
+            "sha256",
+            "--vmid",
+            "casemate-dev-node",
+        ])
         .arg("--tpmstate")
         .arg(format!("dir://{}", layout.tpm().display()))
         .arg("--config")

@@ -1,13 +1,25 @@
 //! `casemate dev up`.
 
-use std::{fmt::Write as _, fs, path::{Path, PathBuf}, process::Command, time::Duration};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use ed25519_dalek::{Signer as _, SigningKey};
 use serde_json::Value;
 
-use super::{down, firmware::{self, Software}, layout::Layout, process::{self, Process}, tpm};
+use super::{
+    down,
+    firmware::{self, Software},
+    layout::Layout,
+    process::{self, Process},
+    tpm,
+};
 use crate::{
     args::DevUp,
     context::{self, ContextFile, write_private},
@@ -83,7 +95,11 @@ impl Parts {
     }
 
     fn token(&self, layout: &Layout, role: &str) -> anyhow::Result<String> {
-        let output = Command::new(&self.server).args(["token", "--role", role, "--config"]).arg(layout.server_config()).output().context("ask the server for a token")?;
+        let output = Command::new(&self.server)
+            .args(["token", "--role", role, "--config"])
+            .arg(layout.server_config())
+            .output()
+            .context("ask the server for a token")?;
         anyhow::ensure!(output.status.success(), "the server gave no token: {}", String::from_utf8_lossy(&output.stderr).trim());
         Ok(String::from_utf8(output.stdout).context("a token is text")?.trim().to_owned())
     }
@@ -96,7 +112,13 @@ struct Listening {
     ca: String,
 }
 
-async fn start_server(layout: &Layout, parts: &Parts, vendor_root: &Path, reference_key: &str, extra: &[String]) -> anyhow::Result<Listening> {
+async fn start_server(
+    layout: &Layout,
+    parts: &Parts,
+    vendor_root: &Path,
+    reference_key: &str,
+    extra: &[String],
+) -> anyhow::Result<Listening> {
     let mut config = String::new();
     writeln!(config, "data_dir = {}", toml_text(&layout.server_data()))?;
     writeln!(config, "rest_addr = \"127.0.0.1:0\"\nnode_addr = \"127.0.0.1:0\"\nnames = [\"localhost\", \"127.0.0.1\"]")?;
@@ -110,7 +132,8 @@ async fn start_server(layout: &Layout, parts: &Parts, vendor_root: &Path, refere
     command.args(["serve", "--config"]).arg(layout.server_config());
     let process = Process::spawn(layout, "server", command)?;
     let run = process::wait_for(layout, "server", &process, SERVER_LIMIT, || read_json(&run_file)).await?;
-    let field = |name: &str| run[name].as_str().map(str::to_owned).with_context(|| format!("{} has no {name}", run_file.display()));
+    let field =
+        |name: &str| run[name].as_str().map(str::to_owned).with_context(|| format!("{} has no {name}", run_file.display()));
     let ca_path = layout.server_data().join("public/ca.pem");
     let ca = fs::read_to_string(&ca_path).with_context(|| format!("read {}", ca_path.display()))?;
     Ok(Listening { rest: field("rest")?, node: field("node")?, ca })
@@ -119,9 +142,24 @@ async fn start_server(layout: &Layout, parts: &Parts, vendor_root: &Path, refere
 async fn start_agent(layout: &Layout, parts: &Parts, server: &Listening, args: &DevUp) -> anyhow::Result<String> {
     let mut config = String::new();
     writeln!(config, "state_dir = {}\nrun_dir = {}", toml_text(&layout.agent_data()), toml_text(&layout.agent_run()))?;
-    writeln!(config, "platform = \"https://{}\"\nplatform_ca = {}", server.node, toml_text(&layout.server_data().join("public/ca.pem")))?;
-    writeln!(config, "bootstrap_token_file = {}\ntpm = \"unix:{}\"", toml_text(&layout.bootstrap_token()), layout.tpm_socket().display())?;
-    writeln!(config, "event_log = {}\nguest_os = {}\ndriver = \"qemu\"", toml_text(&layout.event_log()), toml_text(&parts.guest_os))?;
+    writeln!(
+        config,
+        "platform = \"https://{}\"\nplatform_ca = {}",
+        server.node,
+        toml_text(&layout.server_data().join("public/ca.pem"))
+    )?;
+    writeln!(
+        config,
+        "bootstrap_token_file = {}\ntpm = \"unix:{}\"",
+        toml_text(&layout.bootstrap_token()),
+        layout.tpm_socket().display()
+    )?;
+    writeln!(
+        config,
+        "event_log = {}\nguest_os = {}\ndriver = \"qemu\"",
+        toml_text(&layout.event_log()),
+        toml_text(&parts.guest_os)
+    )?;
     writeln!(config, "accel = {}", Value::from(args.accel.as_str()))?;
     args.agent_config.iter().try_for_each(|line| writeln!(config, "{line}"))?;
     write_private(&layout.agent_config(), config.as_bytes())?;
@@ -159,7 +197,13 @@ fn reference_key(path: &Path) -> anyhow::Result<SigningKey> {
     Ok(SigningKey::from_bytes(seed))
 }
 
-fn write_context(layout: &Layout, server: &Listening, token: String, reference_key: &str, vendor_root: String) -> anyhow::Result<()> {
+fn write_context(
+    layout: &Layout,
+    server: &Listening,
+    token: String,
+    reference_key: &str,
+    vendor_root: String,
+) -> anyhow::Result<()> {
     let file = ContextFile {
         platform: format!("https://{}", server.rest),
         platform_ca: server.ca.clone(),
@@ -186,7 +230,8 @@ fn existing(path: PathBuf, hint: &str) -> anyhow::Result<PathBuf> {
 fn program(name: &str) -> anyhow::Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file());
-    let missing = || Hinted { message: format!("{name} is not installed"), hint: "`casemate doctor` shows what is missing".into() };
+    let missing =
+        || Hinted { message: format!("{name} is not installed"), hint: "`casemate doctor` shows what is missing".into() };
     Ok(found.ok_or_else(missing)?.canonicalize()?)
 }
 

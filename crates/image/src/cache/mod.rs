@@ -1,4 +1,18 @@
 //! Content-addressed cache of blobs and converted layers, shared by tasks and processes.
+//!
+//! ```text
+//! blobs/sha256/<hex>              as fetched, digest checked
+//! layers/<hex>/layer.img, meta.json     by the digest of the blob
+//! packs/<hex>.img                 by the digest of the list of layers
+//! tmp/<name>, locks/<name>.lock   work in progress, and who does it
+//! ```
+//!
+//! Whatever stands in `blobs`, `layers` and `packs` is complete: it was made in `tmp` under its lock and renamed. The kernel
+//! drops the locks of a dead process, so that what it left in `tmp` is nobody's and goes with the next use or [`Cache::open`].
+
+mod layers;
+mod pack;
+mod store;
 
 use std::{
     io::Read,
@@ -6,21 +20,15 @@ use std::{
     sync::Arc,
 };
 
+pub use self::layers::FORMAT;
+use self::store::Store;
 use crate::{Digest, ImageError, Limits};
 
-/// Version of what conversion writes. Goes up with any change of the bytes, since every root hash changes with them.
-pub const FORMAT: u32 = 1;
-
-/// A content-addressed cache.
+/// A content-addressed cache. Clones share it; so do processes that open the same folder.
 #[derive(Clone)]
 pub struct Cache {
-    inner: Arc<Inner>,
-}
-
-#[derive(Clone)]
-struct Inner {
-    dir: PathBuf,
-    limits: Limits,
+    store: Arc<Store>,
+    limits: Arc<Limits>,
     progress: Option<Arc<ProgressFn>>,
 }
 
@@ -36,7 +44,7 @@ pub struct Progress {
     pub blob: Digest,
     /// Bytes of the (compressed) blob done so far.
     pub done: u64,
-    /// Its size.
+    /// Its size; 0 where it is not known.
     pub total: u64,
 }
 
@@ -74,28 +82,30 @@ pub struct Pack {
 impl Cache {
     /// Opens the cache in `dir`, made (0700) if missing, and clears what interrupted work has left.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, ImageError> {
-        let dir = dir.as_ref().to_path_buf();
-        Ok(Self { inner: Arc::new(Inner { dir, limits: Limits::default(), progress: None }) })
+        let store = Arc::new(Store::open(dir.as_ref())?);
+        Ok(Self { store, limits: Arc::default(), progress: None })
     }
 
     /// The same cache with other limits.
+    #[must_use]
     pub fn with_limits(self, limits: Limits) -> Self {
-        Self { inner: Arc::new(Inner { limits, ..(*self.inner).clone() }) }
+        Self { limits: Arc::new(limits), ..self }
     }
 
     /// The same cache, reporting what it does.
+    #[must_use]
     pub fn with_progress(self, progress: impl Fn(&Progress) + Send + Sync + 'static) -> Self {
-        Self { inner: Arc::new(Inner { progress: Some(Arc::new(progress)), ..(*self.inner).clone() }) }
+        Self { progress: Some(Arc::new(progress)), ..self }
     }
 
     /// The limits in force.
     pub fn limits(&self) -> &Limits {
-        &self.inner.limits
+        &self.limits
     }
 
     /// Where the blob is, or would be.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.inner.dir.join("blobs/sha256").join(digest.hex())
+        self.store.blob(digest)
     }
 
     /// Whether the blob is here, complete.
@@ -104,9 +114,17 @@ impl Cache {
     }
 
     /// Copies a blob into the cache while checking digest and, where it is known, size. Blocking.
+    ///
+    /// Of a blob that is here already, nothing is read.
     pub fn add_blob_from_reader(&self, digest: &Digest, size: Option<u64>, reader: impl Read) -> Result<PathBuf, ImageError> {
-        let _ = (size, reader);
-        Ok(self.blob_path(digest))
+        let total = size.unwrap_or(0);
+        let report = |done| self.report(Stage::Fetch, digest, done, total);
+        self.store.add_blob(digest, size, self.limits.blob_bytes, reader, &report)
+    }
+
+    /// Removes a blob that is not needed any more; its converted layer stays.
+    pub fn remove_blob(&self, digest: &Digest) -> Result<(), ImageError> {
+        self.store.remove_blob(digest)
     }
 
     /// Converts a cached blob, once for all callers of all processes; later calls return the kept result. Blocking.
@@ -114,19 +132,23 @@ impl Cache {
     /// The compression is recognised by the content; `media_type` must not contradict it, and may be empty where the
     /// manifest is not at hand.
     pub fn convert_layer(&self, blob: &Digest, media_type: &str) -> Result<ConvertedLayer, ImageError> {
-        let _ = media_type;
-        Err(ImageError::BlobMissing { digest: *blob, origin: "cache".into() })
+        let report = |done, total| self.report(Stage::Convert, blob, done, total);
+        layers::convert(&self.store, &self.limits, blob, media_type, &report)
+    }
+
+    /// The kept result of an earlier conversion. Blocking, but short.
+    pub fn converted_layer(&self, blob: &Digest) -> Option<ConvertedLayer> {
+        layers::kept(&self.store, blob)
     }
 
     /// Concatenates layers into one file, cached by the list. Blocking.
     pub fn pack(&self, layers: &[ConvertedLayer]) -> Result<Pack, ImageError> {
-        let _ = layers;
-        Err(ImageError::Malformed { what: "pack".into(), problem: "not implemented yet".into() })
+        pack::pack(&self.store, layers)
     }
 
-    /// Removes a blob that is not needed any more (its converted layer stays).
-    pub fn remove_blob(&self, digest: &Digest) -> Result<(), ImageError> {
-        let _ = digest;
-        Ok(())
+    fn report(&self, stage: Stage, blob: &Digest, done: u64, total: u64) {
+        if let Some(progress) = &self.progress {
+            progress(&Progress { stage, blob: *blob, done, total });
+        }
     }
 }

@@ -1,0 +1,193 @@
+//! The state of one instance that survives the agent: journal, spool, and the view of both.
+
+use std::{path::PathBuf, sync::Arc};
+
+use casemate_api::workload::Workload;
+use casemate_lifecycle::{Actual, Event, Failure, Hold, Intent, Step, apply};
+use tokio::sync::watch;
+
+use super::View;
+use crate::{
+    assignment::{InUse, Order},
+    clock,
+    failpoint::{Failpoint, Failpoints},
+    files::{FileError, off_thread},
+    journal::{Ending, Journal, Launched, Machine, SignedReceipt},
+    spool::{Appended, Spool, SyncPoint},
+};
+
+/// Journal, spool and view of one instance; its owner is the only one who has it.
+pub(super) struct Book {
+    pub(super) journal: Journal,
+    pub(super) folder: PathBuf,
+    spool: Spool,
+    /// Records below are on disk.
+    durable: u64,
+    /// Records below are at the platform.
+    stored: u64,
+    note: String,
+    uses: InUse,
+    view: watch::Sender<View>,
+    failpoints: Failpoints,
+}
+
+impl Book {
+    /// Opens the book in `folder`, which exists.
+    pub(super) fn open(journal: Journal, folder: PathBuf, note: String, failpoints: Failpoints) -> Result<Self, FileError> {
+        let spool = Spool::open(&folder)?;
+        let kept = spool.kept();
+        let uses = Workload::from_canonical(journal.order.body.workload.as_bytes())
+            .map(|workload| InUse::default().and(&workload))
+            .unwrap_or_default();
+        let actual = Actual { step: Step::Scheduled, exit_code: None, failure: None };
+        let blank = View {
+            generation: 0,
+            hold: Hold::Live,
+            actual,
+            stages_ms: Default::default(),
+            note: String::new(),
+            records: 0..0,
+            receipt: None,
+            in_use: uses,
+        };
+        let view = watch::Sender::new(blank);
+        let book = Self { journal, folder, spool, durable: kept.end, stored: kept.start, note, uses, view, failpoints };
+        book.publish();
+        Ok(book)
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<View> {
+        self.view.subscribe()
+    }
+
+    pub(super) fn pass(&self, point: Failpoint) {
+        self.failpoints.pass(point);
+    }
+
+    /// Makes the journal durable as it is now.
+    pub(super) async fn save(&self) -> Result<(), FileError> {
+        let (journal, folder) = (self.journal.clone(), self.folder.clone());
+        off_thread(move || journal.save(&folder)).await
+    }
+
+    /// The time of a stage, the first time it is passed.
+    pub(super) fn stage(&mut self, name: &str) {
+        let elapsed = clock::now_ms().saturating_sub(self.journal.accepted_at_ms);
+        self.journal.stages_ms.entry(name.to_owned()).or_insert(elapsed);
+        self.publish();
+    }
+
+    /// A stage as the guest's own clock saw it.
+    pub(super) fn guest_stage(&mut self, name: &str, ms: u64) {
+        self.journal.stages_ms.entry(format!("guest.{name}")).or_insert(ms);
+    }
+
+    pub(super) fn happened(&mut self, event: Event) {
+        self.journal.actual = apply(self.journal.actual.clone(), event);
+        self.publish();
+    }
+
+    /// The step after the one that was reached: what is being attempted.
+    pub(super) fn attempting(&self) -> Step {
+        let next = Step::ALL.into_iter().find(|step| *step > self.journal.actual.step);
+        next.unwrap_or(Step::Gone)
+    }
+
+    pub(super) fn machine_begun(&mut self) {
+        self.journal.machine = Machine::Begun;
+    }
+
+    pub(super) fn launched(&mut self, launched: Launched) {
+        self.journal.machine = Machine::Started(launched);
+    }
+
+    pub(super) fn take_order(&mut self, order: Order) {
+        if order.body.generation > self.journal.order.body.generation {
+            self.journal.order = order;
+            self.publish();
+        }
+    }
+
+    pub(super) fn wants_stop(&self) -> bool {
+        self.journal.order.wanted().intent != Intent::Run
+    }
+
+    pub(super) fn end(&mut self, ending: Ending, failure: Option<Failure>) {
+        if let Some(failure) = failure {
+            self.happened(Event::Failed(failure));
+        }
+        if self.journal.ending.is_none() {
+            self.journal.ending = Some(ending);
+        }
+        self.happened(Event::Reached(Step::Stopping));
+    }
+
+    pub(super) fn receipted(&mut self, receipt: SignedReceipt) {
+        self.journal.receipt = Some(receipt);
+        self.happened(Event::Reached(Step::Wiped));
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.spool.has_room()
+    }
+
+    pub(super) fn append(&mut self, seq: u64, sealed: &[u8]) -> Result<Appended, FileError> {
+        self.spool.append(seq, sealed)
+    }
+
+    /// What has to be synced, if anything.
+    pub(super) fn unsynced(&self) -> Option<SyncPoint> {
+        (self.spool.kept().end > self.durable).then(|| self.spool.sync_point())
+    }
+
+    pub(super) fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    pub(super) fn synced(&mut self, next: u64) {
+        self.durable = self.durable.max(next);
+        self.publish();
+    }
+
+    /// The platform has everything below `next`; a number that was never made is the platform's mistake and cut down.
+    pub(super) fn stored(&mut self, next: u64) {
+        self.stored = self.stored.max(next.min(self.durable));
+        if let Err(error) = self.spool.release(self.stored) {
+            tracing::warn!(instance.id = %self.journal.order.id, error = crate::failure::chain(&error), "could not free the spool");
+        }
+        self.publish();
+    }
+
+    /// Durable records from `from` on; none where they cannot be read.
+    pub(super) fn read(&self, from: u64) -> (u64, Vec<Vec<u8>>) {
+        self.spool.read(from, self.durable).unwrap_or_else(|error| {
+            tracing::error!(instance.id = %self.journal.order.id, error = crate::failure::chain(&error), "could not read the spool");
+            (from, Vec::new())
+        })
+    }
+
+    fn publish(&self) {
+        let journal = &self.journal;
+        let ended = journal.receipt.is_some();
+        let hold = if journal.ending.is_some() { Hold::Ending } else { Hold::Live };
+        self.view.send_if_modified(|view| {
+            let receipt = match &view.receipt {
+                Some(receipt) => Some(receipt.clone()),
+                None => journal.receipt.clone().map(Arc::new),
+            };
+            let now = View {
+                generation: journal.order.body.generation,
+                hold,
+                actual: journal.actual.clone(),
+                stages_ms: journal.stages_ms.clone(),
+                note: self.note.clone(),
+                records: self.stored..self.durable,
+                receipt,
+                in_use: if ended { InUse::default() } else { self.uses },
+            };
+            let changed = *view != now;
+            *view = now;
+            changed
+        });
+    }
+}

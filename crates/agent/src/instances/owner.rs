@@ -1,0 +1,402 @@
+//! The owner of one instance: launch, serve, wipe, receipt, until the platform has it all.
+//!
+//! ```text
+//! Fresh ---> launch ---> serve ---> finish ---> linger ---> gone
+//! Adopt -----------------^          ^           ^
+//! Inquire, Finish, Refused ---------/           |
+//! Linger ---------------------------------------/
+//! ```
+//!
+//! Requests are answered in every phase. The undo of each step of the launch: fetched and converted layers stay in the
+//! content-addressed cache; assets are files in the instance's folder, removed by `finish`; everything that the driver made
+//! is removed by its `wipe`, which works from disk state and therefore also after a crash.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use casemate_api::workload::Workload;
+use casemate_lifecycle::{Event, Failure, InstanceId, Step};
+use casemate_sandbox::{DriverError, Exit, WipeEvidence};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Request, book::Book, recover, tombstones::Gone};
+use crate::{
+    blueprint::{self, Blueprint, Measured, Parts},
+    clock,
+    context::Context,
+    failpoint::Failpoint,
+    failure::{self, check},
+    files::{self, FileError, off_thread},
+    guest_os::GuestOs,
+    images::{self, Packing},
+    journal::{Ending, Launched, Machine},
+    receipts,
+    vtpm::Measurements,
+};
+use casemate_evidence::instance::Record as _;
+
+/// How an owner begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// Launch it.
+    Fresh,
+    /// It was refused before anything was done; only the record of its end is to be made.
+    Refused(Failure),
+    /// The same, because somebody wanted it to end before it began.
+    Unwanted,
+    /// Go on after a restart.
+    Recovered(recover::Recovery),
+}
+
+/// How an instance ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ended {
+    Exited,
+    Stopped,
+    Failed(Failure),
+}
+
+/// Challenges that wait for the guest.
+const MAX_CHALLENGES: usize = 16;
+/// First pause after a failed wipe; doubles.
+const WIPE_RETRY: Duration = Duration::from_millis(500);
+/// Longest pause.
+const WIPE_RETRY_MAX: Duration = Duration::from_secs(30);
+/// Longest wait for the driver's word on a machine that should be gone.
+const INQUIRY: Duration = Duration::from_secs(5);
+
+/// A challenge on its way to the guest.
+pub(super) struct Challenge {
+    pub(super) nonce: [u8; 32],
+    pub(super) reply: oneshot::Sender<Result<Vec<u8>, Failure>>,
+}
+
+pub(super) struct Owner {
+    pub(super) ctx: Arc<Context>,
+    pub(super) id: InstanceId,
+    pub(super) book: Book,
+    pub(super) requests: mpsc::Receiver<Request>,
+    /// Somebody wants it to end.
+    pub(super) stop: bool,
+    /// Not sent to the guest yet.
+    pub(super) challenges: Vec<Challenge>,
+    /// The last sealed keys; sent to the guest again after a broken session, until it has opened them.
+    pub(super) release: Option<Vec<u8>>,
+    receipt_stored: bool,
+}
+
+impl Owner {
+    pub(super) fn new(ctx: Arc<Context>, book: Book, requests: mpsc::Receiver<Request>) -> Self {
+        let id = book.journal.order.id.clone();
+        let stop = book.wants_stop();
+        Self { ctx, id, book, requests, stop, challenges: Vec::new(), release: None, receipt_stored: false }
+    }
+
+    /// The whole life; returns when nothing is left but the folder.
+    pub(super) async fn run(mut self, entry: Entry) -> (InstanceId, PathBuf, Gone) {
+        let wiped_before = self.book.journal.ending.is_some();
+        let ended = match entry {
+            Entry::Recovered(recover::Recovery::Linger) => None,
+            Entry::Recovered(recover::Recovery::Adopt) => {
+                tracing::info!(instance.id = %self.id, "adopted a running instance");
+                Some(self.serve().await)
+            }
+            Entry::Recovered(recover::Recovery::Inquire) => Some(self.inquire().await),
+            Entry::Recovered(recover::Recovery::Finish(failure)) => Some(self.as_recorded(failure)),
+            Entry::Fresh => Some(self.launch_and_serve().await),
+            Entry::Refused(failure) => Some(Ended::Failed(failure)),
+            Entry::Unwanted => Some(Ended::Stopped),
+        };
+        if let Some(ended) = ended {
+            self.finish(ended, wiped_before).await;
+        }
+        self.linger().await;
+        self.book.pass(Failpoint::Forgetting);
+        let body = &self.book.journal.order.body;
+        (self.id, self.book.folder, Gone::new(body.generation, body.start_before_ms))
+    }
+
+    async fn launch_and_serve(&mut self) -> Ended {
+        match self.launch().await {
+            Ok(()) => self.serve().await,
+            Err(ended) => ended,
+        }
+    }
+
+    async fn launch(&mut self) -> Result<(), Ended> {
+        self.save(check::PREPARE).await?;
+        self.book.pass(Failpoint::Accepted);
+        self.book.stage("received");
+        let workload = Workload::from_canonical(self.book.journal.order.body.workload.as_bytes())
+            .map_err(|error| self.failed(check::WORKLOAD, &error))?;
+        let blueprint = self.gather(&workload).await?;
+        self.machine(&blueprint).await
+    }
+
+    /// Image, assets, guest OS: everything a machine is made of.
+    async fn gather(&mut self, workload: &Workload) -> Result<Blueprint, Ended> {
+        let ctx = self.ctx.clone();
+        let platform = ctx.platform.borrow().client();
+        let folder = self.book.folder.clone();
+        let fetch = async {
+            tokio::try_join!(
+                ctx.images.fetch(&workload.image, &platform),
+                ctx.images.fetch_assets(&workload.assets, &folder, &platform),
+            )
+        };
+        let (ready, assets) = self.during(fetch).await?.map_err(Ended::Failed)?;
+        self.book.stage("fetched");
+        self.book.pass(Failpoint::Fetched);
+
+        let capabilities = ctx.driver.capabilities();
+        let pack = blueprint::needs_pack(workload.image.layers.len(), assets.len(), capabilities);
+        let packing = if pack { Packing::Packed } else { Packing::Single };
+        let layers = self.during(ctx.images.convert(&workload.image, ready, packing)).await?.map_err(Ended::Failed)?;
+        self.book.stage("converted");
+        self.book.pass(Failpoint::Converted);
+
+        let (guest_os, command_line, measured) = self.during(measure(&ctx)).await?.map_err(|detail| {
+            Ended::Failed(failure::at(Step::Prepared, check::PREPARE, detail))
+        })?;
+        Ok(blueprint::draw(Parts {
+            id: &self.id,
+            workload,
+            workload_text: &self.book.journal.order.body.workload,
+            guest_os: &guest_os,
+            command_line,
+            measured,
+            layers: &layers,
+            assets: &assets,
+            entropy: clock::random(),
+        }))
+    }
+
+    /// Prepares and starts the machine, each written ahead.
+    async fn machine(&mut self, blueprint: &Blueprint) -> Result<(), Ended> {
+        let ctx = self.ctx.clone();
+        self.book.machine_begun();
+        self.save(check::PREPARE).await?;
+        self.book.pass(Failpoint::Preparing);
+        let measurements = Measurements::of(blueprint);
+        let prepared = self.during(ctx.driver.prepare(&blueprint.plan, &measurements)).await?;
+        let prepared = prepared.map_err(|error| self.failed(check::PREPARE, &error))?;
+        self.book.happened(Event::Reached(Step::Prepared));
+        self.book.stage("prepared");
+        self.book.pass(Failpoint::Prepared);
+
+        let started = self.during(ctx.driver.start(&blueprint.plan)).await?;
+        let started = started.map_err(|error| self.failed(check::START, &error))?;
+        self.book.stage("started");
+        self.book.pass(Failpoint::Started);
+        let digest = self.book.journal.order.workload_digest();
+        let record = blueprint::launch_record(
+            blueprint,
+            digest,
+            ctx.driver.capabilities(),
+            &started.jail,
+            prepared.vtpm_ak_public,
+        );
+        let (record, message) = (record.encode(), blueprint.message.clone());
+        self.book.launched(Launched { started_at_ms: clock::now_ms(), record, message });
+        self.save(check::START).await?;
+        self.book.pass(Failpoint::Recorded);
+        Ok(())
+    }
+
+    /// After a restart: the machine was started and is gone.
+    async fn inquire(&mut self) -> Ended {
+        let driver = self.ctx.driver.clone();
+        let exit: Result<Exit, String> = match tokio::time::timeout(INQUIRY, driver.wait(&self.id)).await {
+            Ok(Ok(exit)) => Ok(exit),
+            Ok(Err(DriverError::NoSuchInstance(_))) => Err("nothing of the machine was left".into()),
+            Ok(Err(error)) => Err(failure::chain(&error)),
+            Err(_) => Err("the driver did not say why".into()),
+        };
+        match exit {
+            Ok(exit) => self.after_exit(exit),
+            Err(detail) => {
+                let detail = format!("the machine ended while the agent was down: {detail}");
+                Ended::Failed(failure::at(self.book.attempting(), check::VMM, detail))
+            }
+        }
+    }
+
+    fn as_recorded(&self, failure: Option<Failure>) -> Ended {
+        let journal = &self.book.journal;
+        match failure.or_else(|| journal.actual.failure.clone()) {
+            Some(failure) => Ended::Failed(failure),
+            None => match journal.ending.unwrap_or_else(|| recover::ending(journal)) {
+                Ending::Exited => Ended::Exited,
+                Ending::Stopped | Ending::Failed => Ended::Stopped,
+            },
+        }
+    }
+
+    /// Ends the machine if it still runs, wipes, and makes the receipt.
+    async fn finish(&mut self, ended: Ended, wiped_before: bool) {
+        let (ending, failure) = match ended {
+            Ended::Exited => (Ending::Exited, None),
+            Ended::Stopped => (Ending::Stopped, None),
+            Ended::Failed(failure) => (Ending::Failed, Some(failure)),
+        };
+        self.say_end(ending, failure.as_ref());
+        self.book.end(ending, failure);
+        self.refuse_challenges();
+        self.save_whatever_it_takes().await;
+        self.book.pass(Failpoint::Wiping);
+        let mut wipe = self.wipe().await;
+        self.book.pass(Failpoint::Wiped);
+        if wiped_before && self.book.journal.machine != Machine::None {
+            receipts::mark_repeated(&mut wipe);
+        }
+        self.remove_assets().await;
+        let body = receipts::body(&self.book.journal, &self.ctx.node, &wipe, clock::now_ms());
+        self.book.stage("wiped");
+        self.book.receipted(receipts::sign(&body, &self.ctx.receipt_key));
+        self.save_whatever_it_takes().await;
+        self.book.pass(Failpoint::Receipted);
+        tracing::info!(instance.id = %self.id, reason = body.reason, "wiped");
+    }
+
+    async fn wipe(&mut self) -> WipeEvidence {
+        let driver = self.ctx.driver.clone();
+        let id = self.id.clone();
+        let mut pause = WIPE_RETRY;
+        loop {
+            match self.attend(driver.wipe(&id)).await {
+                Ok(evidence) => return evidence,
+                Err(DriverError::NoSuchInstance(_)) => return WipeEvidence::default(),
+                Err(error) => tracing::error!(instance.id = %id, error = failure::chain(&error), "wipe failed, will be tried again"),
+            }
+            self.attend(tokio::time::sleep(pause)).await;
+            pause = (pause * 2).min(WIPE_RETRY_MAX);
+        }
+    }
+
+    async fn remove_assets(&mut self) {
+        let folder = self.book.folder.clone();
+        let removed = off_thread(move || -> Result<(), FileError> {
+            for path in images::asset_files(&folder, casemate_api::workload::MAX_ASSETS) {
+                match std::fs::remove_file(&path) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(FileError::at("remove", &path)(error)),
+                    _ => {}
+                }
+            }
+            files::sync_parent(&folder.join("x"))
+        });
+        if let Err(error) = removed.await {
+            tracing::error!(instance.id = %self.id, error = failure::chain(&error), "could not remove the assets' ciphertext");
+        }
+    }
+
+    /// Answers until the platform has receipt and records.
+    async fn linger(&mut self) {
+        while !self.receipt_stored {
+            let Some(request) = self.requests.recv().await else { return std::future::pending().await };
+            self.take(request);
+            self.refuse_challenges();
+        }
+    }
+
+    /// Does `work`, taking requests meanwhile; ends early when somebody wants the instance to stop.
+    pub(super) async fn during<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Ended> {
+        tokio::pin!(work);
+        while !self.stop {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                request = self.requests.recv() => self.take_or_sleep(request).await,
+            }
+        }
+        Err(Ended::Stopped)
+    }
+
+    /// Does `work` to its end, taking requests meanwhile.
+    async fn attend<T>(&mut self, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                request = self.requests.recv() => self.take_or_sleep(request).await,
+            }
+            self.refuse_challenges();
+        }
+    }
+
+    /// Without a registry the agent is going down: nothing more is begun, and what runs is left to the next agent.
+    pub(super) async fn take_or_sleep(&mut self, request: Option<Request>) {
+        match request {
+            Some(request) => self.take(request),
+            None => std::future::pending().await,
+        }
+    }
+
+    pub(super) fn take(&mut self, request: Request) {
+        match request {
+            Request::Order(order) => {
+                self.book.take_order(*order);
+                self.stop |= self.book.wants_stop();
+            }
+            Request::Stop => self.stop = true,
+            Request::Challenge { nonce, reply } if self.challenges.len() < MAX_CHALLENGES => {
+                self.challenges.push(Challenge { nonce, reply });
+            }
+            Request::Challenge { reply, .. } => {
+                let busy = failure::at(Step::Attested, check::EVIDENCE, "too many challenges wait for this guest");
+                let _ = reply.send(Err(busy));
+            }
+            Request::Deliver(sealed) => self.release = Some(sealed),
+            Request::Stored(next) => self.book.stored(next),
+            Request::ReceiptStored => self.receipt_stored = self.book.journal.receipt.is_some(),
+            Request::Read { from, reply } => {
+                // Whoever asked may have gone.
+                let _ = reply.send(self.book.read(from));
+            }
+        }
+    }
+
+    /// Once an instance is ending there is no guest to ask.
+    fn refuse_challenges(&mut self) {
+        if self.book.journal.ending.is_some() {
+            for challenge in self.challenges.drain(..) {
+                let ended = failure::at(Step::Attested, check::EVIDENCE, "the instance is ending or has ended");
+                let _ = challenge.reply.send(Err(ended));
+            }
+        }
+    }
+
+    pub(super) fn failed(&self, check: &str, error: &dyn std::error::Error) -> Ended {
+        Ended::Failed(failure::at(self.book.attempting(), check, failure::chain(error)))
+    }
+
+    async fn save(&mut self, check: &str) -> Result<(), Ended> {
+        self.book.save().await.map_err(|error| self.failed(check, &error))
+    }
+
+    /// The end of an instance has to be on disk before it is acted upon; a full disk is waited for.
+    pub(super) async fn save_whatever_it_takes(&mut self) {
+        while let Err(error) = self.book.save().await {
+            tracing::error!(instance.id = %self.id, error = failure::chain(&error), "could not write the journal, will try again");
+            self.attend(tokio::time::sleep(WIPE_RETRY_MAX)).await;
+        }
+    }
+
+    fn say_end(&self, ending: Ending, failure: Option<&Failure>) {
+        match failure {
+            Some(f) => tracing::warn!(instance.id = %self.id, check = f.check, step = %f.step, detail = f.detail, "instance failed"),
+            None => tracing::info!(instance.id = %self.id, ending = ?ending, "instance ends"),
+        }
+    }
+}
+
+/// The guest OS as it is on this node now.
+async fn measure(ctx: &Arc<Context>) -> Result<(GuestOs, String, Measured), String> {
+    let ctx = ctx.clone();
+    off_thread(move || {
+        let guest_os = GuestOs::load(&ctx.config.guest_os).map_err(|error| failure::chain(&error))?;
+        let capabilities = ctx.driver.capabilities();
+        let (command_line, root_hash) = guest_os.command_line(capabilities.accel, capabilities.tsc_khz)?;
+        let digest = |path| ctx.digests.sha256(path).map_err(|error| failure::chain(&error));
+        let measured = Measured { kernel: digest(&guest_os.kernel)?, initrd: digest(&guest_os.initrd)?, root_hash };
+        Ok((guest_os, command_line, measured))
+    })
+    .await
+}

@@ -1,0 +1,173 @@
+//! The agent put together: what is started in which order, and what ends it.
+
+use std::{
+    ffi::OsString,
+    fs::{File, OpenOptions},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use casemate_image::Cache;
+use casemate_sandbox::{
+    Driver,
+    fake::{FakeConfig, FakeDriver},
+    qemu::{AccelChoice, QemuConfig, QemuDriver},
+};
+use rustix::fs::{FlockOperation, flock};
+use tokio::sync::watch;
+
+use crate::{
+    config::{Accel, Config, DriverKind},
+    context::Context,
+    credential::{self, Credential},
+    enroll::Enroller,
+    evidence::Batcher,
+    files,
+    images::Images,
+    instances::Registry,
+    inventory,
+    measure::DigestCache,
+    platform::Platform,
+    session::Sessions,
+    simulated::SimulatedGuests,
+    tpm::NodeTpm,
+};
+
+/// Largest CA file, in bytes.
+const MAX_CA: u64 = 1 << 20;
+
+/// Runs the agent until `stop` becomes true. Machines that run then go on running, for the next agent to adopt: an update
+/// of the agent ends no tenant's work.
+pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+    let _lock = lock(&config)?;
+    tokio::select! {
+        ended = serve(config) => ended,
+        _ = stop.wait_for(|stop| *stop) => {
+            tracing::info!("shutting down; running instances go on and are adopted by the next start");
+            Ok(())
+        }
+    }
+}
+
+/// Prints what the node has and how its machines would run; changes nothing on the platform.
+pub fn check(config: &Config) -> anyhow::Result<String> {
+    let driver = driver(config)?;
+    let inventory = inventory::take(config, driver.capabilities());
+    let guest_os = crate::guest_os::GuestOs::load(&config.guest_os)?;
+    let capabilities = driver.capabilities();
+    let command_line = guest_os.command_line(capabilities.accel, capabilities.tsc_khz).map_err(anyhow::Error::msg)?.0;
+    let lines = [
+        ("host", inventory.hostname),
+        ("kernel", inventory.kernel),
+        ("cpu", format!("{} x {}", inventory.cpus, inventory.cpu_model)),
+        ("memory for instances", format!("{} MiB", inventory.memory_mib)),
+        ("disk for instances", format!("{} MiB", inventory.disk_mib)),
+        ("vmm", capabilities.version.clone()),
+        ("accelerator", format!("{} ({})", capabilities.accel, capabilities.accel_reason)),
+        ("guest kernel", guest_os.kernel.display().to_string()),
+        ("guest command line", command_line),
+    ];
+    Ok(lines.map(|(name, value)| format!("{name}: {value}\n")).concat())
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let ca = files::read(&config.platform_ca, MAX_CA)?.context("the file of platform_ca does not exist")?;
+    let ca_pem = String::from_utf8(ca).context("the file of platform_ca is no PEM text")?;
+    let driver = {
+        let config = config.clone();
+        files::off_thread(move || driver(&config)).await?
+    };
+    let inventory = inventory::take(&config, driver.capabilities());
+    let capacity = inventory::capacity(&config, driver.capabilities(), &inventory);
+    let receipt_key = credential::receipt_key(&config.state_dir)?;
+    let tpm = NodeTpm::start(config.tpm.clone(), config.event_log.clone());
+    let enroller = Enroller {
+        config: config.clone(),
+        ca_pem: ca_pem.clone(),
+        tpm: tpm.clone(),
+        receipt_key: receipt_key.verifying_key().to_bytes(),
+        inventory: inventory.clone(),
+    };
+    let credential = credential(&enroller).await?;
+    let platform = Platform::new(&config.platform, &ca_pem, &credential).context("connect to the platform")?;
+    let (platform, watch_platform) = watch::channel(Arc::new(platform));
+
+    let (evidence, batcher) = Batcher::new(move |root| {
+        let tpm = tpm.clone();
+        async move { tpm.quote(root).await }
+    });
+    let context = Arc::new(Context {
+        images: images(&config)?,
+        node: credential.node.clone(),
+        driver,
+        digests: Arc::new(DigestCache::default()),
+        evidence,
+        receipt_key,
+        capacity,
+        platform: watch_platform.clone(),
+        config,
+    });
+    let (registry, instances) = Registry::recover(context.clone()).await.context("take over what an earlier agent left")?;
+    let sessions = Sessions {
+        registry,
+        platform: watch_platform,
+        inventory,
+        node: context.node.clone(),
+        run_dir: context.config.run_dir.clone(),
+    };
+    tokio::select! {
+        () = instances => anyhow::bail!("the registry of instances ended"),
+        () = batcher => anyhow::bail!("the batcher of evidence ended"),
+        () = enroller.keep_renewed(credential, platform) => anyhow::bail!("the renewal of the certificate ended"),
+        () = sessions.run() => anyhow::bail!("the session ended"),
+    }
+}
+
+/// The kept credential, also an expired one: instances that run are looked after in any case.
+async fn credential(enroller: &Enroller) -> anyhow::Result<Credential> {
+    if let Some(credential) = Credential::load(&enroller.config.state_dir)? {
+        return Ok(credential);
+    }
+    tracing::info!(platform = enroller.config.platform, "enrolling this node");
+    let credential = enroller.enrol_until_done().await;
+    tracing::info!(node.id = %credential.node, "node enrolled");
+    Ok(credential)
+}
+
+fn images(config: &Config) -> anyhow::Result<Images> {
+    let cache = Cache::open(config.state_dir.join("images")).context("open the image cache")?;
+    Ok(Images { cache, registries: config.registries.clone() })
+}
+
+fn driver(config: &Config) -> anyhow::Result<Arc<dyn Driver>> {
+    let machines = config.state_dir.join("machines");
+    if config.driver == DriverKind::Fake {
+        tracing::warn!("driver = \"fake\": machines are only played, and nothing is isolated");
+        let driver = FakeDriver::new(FakeConfig::new(machines), Arc::new(SimulatedGuests::default()));
+        return Ok(Arc::new(driver.context("set up the fake driver")?));
+    }
+    // Not current_exe: its path may be that of a newer agent by now, or of none.
+    let jail = ["/proc/self/exe", "jail"].map(OsString::from).to_vec();
+    let mut qemu = QemuConfig::new(machines, config.run_dir.clone(), jail);
+    qemu.accel = match config.accel {
+        Accel::Auto => AccelChoice::Auto,
+        Accel::Kvm => AccelChoice::Kvm,
+        Accel::Tcg => AccelChoice::Tcg,
+    };
+    Ok(Arc::new(QemuDriver::new(qemu).context("set up the QEMU driver")?))
+}
+
+/// One agent per state folder, for as long as the returned file is open.
+fn lock(config: &Config) -> anyhow::Result<File> {
+    for folder in [&config.state_dir, &config.run_dir] {
+        files::make_dir(folder)?;
+    }
+    let path = config.state_dir.join("agent.lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.with_context(|| format!("open {}", path.display()))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .with_context(|| format!("another agent works with {}", Path::display(&config.state_dir)))?;
+    Ok(file)
+}

@@ -1,0 +1,12 @@
+//! The crate from outside: real archives, real file systems, a real registry, and attackers.
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
+
+mod cache;
+mod golden;
+mod layers;
+mod oracles;
+mod random;
+mod refusals;
+mod registry;
+mod sources;
+mod support;

@@ -1,0 +1,83 @@
+//! Which jail the VMM and the vTPM get. Pure, but for looking which of the host's directories exist.
+
+use std::{
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use super::{Host, command::inside, host::Accel, layout::Places, process::Users, record::Record};
+use crate::jail::{Access, JailMount, JailSpec, LOG_LIMIT, Mode};
+
+/// The jail of the VMM.
+pub(crate) fn vmm(host: &Host, places: &Places, record: &Record, args: Vec<String>, file_size_limit: u64) -> JailSpec {
+    let mut mounts = libraries(&host.qemu);
+    mounts.extend(FIRMWARE.iter().filter_map(|path| existing(path)));
+    mounts.push(mount(places.ram(), inside::RAM, Access::ReadWrite));
+    mounts.push(mount(places.kernel(), inside::KERNEL, Access::ReadOnly));
+    mounts.push(mount(places.initrd(), inside::INITRD, Access::ReadOnly));
+    let mut groups = Vec::new();
+    if host.accel == Accel::Kvm {
+        mounts.push(mount(KVM.into(), KVM, Access::Device));
+        groups.extend(std::fs::metadata(KVM).map(|metadata| metadata.gid()));
+    }
+    JailSpec {
+        program: host.qemu.clone(),
+        args,
+        uid: users(host, record).vmm,
+        groups,
+        root: places.jail_root(),
+        mounts,
+        file_size_limit: file_size_limit.max(2 * LOG_LIMIT),
+        mode: Mode::Supervise,
+    }
+}
+
+/// The jail of the vTPM.
+pub(crate) fn vtpm(host: &Host, places: &Places, record: &Record, args: Vec<String>) -> JailSpec {
+    let mut mounts = libraries(&host.swtpm);
+    mounts.push(mount(places.vtpm(), inside::VTPM, Access::ReadWrite));
+    JailSpec {
+        program: host.swtpm.clone(),
+        args,
+        uid: users(host, record).vtpm,
+        groups: Vec::new(),
+        root: places.jail_root(),
+        mounts,
+        file_size_limit: VTPM_FILE_LIMIT,
+        mode: Mode::Become,
+    }
+}
+
+/// The users of an instance.
+pub(crate) fn users(host: &Host, record: &Record) -> Users {
+    Users::of(host.uid_base, record.slot.unwrap_or_default())
+}
+
+/// The program and what the dynamic linker may need for it.
+fn libraries(program: &Path) -> Vec<JailMount> {
+    let local: &[&str] = if program.starts_with("/usr/local") { &LOCAL } else { &[] };
+    let mut mounts: Vec<JailMount> = LIBRARIES.iter().chain(local).filter_map(|path| existing(path)).collect();
+    mounts.push(JailMount { source: program.to_owned(), target: program.to_owned(), access: Access::ReadOnly });
+    mounts
+}
+
+fn existing(path: &str) -> Option<JailMount> {
+    Path::new(path).symlink_metadata().is_ok().then(|| mount(path.into(), path, Access::ReadOnly))
+}
+
+fn mount(source: PathBuf, target: &str, access: Access) -> JailMount {
+    JailMount { source, target: target.into(), access }
+}
+
+const KVM: &str = "/dev/kvm";
+
+const LIBRARIES: [&str; 5] = ["/usr/lib", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache"];
+
+/// For programs that the host's owner has built.
+const LOCAL: [&str; 2] = ["/usr/local/lib", "/usr/local/share/qemu"];
+
+/// Option ROMs and the machine's firmware (a link from the first to the second or third on some distributions).
+const FIRMWARE: [&str; 3] = ["/usr/share/qemu", "/usr/share/seabios", "/usr/share/qboot"];
+
+/// A vTPM's state is some ten kilobytes.
+const VTPM_FILE_LIMIT: u64 = 16 << 20;

@@ -1,0 +1,227 @@
+//! Guest memory: a file on a tmpfs of the instance's own, which outlives VMM and agent until it has been wiped.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
+
+use rustix::{
+    fs::{FallocateFlags, SeekFrom},
+    mount::{MountFlags, UnmountFlags},
+};
+
+use super::layout::Places;
+use crate::{DriverError, error::Context};
+
+/// Mounts the instance's tmpfs, just large enough for `bytes`.
+pub(crate) fn mount(places: &Places, bytes: u64) -> Result<(), DriverError> {
+    let path = &places.memory;
+    fs::create_dir_all(path).context("create", path)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    // Kernels before 6.4 do not know `noswap`; there the cgroup forbids swapping.
+    let mounted = ["mode=0700,noswap", "mode=0700"].into_iter().find_map(|options| {
+        let options = std::ffi::CString::new(format!("{options},size={bytes}")).ok()?;
+        rustix::mount::mount("casemate", path, "tmpfs", flags, options.as_c_str()).ok()
+    });
+    mounted.ok_or_else(io::Error::last_os_error).context("mount guest memory at", path)
+}
+
+/// Whether something is mounted at `path`.
+pub(crate) fn is_mounted(path: &Path) -> bool {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    table.lines().any(|line| line.split(' ').nth(4).is_some_and(|point| Path::new(point) == path))
+}
+
+/// Takes the tmpfs away; nothing happens where none is.
+pub(crate) fn unmount(places: &Places) -> Result<(), DriverError> {
+    while is_mounted(&places.memory) {
+        let unmounted = match rustix::mount::unmount(&places.memory, UnmountFlags::empty()) {
+            // Somebody looks at a file that was wiped and removed before; the rest goes with his descriptor.
+            Err(rustix::io::Errno::BUSY) => rustix::mount::unmount(&places.memory, UnmountFlags::DETACH),
+            outcome => outcome,
+        };
+        unmounted.context("unmount", &places.memory)?;
+    }
+    Ok(())
+}
+
+/// Makes the file that becomes the guest's RAM, for the VMM's user only.
+pub(crate) fn create_ram(places: &Places, bytes: u64, user: u32) -> Result<(), DriverError> {
+    let path = places.ram();
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).context("create guest memory", &path)?;
+    file.set_len(bytes).context("size guest memory", &path)?;
+    std::os::unix::fs::fchown(&file, Some(user), Some(user)).context("give guest memory to the VMM", &path)
+}
+
+/// What became of a wiped memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wiped {
+    /// Size of the file.
+    pub(crate) bytes: u64,
+    /// What the guest had touched, and was overwritten.
+    pub(crate) touched: u64,
+    /// Pages that were read back.
+    pub(crate) sampled: u64,
+    /// Pages among them that were not zero.
+    pub(crate) dirty: u64,
+    /// Disk blocks that the file still had after its pages were given back.
+    pub(crate) blocks_left: u64,
+}
+
+/// Overwrites what was ever touched with zeros, reads a sample back, gives the pages to the kernel and removes the file.
+/// `None` when there is no such file. The VMM must be gone.
+pub(crate) fn wipe(path: &Path) -> Result<Option<Wiped>, DriverError> {
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).context("open guest memory", path),
+    };
+    let bytes = file.metadata().context("measure guest memory", path)?.len();
+    let extents = extents(&file, bytes).context("find the touched pages of", path)?;
+    let touched = extents.iter().map(|(_, length)| length).sum();
+    overwrite(&file, &extents).context("overwrite", path)?;
+    let (sampled, dirty) = sample(&file, &extents, touched).context("read back", path)?;
+    if bytes > 0 {
+        rustix::fs::fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, bytes)
+            .context("release the pages of", path)?;
+    }
+    let blocks_left = file.metadata().context("measure guest memory", path)?.blocks();
+    fs::remove_file(path).context("remove", path)?;
+    Ok(Some(Wiped { bytes, touched, sampled, dirty, blocks_left }))
+}
+
+/// Offset and length of what holds data; the rest are holes, which read as zeros because they have no page.
+fn extents(file: &File, bytes: u64) -> io::Result<Vec<(u64, u64)>> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < bytes {
+        let begin = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(begin) => begin,
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        let end = rustix::fs::seek(file, SeekFrom::Hole(begin))?;
+        let mut piece = begin;
+        while piece < end {
+            let length = PIECE.min(end - piece);
+            found.push((piece, length));
+            piece += length;
+        }
+        at = end;
+    }
+    Ok(found)
+}
+
+/// Writing is bound by one core's speed, so that several do it.
+fn overwrite(file: &File, extents: &[(u64, u64)]) -> io::Result<()> {
+    in_threads(extents.len(), |index| {
+        let (offset, length) = extents[index];
+        let zeros = &ZEROS[..];
+        let mut done = 0;
+        while done < length {
+            let count = usize::try_from((length - done).min(zeros.len() as u64)).expect("at most the length of the zeros");
+            file.write_all_at(&zeros[..count], offset + done)?;
+            done += count as u64;
+        }
+        Ok(0)
+    })
+    .map(drop)
+}
+
+/// Number of pages read back and of those that were not zero.
+fn sample(file: &File, extents: &[(u64, u64)], touched: u64) -> io::Result<(u64, u64)> {
+    if touched <= READ_ALL {
+        let dirty = in_threads(extents.len(), |index| {
+            let (offset, length) = extents[index];
+            (0..length.div_ceil(PAGE)).map(|page| is_dirty(file, offset + page * PAGE)).sum()
+        })?;
+        return Ok((touched.div_ceil(PAGE), dirty));
+    }
+    let mut dirty = 0;
+    for _ in 0..SAMPLES {
+        let random = getrandom::u64().map_err(|error| io::Error::other(error.to_string()))?;
+        let (offset, length) = extents[usize::try_from(random >> 32).unwrap_or_default() % extents.len()];
+        dirty += is_dirty(file, offset + (random & 0xffff_ffff) % length.div_ceil(PAGE) * PAGE)?;
+    }
+    Ok((SAMPLES, dirty))
+}
+
+fn is_dirty(file: &File, offset: u64) -> io::Result<u64> {
+    let mut page = [0_u8; PAGE as usize];
+    let count = file.read_at(&mut page, offset)?;
+    Ok(u64::from(page[..count].iter().any(|byte| *byte != 0)))
+}
+
+/// Does `work` for every index below `count` on a few threads; the sum of the answers.
+fn in_threads(count: usize, work: impl Fn(usize) -> io::Result<u64> + Sync) -> io::Result<u64> {
+    let next = AtomicUsize::new(0);
+    let run = || -> io::Result<u64> {
+        let mut sum = 0;
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= count {
+                return Ok(sum);
+            }
+            sum += work(index)?;
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS).min(count.max(1));
+    thread::scope(|scope| {
+        let workers: Vec<_> = (1..threads).map(|_| scope.spawn(run)).collect();
+        let first = run();
+        workers.into_iter().try_fold(first?, |sum, worker| {
+            Ok(sum + worker.join().map_err(|_| io::Error::other("a wiping thread panicked"))??)
+        })
+    })
+}
+
+const PAGE: u64 = 4096;
+
+/// Unit of work of one thread.
+const PIECE: u64 = 8 << 20;
+
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+
+/// Up to this much is read back as a whole.
+const READ_ALL: u64 = 1 << 30;
+
+/// Pages read back of larger memories.
+const SAMPLES: u64 = 4096;
+
+const MOST_THREADS: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overwrites_what_was_touched_and_only_that() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ram");
+        let file = File::create_new(&path).unwrap();
+        file.set_len(64 << 20).unwrap();
+        file.write_all_at(&[7; 3 * 4096], 10 << 20).unwrap();
+        let keep = File::open(&path).unwrap();
+        let wiped = wipe(&path).unwrap().unwrap();
+        assert_eq!((wiped.bytes, wiped.dirty, wiped.blocks_left), (64 << 20, 0, 0));
+        assert!(wiped.touched >= 3 * 4096 && wiped.touched < 1 << 20, "{wiped:?}");
+        assert_eq!(wiped.sampled, wiped.touched / 4096);
+        let mut byte = [1];
+        keep.read_exact_at(&mut byte, 10 << 20).unwrap();
+        assert_eq!(byte, [0]);
+        assert!(!path.exists());
+        assert_eq!(wipe(&path).unwrap(), None);
+    }
+
+    #[test]
+    fn a_page_that_survives_is_noticed() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&[0; 8192], 0).unwrap();
+        file.write_all_at(&[1], 8191).unwrap();
+        assert_eq!(sample(&file, &[(0, 8192)], 8192).unwrap(), (2, 1));
+    }
+}

@@ -1,0 +1,336 @@
+//! Machines by QEMU (`microvm`), each in a jail, with a vTPM by swtpm.
+//!
+//! Who runs what: the jail helper's supervised child is QEMU; its parent stays as an unprivileged process that keeps the
+//! bounded console log and writes down the exit status, so that nothing depends on the agent's life. An instance's processes
+//! are those in its cgroup, whoever started them; that some are our children only means that we reap them.
+//!
+//! Operations on one instance exclude each other (a lock per instance that the blocking work itself holds, so that a dropped
+//! future does not let go of it early); operations on different instances run side by side.
+
+mod cgroup;
+mod command;
+mod console;
+mod host;
+mod jails;
+mod layout;
+mod machine;
+mod memory;
+mod observe;
+mod process;
+mod qmp;
+mod record;
+mod vtpm;
+mod wipe;
+
+pub use host::AccelChoice;
+
+use std::{
+    collections::HashMap,
+    ffi::OsString,
+    fs::{self, File},
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use casemate_lifecycle::InstanceId;
+use rustix::fs::FlockOperation;
+use tokio::{net::UnixStream, sync::OwnedMutexGuard};
+
+use crate::{
+    Capabilities, Channel, Driver, DriverError, Exit, Plan, Prepared, Presence, Started, VtpmProvisioner, WipeEvidence,
+    error::Context,
+    sys,
+};
+use cgroup::Hierarchies;
+use host::Accel;
+use layout::{GUEST_SOCKET, Layout};
+use record::Record;
+
+/// How the driver is set up.
+#[derive(Debug, Clone)]
+pub struct QemuConfig {
+    /// For what must survive a restart of the host; on disk.
+    pub state_dir: PathBuf,
+    /// For sockets and mount points; guest memory is mounted below it.
+    pub run_dir: PathBuf,
+    /// The jail helper and its leading arguments; it must call [`crate::jail::main`] before it has a second thread.
+    pub jail_command: Vec<OsString>,
+    /// Which acceleration.
+    pub accel: AccelChoice,
+    /// The VMM.
+    pub qemu: PathBuf,
+    /// The vTPM.
+    pub swtpm: PathBuf,
+    /// First of 8192 user ids that nobody else on this host uses; every instance gets two.
+    pub uid_base: u32,
+}
+
+impl QemuConfig {
+    /// With the programs found on this host and the usual user ids.
+    pub fn new(state_dir: PathBuf, run_dir: PathBuf, jail_command: Vec<OsString>) -> Self {
+        Self {
+            state_dir,
+            run_dir,
+            jail_command,
+            accel: AccelChoice::Auto,
+            qemu: host::find_program("qemu-system-x86_64"),
+            swtpm: host::find_program("swtpm"),
+            uid_base: UID_BASE,
+        }
+    }
+}
+
+/// The driver. One per state directory.
+#[derive(Debug)]
+pub struct QemuDriver {
+    host: Arc<Host>,
+    locks: Mutex<HashMap<InstanceId, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// What all operations share.
+#[derive(Debug)]
+struct Host {
+    layout: Layout,
+    jail_command: Vec<OsString>,
+    qemu: PathBuf,
+    swtpm: PathBuf,
+    uid_base: u32,
+    accel: Accel,
+    hierarchies: Hierarchies,
+    capabilities: Capabilities,
+    children: process::Children,
+    /// Held while an instance's users are chosen and written down.
+    slots: Mutex<()>,
+    _lock: File,
+}
+
+impl QemuDriver {
+    /// Finds out what the host can do. Blocks for a fraction of a second, or for some seconds when another driver still
+    /// works on the same state.
+    pub fn new(config: QemuConfig) -> Result<Self, DriverError> {
+        let layout = Layout::new(absolute(&config.state_dir)?, absolute(&config.run_dir)?);
+        for root in layout.roots() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&root).context("create", &root)?;
+        }
+        let lock = lock(&layout.lock())?;
+        for program in [&config.qemu, &config.swtpm] {
+            fs::metadata(program).context("find the program", program)?;
+        }
+        let (capabilities, accel) = host::capabilities(&config.qemu, config.accel)?;
+        tracing::info!(vmm.version = %capabilities.version, vmm.accel = capabilities.accel, reason = %capabilities.accel_reason,
+            "machines run by QEMU");
+        let hierarchies = Hierarchies::find(&layout.own_cgroup_mount())?;
+        let host = Host {
+            layout,
+            jail_command: config.jail_command,
+            qemu: config.qemu,
+            swtpm: config.swtpm,
+            uid_base: config.uid_base,
+            accel,
+            hierarchies,
+            capabilities,
+            children: process::Children::default(),
+            slots: Mutex::default(),
+            _lock: lock,
+        };
+        Ok(Self { host: Arc::new(host), locks: Mutex::default() })
+    }
+
+    /// The file with the last part of the instance's console.
+    pub fn console_log(&self, id: &InstanceId) -> PathBuf {
+        self.host.layout.places(id).console()
+    }
+
+    /// Ends when no other operation on the instance runs.
+    async fn lock(&self, id: &InstanceId) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(locks.entry(id.clone()).or_default())
+        };
+        lock.lock_owned().await
+    }
+
+    /// Runs blocking work under the instance's lock; both go on when the returned future is dropped.
+    async fn locked<T: Send + 'static>(
+        &self,
+        id: &InstanceId,
+        work: impl FnOnce(&Host) -> Result<T, DriverError> + Send + 'static,
+    ) -> Result<T, DriverError> {
+        let guard = self.lock(id).await;
+        self.blocking(move |host| {
+            let _guard = guard;
+            work(host)
+        })
+        .await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Host) -> Result<T, DriverError> + Send + 'static,
+    ) -> Result<T, DriverError> {
+        let host = Arc::clone(&self.host);
+        tokio::task::spawn_blocking(move || work(&host)).await.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(DriverError::Process { program: "agent", detail: "the runtime is shutting down".to_owned() }),
+        })
+    }
+
+    /// The record of an instance that must exist.
+    fn record(&self, id: &InstanceId) -> Result<Record, DriverError> {
+        Record::load(&self.host.layout.places(id))?.ok_or_else(|| DriverError::NoSuchInstance(id.clone()))
+    }
+}
+
+#[async_trait]
+impl Driver for QemuDriver {
+    fn capabilities(&self) -> &Capabilities {
+        &self.host.capabilities
+    }
+
+    async fn prepare(&self, plan: &Plan, vtpm: &dyn VtpmProvisioner) -> Result<Prepared, DriverError> {
+        let guard = self.lock(&plan.id).await;
+        let for_begin = plan.clone();
+        let (guard, begun) = self.blocking(move |host| Ok((guard, begin(host, &for_begin)))).await?;
+        let mut session = begun?;
+        let provisioned = in_place(|| vtpm.provision(&mut |command| session.transact(command)));
+        let for_end = plan.clone();
+        self.blocking(move |host| {
+            let _guard = guard;
+            let finished = match provisioned {
+                Ok(vtpm_ak_public) => {
+                    machine::finish_prepare(host, &for_end, session).map(|()| Prepared { vtpm_ak_public })
+                }
+                Err(error) => Err(DriverError::Process { program: "swtpm", detail: format!("provisioning: {error}") }),
+            };
+            finished.or_else(|error| undo(host, &for_end.id, error))
+        })
+        .await
+    }
+
+    async fn start(&self, plan: &Plan) -> Result<Started, DriverError> {
+        let plan = plan.clone();
+        self.locked(&plan.id.clone(), move |host| machine::start(host, &plan)).await
+    }
+
+    async fn connect(&self, id: &InstanceId) -> Result<Box<dyn Channel>, DriverError> {
+        self.record(id)?;
+        let directory = self.host.layout.places(id).run;
+        let reach = machine::reach(&directory)?;
+        let stream = UnixStream::connect(reach.path(GUEST_SOCKET)).await;
+        Ok(Box::new(stream.context("connect to the guest channel in", &directory)?))
+    }
+
+    async fn wait(&self, id: &InstanceId) -> Result<Exit, DriverError> {
+        // Not in the middle of a start, when there is no VMM yet.
+        let guard = self.lock(id).await;
+        let record = self.record(id)?;
+        let vmm = process::find_vmm(&record);
+        drop(guard);
+        if let Some(vmm) = vmm {
+            let path = PathBuf::from(format!("/proc/{}", vmm.pid));
+            let handle = sys::watch(vmm.handle).context("watch the VMM", &path)?;
+            let _ended = handle.readable().await.context("watch the VMM", &path)?;
+        }
+        let places = self.host.layout.places(id);
+        self.blocking(move |host| {
+            machine::wait_for_supervisor(&record, jails::users(host, &record).vmm);
+            host.children.reap();
+            Ok(machine::exit(&places, &record))
+        })
+        .await
+    }
+
+    async fn kill(&self, id: &InstanceId) -> Result<(), DriverError> {
+        let record = self.record(id)?;
+        self.locked(id, move |host| machine::kill(host, &record)).await
+    }
+
+    async fn wipe(&self, id: &InstanceId) -> Result<WipeEvidence, DriverError> {
+        let id = id.clone();
+        self.locked(&id.clone(), move |host| wipe::wipe(host, &id)).await
+    }
+
+    async fn list(&self) -> Result<Vec<(InstanceId, Presence)>, DriverError> {
+        self.blocking(|host| {
+            let found = instances(host).into_iter().map(|id| {
+                let record = Record::load(&host.layout.places(&id)).ok().flatten();
+                let runs = record.is_some_and(|record| process::find_vmm(&record).is_some());
+                (id, if runs { Presence::Running } else { Presence::Remains })
+            });
+            Ok(found.collect())
+        })
+        .await
+    }
+}
+
+/// What an earlier attempt left is wiped first; what fails half-way is wiped at once.
+fn begin(host: &Host, plan: &Plan) -> Result<vtpm::Session, DriverError> {
+    if let Some(record) = Record::load(&host.layout.places(&plan.id)).ok().flatten()
+        && process::find_vmm(&record).is_some()
+    {
+        let reason = "its machine runs".to_owned();
+        return Err(DriverError::Unsupported { what: format!("preparing instance {} again", plan.id), reason });
+    }
+    wipe::wipe(host, &plan.id)?;
+    machine::prepare(host, plan).or_else(|error| undo(host, &plan.id, error))
+}
+
+fn undo<T>(host: &Host, id: &InstanceId, error: DriverError) -> Result<T, DriverError> {
+    if let Err(second) = wipe::wipe(host, id) {
+        tracing::error!(instance.id = %id, error = %machine::chain(&second), "cleaning up a failed preparation failed as well");
+    }
+    Err(error)
+}
+
+/// Every instance of which anything exists.
+fn instances(host: &Host) -> Vec<InstanceId> {
+    let entries = host.layout.roots().into_iter().filter_map(|root| fs::read_dir(root).ok()).flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let names = names.chain(host.hierarchies.instances(&host.layout.cgroup_name()));
+    let mut ids: Vec<InstanceId> = names.filter_map(|name| name.parse().ok()).collect();
+    ids.sort();
+    ids.dedup();
+    ids
+}
+
+/// Runs a callback that blocks and borrows; other tasks go on where the runtime has other threads.
+fn in_place<T>(work: impl FnOnce() -> T) -> T {
+    match tokio::runtime::Handle::current().runtime_flavor() {
+        tokio::runtime::RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, DriverError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).context("create", path)?;
+    fs::canonicalize(path).context("find", path)
+}
+
+/// A driver that was just dropped may still be finishing an operation.
+fn lock(path: &Path) -> Result<File, DriverError> {
+    let file = File::options().write(true).create(true).truncate(false).open(path).context("open", path)?;
+    let begin = Instant::now();
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) if begin.elapsed() < LOCK_LIMIT => std::thread::sleep(LOCK_PAUSE),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, "another agent works with this state"))
+                    .context("lock", path);
+            }
+            Err(error) => return Err(error).context("lock", path),
+        }
+    }
+}
+
+const UID_BASE: u32 = 200_000;
+
+/// How long another driver on the same state may take to finish.
+const LOCK_LIMIT: Duration = Duration::from_secs(20);
+
+const LOCK_PAUSE: Duration = Duration::from_millis(20);

@@ -1,0 +1,464 @@
+//! Real machines. Needs root, QEMU, swtpm, a C compiler and the guest kernel.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufRead, BufReader, Read},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use casemate_lifecycle::InstanceId;
+use casemate_sandbox::{
+    Disk, Driver, DriverError, ExitCause, Plan, Presence, VtpmProvisioner,
+    qemu::{AccelChoice, QemuConfig, QemuDriver},
+};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    conformance::{self, Startup, Subject, ended, new_id},
+    guest::{self, Line},
+};
+
+const JAIL: &str = env!("CARGO_BIN_EXE_casemate-jail-test");
+
+/// A host's share of one test; what is left on it when the test fails is cleaned up.
+struct Bench {
+    subject: Subject,
+    places: Places,
+}
+
+#[derive(Clone)]
+struct Places {
+    state: PathBuf,
+    run: PathBuf,
+    uid_base: u32,
+    directory: Arc<tempfile::TempDir>,
+}
+
+impl Places {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let uid_base = 2_000_000 + (std::process::id() % 4096) * 4096 + NEXT.fetch_add(1, Ordering::Relaxed) * 16;
+        Self { state: directory.path().join("state"), run: directory.path().join("run"), uid_base, directory }
+    }
+
+    fn driver(&self) -> QemuDriver {
+        let config = QemuConfig {
+            accel: AccelChoice::Tcg,
+            uid_base: self.uid_base,
+            ..QemuConfig::new(self.state.clone(), self.run.clone(), vec![JAIL.into()])
+        };
+        QemuDriver::new(config).unwrap()
+    }
+
+    fn ram(&self, id: &InstanceId) -> PathBuf {
+        self.run.join("ram").join(id.as_str()).join("ram")
+    }
+
+    /// Files, mounts, cgroups, processes.
+    fn assert_nothing_left(&self) {
+        for directory in [self.state.join("instances"), self.run.join("instances"), self.run.join("ram")] {
+            let left: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+            assert_eq!(left, Vec::<PathBuf>::new());
+        }
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(self.run.to_str().unwrap()), "{mounts}");
+        assert_eq!(self.cgroups(), Vec::<PathBuf>::new());
+        assert_eq!(self.processes(), Vec::<String>::new());
+    }
+
+    fn cgroups(&self) -> Vec<PathBuf> {
+        let tag = hex::encode(&Sha256::digest(self.state.as_os_str().as_encoded_bytes())[..4]);
+        let name = format!("casemate-{tag}");
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let points = mounts.lines().filter(|line| line.contains(" - cgroup")).filter_map(|line| line.split(' ').nth(4));
+        points.flat_map(|point| find(Path::new(point), &name, 6)).collect()
+    }
+
+    fn processes(&self) -> Vec<String> {
+        let range = self.uid_base..self.uid_base + 16;
+        let statuses = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok());
+        // What outlived its agent is reaped by the host's first process, in its own time.
+        let is_left = |status: &String| !(field(status, "State").starts_with('Z') && field(status, "PPid") == "1");
+        statuses
+            .filter(is_left)
+            .filter(|status| field(status, "Uid").split_whitespace().any(|uid| uid.parse().is_ok_and(|uid| range.contains(&uid))))
+            .collect()
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let driver = Arc::clone(&self.subject.driver);
+        let cleaning = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+            runtime.block_on(async {
+                for (id, _) in driver.list().await.unwrap_or_default() {
+                    let _ = driver.wipe(&id).await;
+                }
+            });
+        });
+        let _ = cleaning.join();
+    }
+}
+
+fn find(directory: &Path, name: &str, depth: u32) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path());
+    directories
+        .flat_map(|path| {
+            let mut found = if depth > 0 { find(&path, name, depth - 1) } else { Vec::new() };
+            found.extend(path.ends_with(name).then_some(path));
+            found
+        })
+        .collect()
+}
+
+fn field<'a>(status: &'a str, name: &str) -> &'a str {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_default().trim()
+}
+
+fn bench() -> Bench {
+    let places = Places::new();
+    let driver = places.driver();
+    let khz = driver.capabilities().tsc_khz.unwrap();
+    let (root, checked) = (root_disk(&places), places.clone());
+    let subject = Subject {
+        driver: Arc::new(driver),
+        plan: Box::new(move |id| plan(id, khz, &root)),
+        nothing_left: Box::new(move || checked.assert_nothing_left()),
+    };
+    Bench { subject, places }
+}
+
+fn plan(id: &InstanceId, tsc_khz: u64, root: &Path) -> Plan {
+    Plan {
+        id: id.clone(),
+        kernel: guest::kernel(),
+        initrd: guest::initrd().to_owned(),
+        command_line: format!(
+            "console=ttyS0 reboot=t panic=-1 quiet no_timer_check tsc_early_khz={tsc_khz} tsc=reliable \
+             tpm_tis.force=1 tpm_tis.interrupts=0"
+        ),
+        disks: vec![Disk { serial: "root".to_owned(), path: root.to_owned() }],
+        cpus: 1,
+        memory_mib: 128,
+        scratch_mib: 16,
+    }
+}
+
+fn root_disk(places: &Places) -> PathBuf {
+    let path = places.directory.path().join("root.img");
+    fs::write(&path, vec![b'r'; 8192]).unwrap();
+    path
+}
+
+impl Bench {
+    async fn started(&self, change: impl FnOnce(&mut Plan)) -> (Plan, Line) {
+        let mut plan = self.subject.new_plan();
+        change(&mut plan);
+        self.subject.driver.prepare(&plan, &Startup).await.unwrap();
+        self.subject.driver.start(&plan).await.unwrap();
+        let line = Line::connect(&*self.subject.driver, &plan.id).await;
+        (plan, line)
+    }
+
+    async fn end(&self, plan: &Plan) {
+        let evidence = self.subject.driver.wipe(&plan.id).await.unwrap();
+        assert!(evidence.items.values().all(|item| item.verified), "{evidence:?}");
+        self.places.assert_nothing_left();
+    }
+
+    /// The status of the VMM's first thread.
+    fn vmm(&self) -> (i32, String) {
+        let all = self.places.processes();
+        let status = all.iter().find(|status| field(status, "NSpid").ends_with("\t1")).expect("the VMM runs");
+        (field(status, "Pid").parse().unwrap(), status.clone())
+    }
+}
+
+macro_rules! conforms {
+    ($($name:ident),* $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let bench = bench();
+                conformance::$name(&bench.subject).await;
+            }
+        )*
+    };
+}
+
+conforms!(
+    runs_talks_and_is_wiped,
+    a_second_wipe_finds_nothing,
+    tells_what_the_guest_complained_of,
+    kill_ends_a_machine_and_its_waiter,
+    wipe_ends_a_running_machine,
+    a_failed_preparation_leaves_nothing,
+    a_preparation_cut_short_can_be_wiped_or_repeated,
+    dropped_futures_leave_what_wipe_cleans,
+    unknown_instances_are_named,
+);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn guest_memory_is_overwritten_and_proven_so() {
+    let bench = bench();
+    let (plan, mut line) = bench.started(|_| {}).await;
+    assert_eq!(line.ask("mark 48 proof-of-the-wipe").await, "marked");
+    bench.subject.driver.kill(&plan.id).await.unwrap();
+    let ram = File::open(bench.places.ram(&plan.id)).unwrap();
+    let marker: Vec<u8> = b"proof-of-the-wip".iter().map(|byte| byte | 0x80).collect();
+    assert!(count(&ram, &marker) >= (48 << 20) / 16, "the dead machine's memory is full of the marker");
+    let evidence = bench.subject.driver.wipe(&plan.id).await.unwrap();
+    let item = &evidence.items["guest-ram"];
+    assert!(item.method == "overwritten" && item.verified && item.bytes >= 48 << 20, "{item:?}");
+    // The descriptor still reaches the very pages that the guest had.
+    assert_eq!(count(&ram, &marker), 0);
+    assert!(all_zero(&ram));
+    bench.places.assert_nothing_left();
+}
+
+fn count(file: &File, marker: &[u8]) -> usize {
+    pages(file).map(|page| page.chunks(16).filter(|chunk| *chunk == marker).count()).sum()
+}
+
+fn all_zero(file: &File) -> bool {
+    pages(file).all(|page| page.iter().all(|byte| *byte == 0))
+}
+
+fn pages(file: &File) -> impl Iterator<Item = Vec<u8>> {
+    let length = file.metadata().unwrap().len();
+    (0..length).step_by(1 << 20).map(|offset| {
+        let mut page = vec![0; 1 << 20];
+        file.read_exact_at(&mut page, offset).unwrap();
+        page
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_jail_holds_little_and_gives_nothing_away() {
+    let bench = bench();
+    let (plan, mut line) = bench.started(|_| {}).await;
+    let (pid, status) = bench.vmm();
+    assert_eq!(field(&status, "CapBnd"), "0000000000000000");
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    assert!(limits.lines().any(|limit| limit.starts_with("Max core file size") && limit.split_whitespace().nth(4) == Some("1")));
+    assert_eq!(fs::read_to_string(format!("/proc/{pid}/coredump_filter")).unwrap().trim(), "00000000");
+    assert_eq!(fs::read(format!("/proc/{pid}/environ")).unwrap(), b"", "no environment");
+    let arguments = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    assert!(!arguments.contains(bench.places.directory.path().to_str().unwrap()), "no host paths in argv: {arguments}");
+    let root = PathBuf::from(format!("/proc/{pid}/root"));
+    let mut names: Vec<String> =
+        fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| !["usr", "lib", "lib64", "etc", "vm"].contains(&name.as_str()));
+    assert_eq!(names, Vec::<String>::new());
+    assert!(fs::write(root.join("new"), "").is_err(), "the root is read-only");
+    assert!(fs::write(root.join("vm/kernel"), "").is_err(), "even root cannot write to the kernel there");
+    assert_eq!(line.ask("echo on").await, "on");
+    assert!(!fs::exists(bench.places.ram(&plan.id).with_file_name("kernel")).unwrap(), "the staged kernel is gone");
+    bench.end(&plan).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disks_have_their_serials_in_order_and_only_scratch_is_writable() {
+    let bench = bench();
+    let capabilities = bench.subject.driver.capabilities();
+    let most = capabilities.max_disks;
+    let (plan, mut line) = bench
+        .started(|plan| {
+            let path = plan.disks[0].path.clone();
+            plan.disks.extend((1..most).map(|number| Disk { serial: format!("layer{number}"), path: path.clone() }));
+        })
+        .await;
+    let answer = line.ask("disks").await;
+    let disks: Vec<(&str, &str, &str)> = answer
+        .split_whitespace()
+        .filter_map(|disk| disk.split_once('=').and_then(|(name, rest)| Some((name, rest.split_once(':')?))))
+        .map(|(name, (serial, number))| (name, serial, number))
+        .collect();
+    assert_eq!(disks.len(), most + 1, "{answer}");
+    for (index, serial) in plan.disks.iter().map(|disk| disk.serial.as_str()).chain(["scratch"]).enumerate() {
+        let (name, found, number) = disks[index];
+        assert_eq!((found, number.split(':').nth(1)), (serial, Some((index * 16).to_string().as_str())), "{name}: {answer}");
+    }
+    assert_eq!(line.ask(&format!("write {}", disks[0].0)).await, "refused");
+    assert_eq!(line.ask(&format!("write {}", disks[most].0)).await, "written");
+    bench.end(&plan).await;
+}
+
+/// Extends PCR 12 of the SHA-256 bank by 32 bytes of 0x11.
+struct Extends;
+
+impl VtpmProvisioner for Extends {
+    fn provision(&self, transact: &mut dyn FnMut(&[u8]) -> io::Result<Vec<u8>>) -> io::Result<Vec<u8>> {
+        let mut command = vec![0x80, 0x02, 0, 0, 0, 65, 0, 0, 0x01, 0x82, 0, 0, 0, 12];
+        command.extend([0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0x0b]);
+        command.extend([0x11; 32]);
+        let answer = transact(&command)?;
+        assert_eq!(answer[6..10], [0; 4]);
+        Ok(answer)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_guest_sees_what_was_extended_before_it_existed() {
+    let bench = bench();
+    let plan = bench.subject.new_plan();
+    bench.subject.driver.prepare(&plan, &Extends).await.unwrap();
+    bench.subject.driver.start(&plan).await.unwrap();
+    let mut line = Line::connect(&*bench.subject.driver, &plan.id).await;
+    let mut extended = [0_u8; 64];
+    extended[32..].fill(0x11);
+    assert_eq!(line.ask("pcr 12").await.to_lowercase(), hex::encode(Sha256::digest(extended)));
+    bench.end(&plan).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_is_told_and_a_loud_console_stays_small() {
+    let bench = bench();
+    let (plan, mut line) = bench.started(|_| {}).await;
+    assert_eq!(line.ask("loud 1500").await, "said");
+    line.tell("panic").await;
+    let exit = ended(&*bench.subject.driver, &plan.id).await;
+    assert!(matches!(&exit.cause, ExitCause::Panic(text) if text.contains("Attempted to kill init")), "{exit:?}");
+    assert!(exit.console_tail.len() <= 4096);
+    let console = bench.places.state.join("instances").join(plan.id.as_str()).join("console.log");
+    assert!(fs::metadata(console).unwrap().len() <= 1 << 20);
+    bench.end(&plan).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_vmm_is_told_and_wiped() {
+    let bench = bench();
+    let (plan, _line) = bench.started(|_| {}).await;
+    let (pid, _) = bench.vmm();
+    assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+    let exit = ended(&*bench.subject.driver, &plan.id).await;
+    assert_eq!(exit.cause, ExitCause::Vmm("killed by signal 9".to_owned()));
+    bench.end(&plan).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_machines_share_nothing() {
+    let bench = bench();
+    let ((one, mut first), (other, mut second)) = tokio::join!(bench.started(|_| {}), bench.started(|_| {}));
+    assert_eq!(first.ask("echo 1").await, "1");
+    assert_eq!(second.ask("echo 2").await, "2");
+    let mut users: Vec<String> =
+        bench.places.processes().iter().map(|status| field(status, "Uid").split('\t').next().unwrap().to_owned()).collect();
+    users.sort();
+    users.dedup();
+    assert_eq!(users.len(), 4, "a VMM and a vTPM each: {users:?}");
+    bench.subject.driver.wipe(&one.id).await.unwrap();
+    assert_eq!(second.ask("echo still").await, "still");
+    bench.end(&other).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refuses_what_the_machine_cannot_have() {
+    let bench = bench();
+    let refused = async |change: fn(&mut Plan)| {
+        let mut plan = bench.subject.new_plan();
+        change(&mut plan);
+        let answer = bench.subject.driver.prepare(&plan, &Startup).await;
+        assert!(matches!(answer, Err(DriverError::Unsupported { .. })), "{answer:?}");
+    };
+    refused(|plan| plan.disks = vec![plan.disks[0].clone(); 23]).await;
+    refused(|plan| plan.disks[0].serial = "a,readonly=off".to_owned()).await;
+    refused(|plan| plan.disks[0].serial = "scratch".to_owned()).await;
+    refused(|plan| plan.memory_mib = u64::MAX).await;
+    refused(|plan| plan.cpus = 0).await;
+    bench.places.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_kernel_is_a_failed_start() {
+    let bench = bench();
+    let mut plan = bench.subject.new_plan();
+    plan.kernel = plan.disks[0].path.clone();
+    bench.subject.driver.prepare(&plan, &Startup).await.unwrap();
+    let answer = bench.subject.driver.start(&plan).await;
+    assert!(matches!(answer, Err(DriverError::Process { program: "qemu", .. })), "{answer:?}");
+    bench.end(&plan).await;
+}
+
+struct Holder(std::process::Child);
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// An agent of its own process that starts a machine.
+fn holder(places: &Places, id: &InstanceId) -> (Holder, BufReader<std::process::ChildStderr>) {
+    let mut child = Command::new(JAIL)
+        .arg("hold")
+        .args([&places.state, &places.run, &guest::kernel(), guest::initrd()])
+        .args([places.uid_base.to_string(), id.to_string()])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = BufReader::new(child.stderr.take().unwrap());
+    (Holder(child), output)
+}
+
+fn read_until(output: &mut impl BufRead, word: &str) {
+    let mut seen = String::new();
+    while !seen.lines().any(|line| line == word) {
+        assert_ne!(output.read_line(&mut seen).unwrap(), 0, "the holder ended: {seen}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_outlives_its_agent_and_is_adopted() {
+    let places = Places::new();
+    let id = new_id();
+    let (holder, mut output) = holder(&places, &id);
+    read_until(&mut output, "started");
+    drop(holder);
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).unwrap();
+    let driver = Arc::new(places.driver());
+    let checked = places.clone();
+    let subject = Subject {
+        driver: driver.clone(),
+        plan: Box::new(|_| unreachable!("it is made already")),
+        nothing_left: Box::new(move || checked.assert_nothing_left()),
+    };
+    let bench = Bench { subject, places };
+    assert_eq!(driver.list().await.unwrap(), [(id.clone(), Presence::Running)]);
+    let mut line = Line::connect(&*driver, &id).await;
+    assert_eq!(line.ask("echo adopted").await, "adopted");
+    line.tell("off").await;
+    assert_eq!(ended(&*driver, &id).await.cause, ExitCause::PoweredOff);
+    driver.wipe(&id).await.unwrap();
+    (bench.subject.nothing_left)();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_killed_at_any_moment_leaves_what_the_next_one_wipes() {
+    for delay_ms in [0, 3, 8, 15, 25, 40, 60, 90, 130, 200, 400] {
+        let places = Places::new();
+        let id = new_id();
+        let (holder, mut output) = holder(&places, &id);
+        read_until(&mut output, "begins");
+        // The moment is what the test is about.
+        std::thread::sleep(Duration::from_millis(delay_ms));
+        drop(holder);
+        let driver = places.driver();
+        driver.wipe(&id).await.unwrap();
+        assert_eq!(driver.list().await.unwrap(), []);
+        places.assert_nothing_left();
+    }
+}

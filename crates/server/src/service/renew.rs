@@ -1,0 +1,81 @@
+//! Renewal of a node's certificate: a fresh appraisal each time. No passing appraisal, no certificate, no trust.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use casemate_api::node::{NodeCredential, RenewNonce, RenewProof};
+use casemate_lifecycle::NodeId;
+
+use super::{Service, random};
+use crate::{
+    appraiser::node_binding,
+    authority::NodeSubject,
+    clock::now_ms,
+    fault::Fault,
+    store::{Node, Trust},
+};
+
+/// Domain of the qualifying data.
+const DOMAIN: &str = "casemate/renew/v1";
+/// Life of a nonce.
+const NONCE_LIFE_MS: u64 = 120_000;
+
+/// The one open nonce of each node, and the end of its life.
+#[derive(Default)]
+pub(super) struct Pending(Mutex<HashMap<NodeId, ([u8; 32], u64)>>);
+
+impl Service {
+    /// A fresh nonce; an older one of the node is worth nothing from now on.
+    pub fn renew_challenge(&self, node: &NodeId) -> Result<RenewNonce, Fault> {
+        let nonce = random::<32>()?;
+        let mut pending = self.0.renewals.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.insert(node.clone(), (nonce, now_ms() + NONCE_LIFE_MS));
+        Ok(RenewNonce { nonce: nonce.to_vec() })
+    }
+
+    /// Appraises the node anew; a passing appraisal gives a certificate, and trust back if it was lost.
+    pub async fn renew(&self, id: &NodeId, proof: RenewProof) -> Result<NodeCredential, Fault> {
+        let now_ms = now_ms();
+        let open = self.0.renewals.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        let nonce = open.filter(|(nonce, ends)| *ends > now_ms && proof.nonce == nonce).ok_or(Fault::NonceUsed)?.0;
+        let receipt_key: [u8; 32] = proof.receipt_key.as_slice().try_into().map_err(|_| Fault::Invalid {
+            what: "receipt_key",
+            detail: "must have 32 bytes".into(),
+            hint: "use an agent of this platform's version",
+        })?;
+        let node = self.store().node(id).await?.ok_or_else(|| Fault::NotFound { what: "node", id: id.to_string() })?;
+        if let Err(fault) = self.appraise_again(&node, &proof, &nonce, &receipt_key, now_ms) {
+            if let Fault::Appraisal { check, detail } = &fault {
+                self.distrust(id, check, detail).await?;
+            }
+            return Err(fault);
+        }
+        let since_ms = if node.receipt_key == receipt_key { node.enrolled_at_ms } else { now_ms };
+        let subject =
+            NodeSubject { id, ak_name: &node.ak_name, ek_digest: &node.ek_digest, receipt_key: &receipt_key, since_ms };
+        let certificate = self.certify(&proof.csr, &subject, now_ms)?;
+        let node = Node {
+            node_chain: certificate.chain.clone(),
+            receipt_key,
+            certificate_ends_ms: certificate.ends_at_ms,
+            trust: Trust::Trusted,
+            trust_detail: "the last renewal's appraisal passed".into(),
+            enrolled_at_ms: since_ms,
+            last_seen_ms: now_ms,
+            ..node
+        };
+        self.store().upsert_node(&node).await?;
+        tracing::info!(node.id = %id, "node certificate renewed");
+        Ok(self.credential(id, certificate))
+    }
+
+    /// The vendor's chain as well: roots and policy may have changed since.
+    fn appraise_again(&self, node: &Node, proof: &RenewProof, nonce: &[u8; 32], receipt_key: &[u8; 32], now_ms: u64) -> Result<(), Fault> {
+        let appraiser = &self.0.parts.appraiser;
+        appraiser.endorsement_key(&node.ek_chain, now_ms)?;
+        let quote = proof.quote.clone().unwrap_or_default();
+        appraiser.node(&quote, &node.ak_public, node_binding(DOMAIN, nonce, &proof.csr, receipt_key))
+    }
+}

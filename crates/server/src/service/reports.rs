@@ -1,0 +1,92 @@
+//! What nodes report about instances, and what of it is believed.
+
+use casemate_api::node;
+use casemate_lifecycle::{Event, Failure, NodeId, Step};
+
+use super::{Service, nodes::inventory_json};
+use crate::{
+    clock::now_ms,
+    fault::Fault,
+    life,
+    store::{Instance, NewEvent},
+};
+
+/// Most stages that a node may time.
+const MAX_STAGES: usize = 64;
+
+impl Service {
+    /// Takes a whole report: instances that the platform believes to be there but the node does not know are lost.
+    pub(super) async fn take_report(&self, node: &NodeId, report: node::Report) -> Result<Vec<node::RecordsStored>, Fault> {
+        self.store().node_seen(node, now_ms(), report.inventory.as_ref().map(inventory_json).as_ref()).await?;
+        for instance in self.store().instances_of_node(node).await? {
+            let known = report.instances.iter().any(|reported| reported.instance == instance.id.as_str());
+            if !known && instance.actual.step >= Step::Accepted && instance.actual.step < Step::Wiped {
+                self.change(&instance.id, lost_by_node).await?;
+            }
+        }
+        let mut stored = Vec::new();
+        for reported in report.instances {
+            stored.extend(self.take_instance_report(node, reported).await?);
+        }
+        Ok(stored)
+    }
+
+    /// Takes the report of one instance; the answer says which records are stored.
+    pub(super) async fn take_instance_report(
+        &self,
+        node: &NodeId,
+        report: node::InstanceReport,
+    ) -> Result<Option<node::RecordsStored>, Fault> {
+        let Some(instance) = self.on_node(node, &report.instance).await? else {
+            tracing::warn!(node.id = %node, "a node reports an instance that is not its own");
+            return Ok(None);
+        };
+        let id = instance.id;
+        let name = report.instance.clone();
+        let changed = self.change(&id, |instance, out| believe(instance, report, out)).await?;
+        Ok(changed.map(|(instance, ())| node::RecordsStored { instance: name, next: instance.next_record }))
+    }
+}
+
+/// A node may say how far it came, that it failed, how the workload ended. It may not say that an instance is attested,
+/// and no instance gets keys or runs with keys that the platform did not attest.
+fn believe(instance: &mut Instance, report: node::InstanceReport, out: &mut Vec<NewEvent>) {
+    life::note(instance, &report.note, out);
+    if report.stages_ms.len() <= MAX_STAGES {
+        instance.stages_ms.extend(report.stages_ms.into_iter().map(|(name, ms)| (life::clipped(&name, 60), ms)));
+        while instance.stages_ms.len() > MAX_STAGES {
+            instance.stages_ms.pop_last();
+        }
+    }
+    let reported = Step::parse(&report.step);
+    match reported {
+        Some(Step::Accepted | Step::Prepared | Step::Booted | Step::Stopping) => advance(instance, reported, out),
+        Some(Step::Keyed | Step::Running) if instance.actual.step >= Step::Attested => advance(instance, reported, out),
+        _ => {}
+    }
+    if let Some(code) = report.exit_code {
+        life::happen(instance, Event::Exited(code), out);
+    }
+    if let Some(failure) = report.failure {
+        let step = Step::parse(&failure.step).unwrap_or(life::next_step(instance.actual.step));
+        let failure = Failure { step, check: life::clipped(&failure.check, 100), detail: life::clipped(&failure.detail, 1000) };
+        life::happen(instance, Event::Failed(failure), out);
+    }
+    if matches!(reported, Some(Step::Wiped | Step::Gone)) {
+        life::wiped(instance, out);
+    }
+}
+
+fn advance(instance: &mut Instance, step: Option<Step>, out: &mut Vec<NewEvent>) {
+    if let Some(step) = step {
+        life::happen(instance, Event::Reached(step), out);
+    }
+}
+
+fn lost_by_node(instance: &mut Instance, out: &mut Vec<NewEvent>) {
+    let text = "the node no longer knows this instance";
+    out.push(NewEvent { kind: "node-lost", text: text.into(), data: None });
+    let step = life::next_step(instance.actual.step);
+    life::fail(instance, step, "node.lost", text, out);
+    life::intend(instance, casemate_lifecycle::Intent::Stop);
+}

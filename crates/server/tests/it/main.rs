@@ -1,0 +1,13 @@
+//! The server as its clients and nodes see it: real listeners on port 0, a real database in a temporary folder, nodes with
+//! TPMs in software that speak real gRPC over mutual TLS.
+
+mod blobs;
+mod enrolment;
+mod evidence;
+mod instances;
+mod node;
+mod openapi;
+mod platform;
+mod process;
+mod run;
+mod soft_ek;

@@ -1,0 +1,259 @@
+//! The appraisal of one instance: from bytes to a verdict.
+//!
+//! ```text
+//! Decoded -> Fresh --+
+//!                    +-> BoundLaunch -> KnownLaunch -> VerifiedGuest
+//! NodeCertificate -> EndorsedNode -> TrustedNode --+
+//! ```
+//!
+//! Each of these exists only after its checks; the launch record is believed once the node's quote covers it.
+
+use std::sync::Arc;
+
+use casemate_evidence::{
+    instance::{GuestKeys, InstanceEvidence, LaunchRecord, Record as _, instance_leaf},
+    merkle,
+};
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    anchors::TrustAnchors,
+    checks::{CheckName, Finding, INSTANCE_CHECKS, Ledger, Mismatch, Outcome, Stop},
+    ek::VerifiedEk,
+    launch::BoundLaunch,
+    node::{NodeInput, TrustedNode},
+    node_certificate::NodeCertificate,
+    policy::{PlatformKind, Policy, Simulated},
+    references::ReferenceValues,
+    result::{Anchor, AttestationResult, Tier, VerifiedGuest},
+    time::UnixTime,
+};
+
+/// Certificates that go with the evidence; relayed by anybody, judged like the evidence.
+#[derive(Debug, Clone, Copy)]
+pub struct Endorsements<'a> {
+    /// Node certificate, DER, leaf first.
+    pub node_chain: &'a [Vec<u8>],
+    /// EK certificate of the node's TPM, DER, leaf first.
+    pub ek_chain: &'a [Vec<u8>],
+}
+
+/// What the relying party asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Expectation<'a> {
+    /// The instance.
+    pub instance: &'a str,
+    /// Digest of the canonical workload.
+    pub workload_digest: [u8; 32],
+    /// Its own single-use nonce.
+    pub nonce: [u8; 32],
+}
+
+/// Appraises the evidence of an instance. Every check of [`INSTANCE_CHECKS`] is in the result; the first that fails ends it.
+pub fn appraise_instance(
+    evidence: &[u8],
+    endorsements: &Endorsements<'_>,
+    references: &ReferenceValues,
+    anchors: &TrustAnchors,
+    policy: &Policy,
+    expectation: &Expectation<'_>,
+    now: UnixTime,
+) -> AttestationResult {
+    let mut appraisal = Appraisal { ledger: Ledger::new(INSTANCE_CHECKS), notes: Notes::default() };
+    let inputs = Inputs { endorsements, references, anchors, policy, expectation, now };
+    let guest = appraisal.run(evidence, &inputs);
+    appraisal.close(guest, &inputs)
+}
+
+struct Inputs<'a> {
+    endorsements: &'a Endorsements<'a>,
+    references: &'a ReferenceValues,
+    anchors: &'a TrustAnchors,
+    policy: &'a Policy,
+    expectation: &'a Expectation<'a>,
+    now: UnixTime,
+}
+
+struct Appraisal {
+    ledger: Ledger,
+    notes: Notes,
+}
+
+/// What goes into the result beside the checks.
+#[derive(Default)]
+pub(crate) struct Notes {
+    pub(crate) simulated: Vec<String>,
+    pub(crate) anchors: Vec<Anchor>,
+    pub(crate) launch_record_digest: Option<[u8; 32]>,
+    pub(crate) guest_os: Option<String>,
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Appraisal {
+    fn run(&mut self, evidence: &[u8], inputs: &Inputs<'_>) -> Result<VerifiedGuest, Stop> {
+        self.ledger.enter(CheckName::PolicyPlatform, platform(inputs.policy))?;
+        let decoded = self.ledger.enter(CheckName::EvidenceFormat, Decoded::new(evidence))?;
+        let fresh = self.ledger.enter(CheckName::EvidenceNonce, decoded.answering(&inputs.expectation.nonce))?;
+        let node = self.node(&fresh, inputs)?;
+        let bound = self.ledger.enter(CheckName::BatchInclusion, fresh.covered_by(node))?;
+        self.notes.launch_record_digest = Some(bound.digest());
+        let known = bound.judge(&mut self.ledger, &mut self.notes, inputs.expectation, inputs.references)?;
+        let guest = known.guest(&mut self.ledger)?;
+        self.ledger.enter(CheckName::PolicySimulated, simulated(&self.notes.simulated, inputs.policy))?;
+        Ok(guest)
+    }
+
+    fn node(&mut self, fresh: &Fresh, inputs: &Inputs<'_>) -> Result<TrustedNode, Stop> {
+        let input = NodeInput {
+            node_chain: inputs.endorsements.node_chain,
+            ek_chain: inputs.endorsements.ek_chain,
+            bundle: &fresh.0.evidence.node,
+            event_log: &fresh.0.evidence.node_event_log,
+            anchors: inputs.anchors,
+            references: inputs.references,
+            now: inputs.now,
+        };
+        let certificate = input.certificate(&mut self.ledger)?;
+        self.notes.anchors.push(platform_anchor(&certificate));
+        let (endorsed, ek) = input.endorsement(&mut self.ledger, certificate)?;
+        self.notes.anchors.push(vendor_anchor(&ek));
+        if ek.is_simulated() {
+            self.notes.simulated.push(format!("the node's TPM, under root {}", ek.root_subject()));
+        }
+        input.measured(&mut self.ledger, endorsed)
+    }
+
+    fn close(self, guest: Result<VerifiedGuest, Stop>, inputs: &Inputs<'_>) -> AttestationResult {
+        let Self { ledger, notes } = self;
+        let (checks, passed) = ledger.close();
+        let guest = guest.ok().filter(|_| passed);
+        let nothing = checks.iter().take(2).any(|check| check.outcome == Outcome::Fail);
+        let status = match (&guest, nothing) {
+            (Some(_), _) => Tier::Affirming,
+            (None, true) => Tier::None,
+            (None, false) => Tier::Contraindicated,
+        };
+        let mut warnings = vec![MICROVM_LIMIT.to_owned(), VTPM_LIMIT.to_owned()];
+        warnings.extend(notes.simulated.iter().map(|what| format!("simulated: {what}; it proves nothing about real hardware")));
+        warnings.extend(notes.warnings);
+        AttestationResult {
+            version: 1,
+            status,
+            platform: platform_name(inputs.policy.platform()).to_owned(),
+            simulated: !notes.simulated.is_empty(),
+            instance: inputs.expectation.instance.to_owned(),
+            workload_digest: hex::encode(inputs.expectation.workload_digest),
+            nonce_sha256: hex::encode(Sha256::digest(inputs.expectation.nonce)),
+            launch_record_digest: notes.launch_record_digest.map(hex::encode),
+            guest_os: notes.guest_os,
+            at: inputs.now,
+            checks,
+            anchors: notes.anchors,
+            warnings,
+            guest: guest.map(Arc::new),
+        }
+    }
+}
+
+/// Evidence that decodes.
+struct Decoded {
+    evidence: InstanceEvidence,
+    launch: LaunchRecord,
+    keys: GuestKeys,
+}
+
+impl Decoded {
+    fn new(bytes: &[u8]) -> Result<Finding<Self>, casemate_evidence::instance::DecodeError> {
+        let evidence = InstanceEvidence::decode(bytes)?;
+        let launch = LaunchRecord::decode(&evidence.launch_record)?;
+        let keys = GuestKeys::decode(&evidence.guest_keys)?;
+        let detail = format!("instance evidence, version 1, {} bytes", bytes.len());
+        Ok(Finding::new(Self { evidence, launch, keys }, detail))
+    }
+
+    fn answering(self, nonce: &[u8; 32]) -> Result<Finding<Fresh>, Mismatch> {
+        Mismatch::unless_equal(nonce, &self.evidence.nonce)?;
+        Ok(Finding::new(Fresh(self), "answers the nonce of this challenge"))
+    }
+}
+
+/// Evidence for the expected nonce.
+struct Fresh(Decoded);
+
+impl Fresh {
+    fn covered_by(self, node: TrustedNode) -> Result<Finding<BoundLaunch>, InclusionError> {
+        let Decoded { evidence, launch, keys } = self.0;
+        let leaf = instance_leaf(&evidence.nonce, &evidence.launch_record, &evidence.guest_keys, &evidence.guest.attest);
+        let root = merkle::root_of(&leaf, &evidence.batch).ok_or(InclusionError::Path)?;
+        if !node.quote.is_for(&root) {
+            let seen = hex::encode(node.quote.qualifying());
+            return Err(InclusionError::Root(Mismatch::new(hex::encode(root), seen)));
+        }
+        let detail = format!("leaf {} of {} under the node's quote", evidence.batch.index, evidence.batch.count);
+        Ok(Finding::new(BoundLaunch::new(evidence, launch, keys, node.software), detail))
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum InclusionError {
+    #[error("the inclusion path does not fit its own index and count")]
+    Path,
+    #[error("the node's quote was not made for a batch with this launch record, guest keys, guest quote and nonce")]
+    Root(#[source] Mismatch),
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("this verifier has no appraisal for platform kind \"{0}\"")]
+struct NoAppraisal(&'static str);
+
+fn platform(policy: &Policy) -> Result<Finding<()>, NoAppraisal> {
+    match policy.platform() {
+        PlatformKind::Microvm => Ok(Finding::new((), "the policy asks for microvm")),
+        kind @ PlatformKind::Confidential => Err(NoAppraisal(platform_name(kind))),
+    }
+}
+
+fn platform_name(kind: PlatformKind) -> &'static str {
+    match kind {
+        PlatformKind::Microvm => "microvm",
+        PlatformKind::Confidential => "confidential",
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the policy refuses simulators, but there is one: {0}")]
+struct SimulatedRefused(String);
+
+fn simulated(found: &[String], policy: &Policy) -> Result<Finding<()>, SimulatedRefused> {
+    match (found, policy.simulated()) {
+        ([], Simulated::Refuse | Simulated::Allow) => Ok(Finding::new((), "no simulator was involved")),
+        (found, Simulated::Allow) => Ok(Finding::new((), format!("SIMULATED, allowed by the policy: {}", found.join("; ")))),
+        (found, Simulated::Refuse) => Err(SimulatedRefused(found.join("; "))),
+    }
+}
+
+fn platform_anchor(certificate: &NodeCertificate) -> Anchor {
+    Anchor {
+        kind: "platform-ca".to_owned(),
+        subject: certificate.ca_subject.clone(),
+        fingerprint: hex::encode(certificate.ca_fingerprint),
+        simulated: false,
+        proved: format!("that node {} was appraised by the platform, with which TPM and attestation key", certificate.subject),
+    }
+}
+
+fn vendor_anchor(ek: &VerifiedEk) -> Anchor {
+    let (ek_digest, root) = (hex::encode(ek.certificate_digest()), ek.root_subject());
+    Anchor {
+        kind: "tpm-vendor-root".to_owned(),
+        subject: root.to_owned(),
+        fingerprint: hex::encode(ek.root_fingerprint()),
+        simulated: ek.is_simulated(),
+        proved: format!(
+            "node TPM with EK certificate {ek_digest} under root {root}: anchor of the node's boot chain, its agent and VMM, and of the launch record"
+        ),
+    }
+}
+
+const MICROVM_LIMIT: &str = "level microvm: the evidence anchors in the node's TPM, not in the processor that runs the guest; a physical attack, a hole in the host's kernel, or whoever controls the host after its measured start is not stopped by it";
+const VTPM_LIMIT: &str = "the guest's TPM is software on the same host: its quote is as strong as the node's measured launcher, and no root of trust of its own";

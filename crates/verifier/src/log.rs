@@ -1,0 +1,133 @@
+//! The node's event log: does it explain the quoted PCRs, and which software does it name?
+
+use casemate_evidence::eventlog::{Event, EventLog, EventLogError, replay_sha256};
+
+use crate::{quote::QuotedPcrs, references::ReferenceValues};
+
+/// The PCR of the node's own software.
+pub const SOFTWARE_PCR: u32 = 14;
+
+/// Why a log does not explain the quoted PCRs.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// It does not decode.
+    #[error("read the event log")]
+    Format(#[source] EventLogError),
+    /// It leads to another value.
+    #[error("PCR {pcr}: the log replays to {replayed}, the quote says {quoted}")]
+    Replay {
+        /// Which.
+        pcr: u32,
+        /// Hex.
+        replayed: String,
+        /// Hex.
+        quoted: String,
+    },
+}
+
+/// Why the measured software is not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum SoftwareError {
+    /// An event in PCR 14 that is neither the agent nor the VMM.
+    #[error("event {index} of PCR {SOFTWARE_PCR} is neither the agent's nor the VMM's: \"{label}\"")]
+    Unknown {
+        /// Among the events of that PCR, from 0.
+        index: usize,
+        /// As the log says, escaped.
+        label: String,
+    },
+    /// Not exactly one.
+    #[error("expected exactly one measurement of the {what}, seen {count}")]
+    Count {
+        /// `agent` or `VMM`.
+        what: &'static str,
+        /// Found.
+        count: usize,
+    },
+    /// Not known.
+    #[error("the measured {what} {digest} is not among the reference values")]
+    Reference {
+        /// `agent` or `VMM`.
+        what: &'static str,
+        /// Hex.
+        digest: String,
+    },
+}
+
+/// Events whose digests, in order, are what the quoted PCRs hold.
+#[derive(Debug)]
+pub struct MeasuredLog {
+    events: Vec<Event>,
+}
+
+impl MeasuredLog {
+    /// Replays `log` against `quoted`. A PCR that the log does not extend must be zero.
+    pub fn replay(log: &[u8], quoted: &QuotedPcrs) -> Result<Self, LogError> {
+        let events = EventLog::parse(log).map_err(LogError::Format)?.events;
+        let replayed = replay_sha256(&events);
+        for (pcr, value) in quoted.values() {
+            let seen = replayed.get(pcr).unwrap_or(&[0; 32]);
+            if seen != value {
+                return Err(LogError::Replay { pcr: *pcr, replayed: hex::encode(seen), quoted: hex::encode(value) });
+            }
+        }
+        Ok(Self { events: events.into_iter().filter(|event| quoted.values().contains_key(&event.pcr)).collect() })
+    }
+
+    /// The agent and the VMM, if they are what the log measured into PCR 14, once each and nothing else, and known.
+    ///
+    /// The digest is what was measured. The text beside it, which no PCR covers, only says which of the two it is; a wrong
+    /// label therefore leads to a digest that is not known as such.
+    pub fn software(&self, references: &ReferenceValues) -> Result<NodeSoftware, SoftwareError> {
+        let (mut agents, mut vmms) = (Vec::new(), Vec::new());
+        for (index, event) in self.events.iter().filter(|event| event.pcr == SOFTWARE_PCR).enumerate() {
+            let unknown =
+                || SoftwareError::Unknown { index, label: event.data.escape_ascii().take(MAX_LABEL).map(char::from).collect() };
+            let digest = event.measured_sha256().ok_or_else(unknown)?;
+            let is = |label: &str| event.data == format!("{label} sha256:{}", hex::encode(digest)).as_bytes();
+            match (is(AGENT_LABEL), is(VMM_LABEL)) {
+                (true, _) => agents.push(digest),
+                (false, true) => vmms.push(digest),
+                (false, false) => return Err(unknown()),
+            }
+        }
+        let (agent, vmm) = (only("agent", &agents)?, only("VMM", &vmms)?);
+        let known = |what, digest, known| {
+            if known { Ok(()) } else { Err(SoftwareError::Reference { what, digest: hex::encode(digest) }) }
+        };
+        known("agent", agent, references.knows_agent(&agent))?;
+        known("VMM", vmm, references.knows_vmm(&vmm))?;
+        Ok(NodeSoftware { agent, vmm })
+    }
+}
+
+/// The node's software, as measured, known to the reference values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeSoftware {
+    agent: [u8; 32],
+    vmm: [u8; 32],
+}
+
+impl NodeSoftware {
+    /// SHA-256 of the agent.
+    pub fn agent(&self) -> [u8; 32] {
+        self.agent
+    }
+
+    /// SHA-256 of the VMM.
+    pub fn vmm(&self) -> [u8; 32] {
+        self.vmm
+    }
+}
+
+fn only(what: &'static str, found: &[[u8; 32]]) -> Result<[u8; 32], SoftwareError> {
+    match found {
+        [one] => Ok(*one),
+        _ => Err(SoftwareError::Count { what, count: found.len() }),
+    }
+}
+
+const AGENT_LABEL: &str = "casemate-agent";
+const VMM_LABEL: &str = "casemate-vmm";
+/// Most characters of a foreign label that are repeated.
+const MAX_LABEL: usize = 120;

@@ -1,0 +1,176 @@
+//! `cargo xtask guest-os`: kernel, initrd, root image, their description and signed reference values.
+//!
+//! ```text
+//! packages.lock --> linux source + kernel.config --> vmlinux      (cached by the digest of its inputs)
+//! crates/guest  --> static casemate-guest ---------> initrd.cpio
+//!                                       \----------> root.img     (EROFS | verity superblock | hash tree)
+//! packages.lock --> mke2fs and libraries --/
+//! ```
+//!
+//! The same inputs give the same bytes: no time, owner, path or order of a folder enters.
+
+mod binary;
+mod description;
+mod initrd;
+mod kconfig;
+mod kernel;
+mod newc;
+mod recipe;
+mod reference;
+mod root;
+mod verity;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use self::{description::Description, kernel::KernelInputs, recipe::Recipe};
+use crate::{
+    digest, files,
+    packages::Packages,
+    paths::{self, Workspace},
+    process,
+    progress::note,
+};
+
+/// What the caller wants built.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// Where to put it; `target/guest-os` unless given.
+    pub(crate) out: Option<PathBuf>,
+    /// A ready-made PID 1 instead of `crates/guest` (tests of the builder itself).
+    pub(crate) guest_binary: Option<PathBuf>,
+}
+
+/// Builds the image, or finds that nothing changed.
+pub(crate) fn build(workspace: &Workspace, options: &Options) -> Result<()> {
+    let recipe = Recipe::load(workspace)?;
+    let packages = Packages::of_this_machine(workspace)?;
+    let kernel = KernelInputs::gather(workspace, &recipe, &packages)?;
+    let (vmlinux, guest) = build_programs(workspace, options, &kernel, &packages)?;
+    let out = options.out.clone().unwrap_or_else(|| workspace.join("target/guest-os"));
+    let stamp = Stamp::of(&recipe, &packages, &kernel, &guest)?;
+    if stamp.holds(&out) {
+        note("guest OS", &format!("unchanged in {}", out.display()));
+        return Ok(());
+    }
+    assemble(&recipe, &packages, &kernel, &vmlinux, &guest, &out)?;
+    stamp.put(&out)
+}
+
+/// Checks the kernel fragment against the kernel source of `packages`, without a build.
+pub(crate) fn check_kernel_config(workspace: &Workspace, packages: &Packages) -> Result<()> {
+    kernel::try_config(&KernelInputs::gather(workspace, &Recipe::load(workspace)?, packages)?, packages)
+}
+
+/// Kernel and PID 1 side by side.
+fn build_programs(
+    workspace: &Workspace,
+    options: &Options,
+    kernel: &KernelInputs,
+    packages: &Packages,
+) -> Result<(PathBuf, PathBuf)> {
+    thread::scope(|scope| {
+        let guest = scope.spawn(|| match &options.guest_binary {
+            Some(path) => Ok(path.clone()),
+            None => binary::build(workspace),
+        });
+        let vmlinux = kernel::build(kernel, packages);
+        let guest = guest.join().map_err(|_| anyhow::anyhow!("the build of casemate-guest panicked"))?;
+        Ok((vmlinux.context("building the guest kernel")?, guest.context("building casemate-guest")?))
+    })
+}
+
+fn assemble(recipe: &Recipe, packages: &Packages, kernel: &KernelInputs, vmlinux: &Path, guest: &Path, out: &Path) -> Result<()> {
+    let guest = files::read(guest)?;
+    let initrd = initrd::make(recipe, &guest);
+    let root = root::make(recipe, packages, &guest)?;
+    let vmlinux = files::read(vmlinux)?;
+    for (name, bytes) in [("vmlinux", &vmlinux), ("initrd.cpio", &initrd), ("root.img", &root.image)] {
+        files::write(&out.join(name), bytes)?;
+        note("guest OS", &format!("{name}: {:.1} MiB, {}", bytes.len() as f64 / f64::from(1 << 20), digest::of_bytes(bytes)));
+    }
+    let description = Description::new(recipe, &vmlinux, &initrd, &root, sources(packages, kernel, recipe)?);
+    files::write(&out.join("guest-os.json"), description.to_json()?.as_bytes())?;
+    let values = reference::sign(&description.reference_values(recipe), &reference::signing_key()?);
+    files::write(&out.join("reference-values.json"), values.as_bytes())?;
+    note("guest OS", &format!("root hash {} in {}", root.root_hash, out.display()));
+    Ok(())
+}
+
+/// What went in, for people who compare two builds.
+fn sources(packages: &Packages, kernel: &KernelInputs, recipe: &Recipe) -> Result<Vec<(String, String)>> {
+    let mut sources = vec![
+        ("release".to_owned(), packages.release().to_string()),
+        ("recipe".to_owned(), recipe.version.to_string()),
+        ("compiler".to_owned(), kernel.compiler.clone()),
+        ("mkfs.erofs".to_owned(), root::mkfs_version()?),
+    ];
+    for role in recipe.root.packages.iter().map(String::as_str).chain([kernel::SOURCE_ROLE]) {
+        let package = packages.locked(role)?;
+        sources.push((package.package.clone(), package.version.clone()));
+    }
+    Ok(sources)
+}
+
+/// One digest over all inputs, kept beside the output of the build that they led to.
+struct Stamp(String);
+
+impl Stamp {
+    fn of(recipe: &Recipe, packages: &Packages, kernel: &KernelInputs, guest: &Path) -> Result<Self> {
+        let guest = digest::of_file(guest)?;
+        let key = reference::public_key_hex(&reference::signing_key()?);
+        let mkfs = root::mkfs_version()?;
+        let kernel = kernel.key();
+        let mut debs = String::new();
+        for role in &recipe.root.packages {
+            debs += &packages.locked(role)?.sha256;
+        }
+        let parts =
+            [("recipe", &recipe.text), ("guest", &guest), ("key", &key), ("mkfs", &mkfs), ("kernel", &kernel), ("debs", &debs)];
+        Ok(Self(digest::of_parts(parts.map(|(name, text)| (name, text.as_bytes())))))
+    }
+
+    /// Whether `out` holds the whole, undamaged output for these inputs.
+    fn holds(&self, out: &Path) -> bool {
+        let same = files::read_text(&out.join(STAMP)).is_ok_and(|text| text == self.0);
+        same && out.join("reference-values.json").is_file() && Description::matches_files(out)
+    }
+
+    fn put(&self, out: &Path) -> Result<()> {
+        files::write(&out.join(STAMP), self.0.as_bytes())
+    }
+}
+
+/// Refuses machines and choices that the builder does not support.
+pub(crate) fn check_supported() -> Result<()> {
+    if std::env::consts::ARCH != "x86_64" {
+        bail!("the guest OS is built for x86_64 only, and this machine is {}", std::env::consts::ARCH);
+    }
+    match std::env::var("KERNEL").as_deref() {
+        Err(_) | Ok("" | "own") => Ok(()),
+        Ok("distro") => bail!(
+            "KERNEL=distro is not supported yet (hint: leave KERNEL unset; the project's own kernel is built from the distribution's source)"
+        ),
+        Ok(other) => bail!("KERNEL={other} is unknown (hint: leave KERNEL unset)"),
+    }
+}
+
+/// The first line of what `program` says about its version.
+fn version_of(program: &str, argument: &str) -> Result<String> {
+    let output = process::raw_output(Command::new(program).arg(argument).env("LC_ALL", "C"))?;
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    text.lines().next().map(|line| line.trim().to_owned()).with_context(|| format!("{program} {argument} says nothing"))
+}
+
+/// The folder for what the guest OS build keeps between runs.
+fn cache_folder(name: &str) -> Result<PathBuf> {
+    Ok(paths::cache()?.join(name))
+}
+
+const STAMP: &str = ".stamp";

@@ -1,0 +1,8 @@
+//! The repository's own rules, held as tests.
+
+#![allow(clippy::unwrap_used, reason = "a failed helper fails the test")]
+
+mod dependencies;
+mod purity;
+mod size;
+mod sources;

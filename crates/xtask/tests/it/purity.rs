@@ -1,0 +1,75 @@
+//! Pure crates decide from their arguments only: no clock, no randomness, no environment, no files, no sockets.
+
+use std::fs;
+
+use crate::sources::{crates, rust_files};
+
+const PURE: [&str; 4] = ["evidence", "lifecycle", "seal", "verifier"];
+
+/// Words that code of a pure crate does not contain, outside its tests.
+const FORBIDDEN: [&str; 15] = [
+    "std::env",
+    "std::fs",
+    "std::net",
+    "std::os::",
+    "std::process",
+    "std::thread",
+    "SystemTime",
+    "Instant",
+    "getrandom",
+    "thread_rng",
+    "OsRng",
+    "SysRng",
+    "async fn",
+    "tokio",
+    "println!",
+];
+
+#[test]
+fn pure_crates_forbid_unsafe_code() {
+    for name in PURE {
+        let root = crates().join(name).join("src/lib.rs");
+        assert!(fs::read_to_string(&root).unwrap().contains("#![forbid(unsafe_code)]"), "{}", root.display());
+    }
+}
+
+#[test]
+fn pure_crates_touch_nothing_outside_themselves() {
+    let mut found = Vec::new();
+    for name in PURE {
+        for (path, text) in rust_files(&crates().join(name).join("src")) {
+            for (number, line) in product_code(&text) {
+                for word in FORBIDDEN.iter().filter(|word| line.contains(*word)) {
+                    found.push(format!("{}:{number}: {word}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(found.is_empty(), "hand these in as arguments instead: {found:#?}");
+}
+
+/// The numbered lines before the tests at a file's end, without comments. `std::{fs, ...}` is seen as `std::fs`.
+fn product_code(text: &str) -> Vec<(usize, String)> {
+    let mut code = Vec::new();
+    let mut in_std = false;
+    for (number, line) in (1..).zip(text.lines()) {
+        if line.trim_start().starts_with("#[cfg(test)]") {
+            break;
+        }
+        let line = line.split("//").next().unwrap_or_default();
+        in_std |= line.starts_with("use std::{");
+        let names = line.trim_start_matches("use std::{").split([',', '{', '}', ';']).map(str::trim);
+        let imported: String = names.filter(|name| in_std && !name.is_empty()).map(|name| format!(" std::{name}::")).collect();
+        code.push((number, format!("{line}{imported}")));
+        in_std &= !line.contains("};");
+    }
+    code
+}
+
+#[test]
+fn an_import_in_braces_is_seen() {
+    let code = product_code("use std::{\n    fs,\n    time::Duration,\n};\nfn f() {} // std::net\n#[cfg(test)]\nuse std::env;\n");
+    let text: String = code.into_iter().map(|(_, line)| line).collect();
+    assert!(text.contains("std::fs"), "{text}");
+    assert!(!text.contains("std::net") && !text.contains("std::env"), "{text}");
+}
