@@ -53,18 +53,19 @@ tampered() {
     printf '%s' "$copy"
 }
 
-# The same run on a node with a changed guest OS: it must be refused, by name, with no result.
-# attack FOLDER
+# The same run on a node with a changed guest OS: it must be refused, by the name of the check, with no result.
+# attack FOLDER CHECK
 attack() {
     local status=0
     run casemate dev up --guest-os "$1" || die "platform and node did not start with the changed guest OS"
     say
     rm -rf out
     show "${the_run[@]}"
-    "${the_run[@]}" || status=$?
+    "${the_run[@]}" 2>&1 | tee refusal.log || status=$?
     [[ $status == 2 ]] || die "the run on a changed guest OS ended with exit status $status, and not with 2 (refused)"
+    grep -q "$2" refusal.log || die "the refusal does not name the check $2"
     [[ -z $(ls -A out 2>/dev/null) ]] || die "a refused run left a result"
-    printf '\n%sRefused, exit status %s. The key did not leave this machine.%s\n' "$bold" "$status" "$plain"
+    printf '\n%sRefused by the check %s, exit status %s. The key did not leave this machine.%s\n' "$bold" "$2" "$status" "$plain"
     stop
 }
 
@@ -92,11 +93,11 @@ stop
 offset=$(grep -abo -m1 'casemate@casemate' "$root/target/guest-os/vmlinux" | head -n1 | cut -d: -f1)
 [[ -n $offset ]] || die "the kernel's version text is not where it was expected"
 say "The kernel still boots; only its version text differs. The evidence tells:"
-attack "$(tampered vmlinux "$offset" C)"
+attack "$(tampered vmlinux "$offset" C)" guest.kernel
 
 title "5. The attacker changes one byte of the guest's root file system instead"
 say "The measured command line carries the root hash; the guest's own kernel finds that the block does not fit it:"
-attack "$(tampered root.img 512 '\x5a')"
+attack "$(tampered root.img 512 '\x5a')" guest.root-verity
 
 title "Done in $((SECONDS - started)) s"
 if [[ ${KEEP:-} == 1 ]]; then

@@ -51,11 +51,11 @@ pub(crate) fn authenticate(signed: &node::Assignment, me: &NodeId, platform: &Ve
     let parsed: Result<Body, _> = canonical::from_slice(&signed.body, MAX_BODY);
     // Only for the report: nothing of an unsigned body is followed.
     let about = parsed.as_ref().ok().and_then(|body| Some((body.instance.parse::<InstanceId>().ok()?, body.generation)));
-    let signature = Signature::from_slice(&signed.signature)
-        .map_err(|error| refuse(about.clone(), check::SIGNATURE, error.to_string()))?;
-    platform.verify_strict(&signed_bytes(&signed.body), &signature).map_err(|_| {
-        refuse(about.clone(), check::SIGNATURE, "the assignment is not signed by the platform's key".into())
-    })?;
+    let signature =
+        Signature::from_slice(&signed.signature).map_err(|error| refuse(about.clone(), check::SIGNATURE, error.to_string()))?;
+    platform
+        .verify_strict(&signed_bytes(&signed.body), &signature)
+        .map_err(|_| refuse(about.clone(), check::SIGNATURE, "the assignment is not signed by the platform's key".into()))?;
     let body = parsed.map_err(|error| refuse(about.clone(), check::SIGNATURE, failure::chain(&error)))?;
     if body.version != 1 {
         return Err(refuse(about, check::SIGNATURE, format!("version {} is not known", body.version)));
@@ -194,8 +194,7 @@ pub(crate) mod tests {
         authenticate(&sign(body), &"n-1".parse().unwrap(), &key().verifying_key()).unwrap()
     }
 
-    const CAPACITY: Capacity =
-        Capacity { memory_mib: 1024, cpus: 2, cpus_in_all: 8, disk_mib: 1000, instances: 2, disks: 4 };
+    const CAPACITY: Capacity = Capacity { memory_mib: 1024, cpus: 2, cpus_in_all: 8, disk_mib: 1000, instances: 2, disks: 4 };
 
     fn check_of(result: Result<Order, Refusal>) -> String {
         result.unwrap_err().failure.check

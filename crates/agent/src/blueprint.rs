@@ -140,11 +140,7 @@ pub(crate) fn launch_record(
         initrd: blueprint.measured.initrd,
         command_line: plan.command_line.clone(),
         root_hash: blueprint.measured.root_hash,
-        vmm: evidence::Vmm {
-            name: capabilities.name.into(),
-            version: capabilities.version.clone(),
-            digest: capabilities.digest,
-        },
+        vmm: evidence::Vmm { name: capabilities.name.into(), version: capabilities.version.clone(), digest: capabilities.digest },
         machine: evidence::Machine {
             kind: capabilities.machine.into(),
             accel: capabilities.accel.into(),
@@ -186,7 +182,12 @@ mod tests {
 
     #[test]
     fn slices_follow_the_disks() {
-        let layer = |n: u8| ConvertedLayer { path: format!("/l{n}").into(), root_hash: [n; 32], data_blocks: 1, size_bytes: 4096 * u64::from(n) };
+        let layer = |n: u8| ConvertedLayer {
+            path: format!("/l{n}").into(),
+            root_hash: [n; 32],
+            data_blocks: 1,
+            size_bytes: 4096 * u64::from(n),
+        };
         let mut disks = vec![];
         let slices = place_layers(&Layers::Single(vec![layer(1), layer(2)]), &mut disks);
         assert_eq!(slices[1], Slice { serial: "layer1".into(), offset_bytes: 0, length_bytes: 8192 });

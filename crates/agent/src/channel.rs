@@ -42,10 +42,7 @@ pub(crate) enum ChannelError {
     Yamux(#[from] yamux::ConnectionError),
     /// The guest took too long.
     #[error("the guest did not send {what} within {limit_s} s")]
-    Timeout {
-        what: &'static str,
-        limit_s: u64,
-    },
+    Timeout { what: &'static str, limit_s: u64 },
     /// The guest broke the protocol.
     #[error("the guest {0}")]
     Protocol(&'static str),
@@ -144,7 +141,11 @@ async fn hand_on(frame: Option<io::Result<bytes::BytesMut>>, to: &mpsc::Sender<f
 }
 
 /// Asks for records from the first one that is not durable here, and says after each sync how far it got.
-async fn relay_records(records: Framing, to: mpsc::Sender<Record>, mut durable: watch::Receiver<u64>) -> Result<(), ChannelError> {
+async fn relay_records(
+    records: Framing,
+    to: mpsc::Sender<Record>,
+    mut durable: watch::Receiver<u64>,
+) -> Result<(), ChannelError> {
     let (mut out, mut incoming) = records.split::<Bytes>();
     let acknowledge = async {
         loop {

@@ -123,9 +123,10 @@ impl Config {
             faults.push(format!("accel: must be auto, kvm or tcg, got {:?}", file.accel));
             Accel::Auto
         });
-        let failpoint = file.failpoint.as_deref().and_then(|name| {
-            name.parse().map_err(|problem: String| faults.push(format!("failpoint: {problem}"))).ok()
-        });
+        let failpoint = file
+            .failpoint
+            .as_deref()
+            .and_then(|name| name.parse().map_err(|problem: String| faults.push(format!("failpoint: {problem}"))).ok());
         let driver = driver_kind(&file.driver).unwrap_or_else(|| {
             faults.push(format!("driver: must be qemu or fake, got {:?}", file.driver));
             DriverKind::Qemu
@@ -229,7 +230,9 @@ fn is_this_host(registry: &str) -> bool {
 fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_loopback() || ip.is_link_local()),
+        IpAddr::V6(ip) => {
+            ip.is_unicast_link_local() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_loopback() || ip.is_link_local())
+        }
     }
 }
 
@@ -280,7 +283,16 @@ mod tests {
     #[test]
     fn tenants_do_not_reach_services_of_the_host_through_a_registry_name() {
         let any = Registries(None);
-        for bad in ["localhost", "localhost:5000", "127.0.0.1:5000", "[::1]:80", "127.9.9.9", "0.0.0.0:1", "169.254.169.254", "[::ffff:127.0.0.1]"] {
+        for bad in [
+            "localhost",
+            "localhost:5000",
+            "127.0.0.1:5000",
+            "[::1]:80",
+            "127.9.9.9",
+            "0.0.0.0:1",
+            "169.254.169.254",
+            "[::ffff:127.0.0.1]",
+        ] {
             assert!(any.admit(bad).is_err(), "{bad}");
         }
         assert!(any.admit("docker.io").is_ok());

@@ -9,7 +9,10 @@ use ed25519_dalek::{SigningKey, VerifyingKey};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde::{Deserialize, Serialize};
 
-use crate::{clock, files::{self, FileError}};
+use crate::{
+    clock,
+    files::{self, FileError},
+};
 
 /// Largest file, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
@@ -60,7 +63,8 @@ impl Credential {
         if answer.chain.is_empty() || answer.chain.len() > MAX_CHAIN {
             return Err(malformed("the chain has no certificate, or too many"));
         }
-        let key: [u8; 32] = answer.platform_key.as_slice().try_into().map_err(|_| malformed("the platform's key is not 32 bytes long"))?;
+        let key: [u8; 32] =
+            answer.platform_key.as_slice().try_into().map_err(|_| malformed("the platform's key is not 32 bytes long"))?;
         Ok(Self {
             node: answer.node.parse().map_err(|error| CredentialError::Malformed(format!("{error}")))?,
             chain: answer.chain,

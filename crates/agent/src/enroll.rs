@@ -18,7 +18,7 @@ use tokio::{sync::watch, time::timeout};
 use crate::{
     clock,
     config::Config,
-    credential::{Credential, CredentialError, CertificateRequest},
+    credential::{CertificateRequest, Credential, CredentialError},
     failure,
     files::{self, FileError},
     platform::{self, Platform},
@@ -108,7 +108,8 @@ impl Enroller {
         let challenge: EnrolChallenge = answer("begin enrolment", client.begin(begin)).await?;
         let secret = self.tpm.activate(challenge.credential_blob, challenge.encrypted_secret).await?;
         let quote = self.quote(ENROL, &challenge.nonce, &request.der).await?;
-        let proof = EnrolProof { session: challenge.session, secret, quote: Some(quote), inventory: Some(self.inventory.clone()) };
+        let proof =
+            EnrolProof { session: challenge.session, secret, quote: Some(quote), inventory: Some(self.inventory.clone()) };
         let credential = answer("finish enrolment", client.finish(proof)).await?;
         self.keep(credential, &request)
     }
@@ -222,7 +223,10 @@ fn qualifying(domain: &[u8], nonce: &[u8; 32], csr: &[u8], receipt_key: &[u8; 32
     hash.finalize().into()
 }
 
-async fn answer<T>(attempt: &'static str, call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>) -> Result<T, EnrolError> {
+async fn answer<T>(
+    attempt: &'static str,
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, EnrolError> {
     match timeout(ANSWER_WAIT, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(EnrolError::Platform { attempt, status: Box::new(status) }),

@@ -78,7 +78,12 @@ impl Batcher {
     }
 
     /// Completes the evidence of one guest.
-    pub(crate) async fn assemble(&self, nonce: [u8; 32], launch_record: Vec<u8>, from: guest::Evidence) -> Result<Vec<u8>, EvidenceError> {
+    pub(crate) async fn assemble(
+        &self,
+        nonce: [u8; 32],
+        launch_record: Vec<u8>,
+        from: guest::Evidence,
+    ) -> Result<Vec<u8>, EvidenceError> {
         let guest = guest_bundle(&from)?;
         let leaf = instance_leaf(&nonce, &launch_record, &from.guest_keys, &from.attest);
         let Inclusion { path, quote } = self.include(leaf).await?;
@@ -135,12 +140,7 @@ fn guest_bundle(from: &guest::Evidence) -> Result<QuoteBundle, EvidenceError> {
         let value = value.as_slice().try_into().map_err(|_| EvidenceError::Guest("has a PCR that is not 32 bytes long"))?;
         pcrs.insert(*index, Pcr(value));
     }
-    Ok(QuoteBundle {
-        attest: from.attest.clone(),
-        signature: from.signature.clone(),
-        ak_public: from.ak_public.clone(),
-        pcrs,
-    })
+    Ok(QuoteBundle { attest: from.attest.clone(), signature: from.signature.clone(), ak_public: from.ak_public.clone(), pcrs })
 }
 
 #[cfg(test)]

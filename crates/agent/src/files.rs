@@ -33,13 +33,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     let mut name = path.file_name().expect("the agent's files have names").to_owned();
     name.push(".new");
     let temporary = path.with_file_name(name);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .map_err(fail())?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary).map_err(fail())?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fail())?;
     fs::rename(&temporary, path).map_err(fail())?;
     sync_parent(path)

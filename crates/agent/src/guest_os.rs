@@ -1,6 +1,9 @@
 //! The guest OS image on this node: which files, which command line.
 
-use std::{collections::BTreeMap, path::{Path, PathBuf}};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use casemate_api::workload::parse_hex32;
 use serde::Deserialize;

@@ -39,12 +39,13 @@ pub(crate) struct Images {
 
 impl Images {
     /// Makes every blob available whose layer is not converted yet; says which layers are ready already.
-    pub(crate) async fn fetch(&self, image: &Image, platform: &NodeClient<Channel>) -> Result<Vec<Option<ConvertedLayer>>, Failure> {
-        let ready: Vec<_> = stream::iter(image.layers.clone())
-            .map(|layer| self.ready(layer))
-            .buffered(PARALLEL)
-            .try_collect()
-            .await?;
+    pub(crate) async fn fetch(
+        &self,
+        image: &Image,
+        platform: &NodeClient<Channel>,
+    ) -> Result<Vec<Option<ConvertedLayer>>, Failure> {
+        let ready: Vec<_> =
+            stream::iter(image.layers.clone()).map(|layer| self.ready(layer)).buffered(PARALLEL).try_collect().await?;
         let missing: Vec<Digest> = {
             let pairs = image.layers.iter().zip(&ready);
             let blobs = pairs.filter(|(_, ready)| ready.is_none()).map(|(layer, _)| digest(&layer.blob));
@@ -63,7 +64,12 @@ impl Images {
     }
 
     /// Converts what [`Images::fetch`] did not find ready, compares, and packs where the machine has too few disks.
-    pub(crate) async fn convert(&self, image: &Image, ready: Vec<Option<ConvertedLayer>>, pack: Packing) -> Result<Layers, Failure> {
+    pub(crate) async fn convert(
+        &self,
+        image: &Image,
+        ready: Vec<Option<ConvertedLayer>>,
+        pack: Packing,
+    ) -> Result<Layers, Failure> {
         let pairs: Vec<_> = image.layers.iter().cloned().zip(ready).collect();
         let convert = |(layer, ready): (Layer, Option<ConvertedLayer>)| async move {
             match ready {
@@ -125,16 +131,22 @@ impl Images {
             return Err(failure::at(Step::Prepared, check::BLOB_DIGEST, "the registry's manifest is another one"));
         }
         for blob in missing {
-            let described = info.layers.iter().find(|layer| layer.digest == *blob).ok_or_else(|| {
-                failure::at(Step::Prepared, check::FETCH, format!("the image's manifest has no layer {blob}"))
-            })?;
+            let described =
+                info.layers.iter().find(|layer| layer.digest == *blob).ok_or_else(|| {
+                    failure::at(Step::Prepared, check::FETCH, format!("the image's manifest has no layer {blob}"))
+                })?;
             blobs.fetch(described).await.map_err(fail)?;
         }
         Ok(())
     }
 
     /// Fetches assets into `folder`, each file padded with zeros to whole pages.
-    pub(crate) async fn fetch_assets(&self, assets: &[Asset], folder: &Path, platform: &NodeClient<Channel>) -> Result<Vec<AssetFile>, Failure> {
+    pub(crate) async fn fetch_assets(
+        &self,
+        assets: &[Asset],
+        folder: &Path,
+        platform: &NodeClient<Channel>,
+    ) -> Result<Vec<AssetFile>, Failure> {
         let fetch = |(i, asset): (usize, Asset)| {
             let path = folder.join(format!("asset{i}"));
             async move {
@@ -143,7 +155,7 @@ impl Images {
                 Ok(AssetFile { path, size_bytes: asset.size_bytes })
             }
         };
-        stream::iter(assets.to_vec().into_iter().enumerate()).map(fetch).buffered(PARALLEL).try_collect().await
+        stream::iter(assets.iter().cloned().enumerate()).map(fetch).buffered(PARALLEL).try_collect().await
     }
 }
 
@@ -193,7 +205,8 @@ fn copy_asset(asset: &Asset, path: &Path, reader: &mut impl Read) -> Result<(), 
         size += n as u64;
     }
     if size != asset.size_bytes || Some(hash.finalize().into()) != parse_digest(&asset.digest) {
-        let detail = format!("asset {}: {size} bytes came that are not {} of {} bytes", asset.name, asset.digest, asset.size_bytes);
+        let detail =
+            format!("asset {}: {size} bytes came that are not {} of {} bytes", asset.name, asset.digest, asset.size_bytes);
         return Err(failure::at(Step::Prepared, check::ASSET_DIGEST, detail));
     }
     pad(&file, size).map_err(fetch)

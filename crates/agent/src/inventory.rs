@@ -5,7 +5,10 @@ use std::{fs, path::Path};
 use casemate_api::node::Inventory;
 use casemate_sandbox::Capabilities;
 
-use crate::{assignment::{Capacity, MACHINE_OVERHEAD_MIB}, config::Config};
+use crate::{
+    assignment::{Capacity, MACHINE_OVERHEAD_MIB},
+    config::Config,
+};
 
 /// Virtual CPUs of all instances together, for each CPU of the host.
 const CPU_OVERCOMMIT: u32 = 4;
@@ -19,7 +22,8 @@ pub(crate) fn take(config: &Config, capabilities: &Capabilities) -> Inventory {
     Inventory {
         hostname: uname.nodename().to_string_lossy().into_owned(),
         cpus: cpus(),
-        memory_mib: memory_mib(&fs::read_to_string("/proc/meminfo").unwrap_or_default()).saturating_sub(config.memory_reserve_mib),
+        memory_mib: memory_mib(&fs::read_to_string("/proc/meminfo").unwrap_or_default())
+            .saturating_sub(config.memory_reserve_mib),
         disk_mib: disk_mib(&config.state_dir).saturating_sub(DISK_RESERVE_MIB),
         cpu_model: cpu_model(&cpuinfo),
         kernel: uname.release().to_string_lossy().into_owned(),

@@ -2,13 +2,19 @@
 //!
 //! `<state_dir>/instances/<id>/agent.json`, mode 0600. It holds no secret of the tenant: keys pass the agent sealed.
 
-use std::{collections::BTreeMap, path::{Path, PathBuf}};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use casemate_api::assignment::Body;
 use casemate_lifecycle::{Actual, Failure, InstanceId, Step};
 use serde::{Deserialize, Serialize};
 
-use crate::{assignment::Order, files::{self, FileError}};
+use crate::{
+    assignment::Order,
+    files::{self, FileError},
+};
 
 /// Largest journal, in bytes: an assignment with a large workload (hex), a launch message with it, and the rest.
 pub(crate) const MAX_BYTES: u64 = 16 << 20;

@@ -73,6 +73,12 @@ pub fn check(config: &Config) -> anyhow::Result<String> {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
+    // It says that a session is open, which is not so yet.
+    if let Err(error) = std::fs::remove_file(config.run_dir.join("agent.json"))
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(error).context("remove agent.json of an earlier agent");
+    }
     let ca = files::read(&config.platform_ca, MAX_CA)?.context("the file of platform_ca does not exist")?;
     let ca_pem = String::from_utf8(ca).context("the file of platform_ca is no PEM text")?;
     let driver = {

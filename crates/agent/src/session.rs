@@ -102,7 +102,13 @@ impl Sessions {
         let Some(ToNode { message: Some(to_node::Message::Desired(desired)) }) = first.map_err(broken)? else {
             return Err(SessionError::NoPicture);
         };
-        let mut session = Session { registry: self.registry.clone(), out, pumps: JoinSet::new(), pumped: BTreeSet::new(), challenges: JoinSet::new() };
+        let mut session = Session {
+            registry: self.registry.clone(),
+            out,
+            pumps: JoinSet::new(),
+            pumped: BTreeSet::new(),
+            challenges: JoinSet::new(),
+        };
         session.apply(desired.assignments, Scope::Whole).await;
         self.write_run_file().await?;
         tracing::info!("session with the platform is open");

@@ -104,7 +104,10 @@ impl Spool {
     /// What makes everything up to the number that comes with it durable. Only the last segments can be dirty: the one
     /// before the last too, when the last one was begun since the last sync.
     pub(crate) fn sync_point(&self) -> SyncPoint {
-        SyncPoint { files: self.segments.iter().rev().take(2).map(|s| (s.path.clone(), s.file.clone())).collect(), next: self.next }
+        SyncPoint {
+            files: self.segments.iter().rev().take(2).map(|s| (s.path.clone(), s.file.clone())).collect(),
+            next: self.next,
+        }
     }
 
     /// Records from number `from` on, as many as fit one message; the first one may be a later one.

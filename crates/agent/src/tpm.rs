@@ -3,11 +3,7 @@
 //! Real TPMs take one command at a time and need from milliseconds to seconds for it. The agent never starts, clears or
 //! extends it: that is the firmware's business.
 
-use std::{
-    fs::File,
-    io::Read as _,
-    path::PathBuf,
-};
+use std::{fs::File, io::Read as _, path::PathBuf};
 
 use casemate_attester::{AccessError, Attester as _, Tpm, TpmAttester, TpmError, Transport, quote_bundle};
 use casemate_evidence::instance::{NODE_PCRS, QuoteBundle};

@@ -53,8 +53,9 @@ pub(crate) async fn resolve(file: &WorkloadFile, printer: &Printer) -> anyhow::R
     let assets = assets(file, &mut uploads)?;
     let seed = zeroize::Zeroizing::new(random32()?);
     let tenant = HpkeSecret::from_seed(*seed);
-    let pulled = matches!(source, Source::Registry(_));
-    if pulled {
+    // A node pulls by digest: the repository is all that it needs to know.
+    let repository = source.repository();
+    if repository.is_some() {
         uploads.retain(|upload| assets.iter().any(|asset| asset.digest == upload.digest));
     }
     let workload = Workload {
@@ -62,7 +63,7 @@ pub(crate) async fn resolve(file: &WorkloadFile, printer: &Printer) -> anyhow::R
         name: file.name.clone().unwrap_or_else(|| default_name(image_text)),
         isolation,
         image: workload::Image {
-            source: if pulled { image_text.to_owned() } else { String::new() },
+            source: repository.unwrap_or_default(),
             manifest: info.manifest_digest.to_string(),
             layers,
         },

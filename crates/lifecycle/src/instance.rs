@@ -50,8 +50,17 @@ pub enum Step {
 impl Step {
     /// All steps in order.
     pub const ALL: [Self; 11] = [
-        Self::Requested, Self::Scheduled, Self::Accepted, Self::Prepared, Self::Booted, Self::Attested,
-        Self::Keyed, Self::Running, Self::Stopping, Self::Wiped, Self::Gone,
+        Self::Requested,
+        Self::Scheduled,
+        Self::Accepted,
+        Self::Prepared,
+        Self::Booted,
+        Self::Attested,
+        Self::Keyed,
+        Self::Running,
+        Self::Stopping,
+        Self::Wiped,
+        Self::Gone,
     ];
 
     /// The name on the wire and in output.

@@ -9,7 +9,5 @@ mod instance;
 mod reconcile;
 
 pub use id::{IdError, InstanceId, NodeId};
-pub use instance::{
-    Actual, Admission, Event, Failure, Intent, Refusal, Request, Step, admit, apply,
-};
+pub use instance::{Actual, Admission, Event, Failure, Intent, Refusal, Request, Step, admit, apply};
 pub use reconcile::{Action, Held, Hold, Scope, Wanted, reconcile};

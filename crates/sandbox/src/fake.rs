@@ -21,8 +21,8 @@ use tokio::{
 };
 
 use crate::{
-    Capabilities, Channel, Driver, DriverError, Exit, ExitCause, JailReport, Plan, Prepared, Presence, Started,
-    VtpmProvisioner, WipeEvidence, WipedItem, error::Context,
+    Capabilities, Channel, Driver, DriverError, Exit, ExitCause, JailReport, Plan, Prepared, Presence, Started, VtpmProvisioner,
+    WipeEvidence, WipedItem, error::Context,
 };
 
 /// Plays the guests.
@@ -216,8 +216,7 @@ impl Driver for FakeDriver {
         }
         let marker = self.marker(&plan.id);
         fs::write(&marker, "").context("create", &marker)?;
-        let machine =
-            Machine { console: Arc::default(), running: None, started: false, end: watch::Sender::new(None) };
+        let machine = Machine { console: Arc::default(), running: None, started: false, end: watch::Sender::new(None) };
         held(&self.state).machines.insert(plan.id.clone(), machine);
         match vtpm.provision(&mut |command| self.guest.vtpm(&plan.id, command)) {
             Ok(vtpm_ak_public) => Ok(Prepared { vtpm_ak_public }),

@@ -17,7 +17,7 @@ pub mod qemu;
 mod sys;
 
 pub use error::DriverError;
-pub use plan::{Capabilities, Disk, Exit, ExitCause, JailReport, Plan, Presence, Prepared, Started, WipeEvidence, WipedItem};
+pub use plan::{Capabilities, Disk, Exit, ExitCause, JailReport, Plan, Prepared, Presence, Started, WipeEvidence, WipedItem};
 
 use std::io;
 
@@ -51,7 +51,8 @@ pub trait Driver: Send + Sync {
     /// Starts the VMM in its jail and observes the jail from outside.
     async fn start(&self, plan: &Plan) -> Result<Started, DriverError>;
 
-    /// Connects to the guest channel; the VMM allows one connection at a time.
+    /// Connects to the guest channel; the VMM allows one connection at a time. What is sent before the guest has opened its
+    /// end waits in the connection, and is lost with it.
     async fn connect(&self, id: &InstanceId) -> Result<Box<dyn Channel>, DriverError>;
 
     /// Waits for the end of the VMM (also one that another process started) and says why it ended.

@@ -133,8 +133,8 @@ impl Appraiser {
     pub fn receipt(&self, message: &node::Receipt, node: &Node, instance: &Instance, now_ms: u64) -> Result<String, String> {
         verify_receipt(&message.body, &message.signature, &node.node_chain, &self.anchors, seconds(now_ms))
             .map_err(|error| format!("{}: {}", error.check(), chain(&error)))?;
-        let body: receipt::Body = canonical::from_slice(&message.body, MAX_RECEIPT)
-            .map_err(|error| format!("receipt.content: {}", chain(&error)))?;
+        let body: receipt::Body =
+            canonical::from_slice(&message.body, MAX_RECEIPT).map_err(|error| format!("receipt.content: {}", chain(&error)))?;
         let ours = body.version == 1
             && body.instance == instance.id.as_str()
             && body.node == node.id.as_str()

@@ -171,7 +171,8 @@ impl Authority {
         life: Duration,
         now_ms: u64,
     ) -> Result<NodeCertificate, AuthorityError> {
-        let request = CertificateSigningRequestParams::from_der(&csr.into()).map_err(|e| AuthorityError::Request(e.to_string()))?;
+        let request =
+            CertificateSigningRequestParams::from_der(&csr.into()).map_err(|e| AuthorityError::Request(e.to_string()))?;
         if request.public_key.algorithm() != &PKCS_ECDSA_P256_SHA256 {
             return Err(AuthorityError::Request("the key must be ECDSA P-256".into()));
         }
@@ -189,8 +190,7 @@ impl Authority {
 }
 
 fn node_params(subject: &NodeSubject<'_>, ends_at_ms: u64) -> Result<CertificateParams, AuthorityError> {
-    let mut params =
-        CertificateParams::new(vec![subject.id.to_string()]).map_err(failed("make a node certificate"))?;
+    let mut params = CertificateParams::new(vec![subject.id.to_string()]).map_err(failed("make a node certificate"))?;
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, subject.id.as_str());
     params.not_before = at(subject.since_ms) - CLOCK_SKEW;

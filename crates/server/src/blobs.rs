@@ -1,14 +1,24 @@
 //! Uploaded blobs: files named by their digest. A file is there whole and verified, or not at all.
 
-use std::{io, path::{Path, PathBuf}, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use casemate_api::workload::{format_digest, parse_digest};
 use futures::{Stream, StreamExt as _};
 use sha2::{Digest as _, Sha256};
-use tokio::{fs::{self, File, OpenOptions}, io::AsyncWriteExt as _};
+use tokio::{
+    fs::{self, File, OpenOptions},
+    io::AsyncWriteExt as _,
+};
 
-use crate::{fault::Fault, files::{self, FileError}};
+use crate::{
+    fault::Fault,
+    files::{self, FileError},
+};
 
 /// Longest silence of an uploading client.
 const IDLE: Duration = Duration::from_secs(60);

@@ -7,8 +7,8 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use casemate_verifier::{ReferenceValues, VendorRoot};
 pub use casemate_verifier::Simulated;
+use casemate_verifier::{ReferenceValues, VendorRoot};
 use serde::Deserialize;
 
 /// `server.toml` as written.
@@ -177,7 +177,9 @@ fn vendor_roots(paths: &[PathBuf]) -> Result<Vec<VendorRoot>, String> {
     let mut roots = Vec::new();
     for path in paths {
         let pem = std::fs::read_to_string(path).map_err(|e| format!("vendor_roots: read {}: {e}", path.display()))?;
-        roots.push(VendorRoot::from_pem(&pem).map_err(|e| format!("vendor_roots: {}: {}", path.display(), crate::fault::chain(&e)))?);
+        roots.push(
+            VendorRoot::from_pem(&pem).map_err(|e| format!("vendor_roots: {}: {}", path.display(), crate::fault::chain(&e)))?,
+        );
     }
     Ok(roots)
 }

@@ -3,7 +3,10 @@
 use casemate_api::node::AK_NAME_OID;
 use x509_cert::{
     Certificate,
-    der::{Decode as _, asn1::{ObjectIdentifier, OctetString}},
+    der::{
+        Decode as _,
+        asn1::{ObjectIdentifier, OctetString},
+    },
 };
 
 use crate::service::PeerNode;

@@ -1,6 +1,11 @@
 //! Puts the parts together and runs them.
 
-use std::{fs::File, net::SocketAddr, path::{Path, PathBuf}, sync::Arc};
+use std::{
+    fs::File,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -79,7 +84,8 @@ impl Server {
 
         let rest_listener = listen(settings.rest_addr).await?;
         let node_listener = listen(settings.node_addr).await?;
-        let address = |listener: &TcpListener, address| listener.local_addr().map_err(|source| StartError::Listen { address, source });
+        let address =
+            |listener: &TcpListener, address| listener.local_addr().map_err(|source| StartError::Listen { address, source });
         let rest = address(&rest_listener, settings.rest_addr)?;
         let node = address(&node_listener, settings.node_addr)?;
 

@@ -83,7 +83,7 @@ impl Book {
     }
 
     pub(super) fn happened(&mut self, event: Event) {
-        self.journal.actual = apply(self.journal.actual.clone(), event);
+        self.apply(event);
         self.publish();
     }
 
@@ -112,19 +112,25 @@ impl Book {
         self.journal.order.wanted().intent != Intent::Run
     }
 
+    /// Not shown before [`Book::publish`]: what the platform hears of an end must survive the agent.
     pub(super) fn end(&mut self, ending: Ending, failure: Option<Failure>) {
         if let Some(failure) = failure {
-            self.happened(Event::Failed(failure));
+            self.apply(Event::Failed(failure));
         }
         if self.journal.ending.is_none() {
             self.journal.ending = Some(ending);
         }
-        self.happened(Event::Reached(Step::Stopping));
+        self.apply(Event::Reached(Step::Stopping));
     }
 
+    /// Not shown before [`Book::publish`]: there must never be two receipts.
     pub(super) fn receipted(&mut self, receipt: SignedReceipt) {
         self.journal.receipt = Some(receipt);
-        self.happened(Event::Reached(Step::Wiped));
+        self.apply(Event::Reached(Step::Wiped));
+    }
+
+    fn apply(&mut self, event: Event) {
+        self.journal.actual = apply(self.journal.actual.clone(), event);
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -166,7 +172,8 @@ impl Book {
         })
     }
 
-    fn publish(&self) {
+    /// Shows the present state.
+    pub(super) fn publish(&self) {
         let journal = &self.journal;
         let ended = journal.receipt.is_some();
         let hold = if journal.ending.is_some() { Hold::Ending } else { Hold::Live };

@@ -154,9 +154,10 @@ impl Owner {
         self.book.stage("converted");
         self.book.pass(Failpoint::Converted);
 
-        let (guest_os, command_line, measured) = self.during(measure(&ctx)).await?.map_err(|detail| {
-            Ended::Failed(failure::at(Step::Prepared, check::PREPARE, detail))
-        })?;
+        let (guest_os, command_line, measured) = self
+            .during(measure(&ctx))
+            .await?
+            .map_err(|detail| Ended::Failed(failure::at(Step::Prepared, check::PREPARE, detail)))?;
         Ok(blueprint::draw(Parts {
             id: &self.id,
             workload,
@@ -188,13 +189,8 @@ impl Owner {
         self.book.stage("started");
         self.book.pass(Failpoint::Started);
         let digest = self.book.journal.order.workload_digest();
-        let record = blueprint::launch_record(
-            blueprint,
-            digest,
-            ctx.driver.capabilities(),
-            &started.jail,
-            prepared.vtpm_ak_public,
-        );
+        let record =
+            blueprint::launch_record(blueprint, digest, ctx.driver.capabilities(), &started.jail, prepared.vtpm_ak_public);
         let (record, message) = (record.encode(), blueprint.message.clone());
         self.book.launched(Launched { started_at_ms: clock::now_ms(), record, message });
         self.save(check::START).await?;
@@ -242,6 +238,7 @@ impl Owner {
         self.book.end(ending, failure);
         self.refuse_challenges();
         self.save_whatever_it_takes().await;
+        self.book.publish();
         self.book.pass(Failpoint::Wiping);
         let mut wipe = self.wipe().await;
         self.book.pass(Failpoint::Wiped);
@@ -254,6 +251,7 @@ impl Owner {
         self.book.receipted(receipts::sign(&body, &self.ctx.receipt_key));
         self.save_whatever_it_takes().await;
         self.book.pass(Failpoint::Receipted);
+        self.book.publish();
         tracing::info!(instance.id = %self.id, reason = body.reason, "wiped");
     }
 
@@ -265,7 +263,9 @@ impl Owner {
             match self.attend(driver.wipe(&id)).await {
                 Ok(evidence) => return evidence,
                 Err(DriverError::NoSuchInstance(_)) => return WipeEvidence::default(),
-                Err(error) => tracing::error!(instance.id = %id, error = failure::chain(&error), "wipe failed, will be tried again"),
+                Err(error) => {
+                    tracing::error!(instance.id = %id, error = failure::chain(&error), "wipe failed, will be tried again")
+                }
             }
             self.attend(tokio::time::sleep(pause)).await;
             pause = (pause * 2).min(WIPE_RETRY_MAX);
@@ -277,7 +277,9 @@ impl Owner {
         let removed = off_thread(move || -> Result<(), FileError> {
             for path in images::asset_files(&folder, casemate_api::workload::MAX_ASSETS) {
                 match std::fs::remove_file(&path) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(FileError::at("remove", &path)(error)),
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(FileError::at("remove", &path)(error));
+                    }
                     _ => {}
                 }
             }
@@ -381,7 +383,9 @@ impl Owner {
 
     fn say_end(&self, ending: Ending, failure: Option<&Failure>) {
         match failure {
-            Some(f) => tracing::warn!(instance.id = %self.id, check = f.check, step = %f.step, detail = f.detail, "instance failed"),
+            Some(f) => {
+                tracing::warn!(instance.id = %self.id, check = f.check, step = %f.step, detail = f.detail, "instance failed")
+            }
             None => tracing::info!(instance.id = %self.id, ending = ?ending, "instance ends"),
         }
     }

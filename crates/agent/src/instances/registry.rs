@@ -132,10 +132,10 @@ impl State {
                 Err(refusal) => told.extend(self.refused(refusal)),
             }
         }
+        // A forged order must not make the instance that it names look unwanted.
+        let scope = if orders.len() == assignments.len() { scope } else { Scope::Named };
         let held = self.held();
         let wanted: BTreeMap<InstanceId, Wanted> = orders.iter().map(|(id, order)| (id.clone(), order.wanted())).collect();
-        // A forged order must not make an instance look unwanted.
-        let scope = if told.is_empty() { scope } else { Scope::Named };
         for action in reconcile(&held, &wanted, scope) {
             told.extend(self.act(action, &mut orders).await);
         }
@@ -198,7 +198,8 @@ impl State {
         if entry != Entry::Fresh {
             journal.actual = Actual { step: Step::Scheduled, exit_code: None, failure: None };
         }
-        let opened = files::make_dir(&folder).and_then(|()| files::sync_parent(&folder)).and_then(|()| self.open(journal, folder));
+        let opened =
+            files::make_dir(&folder).and_then(|()| files::sync_parent(&folder)).and_then(|()| self.open(journal, folder));
         match opened {
             Ok(book) => {
                 tracing::info!(instance.id = %id, entry = ?entry, "assignment taken");
@@ -310,7 +311,13 @@ impl State {
     }
 
     /// A journal that cannot be read: the machine is wiped, the file is kept for a person, and no order starts it again.
-    async fn bury(&mut self, id: &InstanceId, folder: &Path, presence: Option<Presence>, error: &dyn std::error::Error) -> Result<(), FileError> {
+    async fn bury(
+        &mut self,
+        id: &InstanceId,
+        folder: &Path,
+        presence: Option<Presence>,
+        error: &dyn std::error::Error,
+    ) -> Result<(), FileError> {
         tracing::error!(instance.id = %id, error = failure::chain(error), "the journal is not readable, the instance is given up");
         self.wipe_orphan(id, presence).await;
         self.tombstones.add(id, Gone { generation: u64::MAX, until_ms: u64::MAX })?;

@@ -289,7 +289,9 @@ impl Owner {
         let step = self.book.attempting();
         let tail = last_lines(&exit.console_tail);
         let failure = match exit.cause {
-            ExitCause::PoweredOff => return self.outcome(&format!("the guest powered off without a reason; its console ends: {tail}")),
+            ExitCause::PoweredOff => {
+                return self.outcome(&format!("the guest powered off without a reason; its console ends: {tail}"));
+            }
             ExitCause::Guest { check, detail } => failure::of_guest(step, &check, &detail),
             ExitCause::Panic(detail) => failure::at(step, check::PANIC, detail),
             ExitCause::Vmm(_) if self.stop || self.is_decided() => return self.outcome("the machine ended"),

@@ -1,11 +1,17 @@
 //! Memory of instances that are gone, for as long as their old orders could still start them.
 
-use std::{collections::BTreeMap, path::{Path, PathBuf}};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use casemate_lifecycle::{Held, Hold, InstanceId};
 use serde::{Deserialize, Serialize};
 
-use crate::{clock, files::{self, FileError}};
+use crate::{
+    clock,
+    files::{self, FileError},
+};
 
 /// Largest file, in bytes.
 const MAX_BYTES: u64 = 16 << 20;
@@ -51,7 +57,9 @@ impl Tombstones {
     }
 
     pub(super) fn held(&self) -> impl Iterator<Item = (InstanceId, Held)> {
-        self.gone.iter().filter_map(|(id, gone)| Some((id.parse().ok()?, Held { generation: gone.generation, hold: Hold::Forgotten })))
+        self.gone
+            .iter()
+            .filter_map(|(id, gone)| Some((id.parse().ok()?, Held { generation: gone.generation, hold: Hold::Forgotten })))
     }
 
     pub(super) fn contains(&self, id: &InstanceId) -> bool {

@@ -109,7 +109,9 @@ impl Life {
     }
 
     fn challenge(&mut self, challenge: &guest::Challenge) -> Reaction {
-        let Ok(nonce) = challenge.nonce.as_slice().try_into() else { return fatal("guest.protocol", "a nonce of another length") };
+        let Ok(nonce) = challenge.nonce.as_slice().try_into() else {
+            return fatal("guest.protocol", "a nonce of another length");
+        };
         match self.evidence(challenge.id, nonce) {
             Some(Ok(evidence)) => Reaction::Say(from_guest::Message::Evidence(evidence)),
             Some(Err(error)) => fatal("guest.tpm", &error.to_string()),
@@ -133,7 +135,9 @@ impl Life {
     }
 
     fn release(&mut self, sealed: &[u8]) -> Reaction {
-        let Some(configured) = self.configured.as_ref().filter(|_| self.phase == Phase::Configured) else { return Reaction::Nothing };
+        let Some(configured) = self.configured.as_ref().filter(|_| self.phase == Phase::Configured) else {
+            return Reaction::Nothing;
+        };
         let Configured { launch, workload, digest, tenant, hpke, nonces, .. } = configured;
         let keys = match open_release(hpke, tenant, &launch.instance, digest, nonces, sealed) {
             Ok(keys) => keys,

@@ -40,9 +40,8 @@ pub(crate) fn launch(
     descriptors: &[BorrowedFd<'_>],
     join: impl FnOnce(u32) -> io::Result<()>,
 ) -> Result<Child, LaunchError> {
-    let (ours, theirs) =
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(|error| LaunchError::Talk(error.into()))?;
+    let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(|error| LaunchError::Talk(error.into()))?;
     let mut helper = spawn(command, theirs)?;
     let joined = join(helper.id()).map_err(LaunchError::Join);
     let sent = joined.and_then(|()| send(&ours, spec, descriptors).map_err(LaunchError::Talk));
@@ -84,8 +83,8 @@ fn answer(control: &OwnedFd) -> Result<(), LaunchError> {
     sockopt::set_socket_timeout(control, sockopt::Timeout::Recv, Some(ANSWER_LIMIT))
         .map_err(|error| LaunchError::Talk(error.into()))?;
     let mut buffer = vec![0_u8; REPORT_LIMIT];
-    let (_, count) = rustix::net::recv(control, buffer.as_mut_slice(), RecvFlags::empty())
-        .map_err(|error| LaunchError::Talk(error.into()))?;
+    let (_, count) =
+        rustix::net::recv(control, buffer.as_mut_slice(), RecvFlags::empty()).map_err(|error| LaunchError::Talk(error.into()))?;
     if count == 0 {
         return Ok(());
     }

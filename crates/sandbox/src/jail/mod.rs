@@ -114,11 +114,8 @@ fn enter(control: &mut Option<OwnedFd>) -> Result<ExitCode, Failure> {
 }
 
 fn namespaces(mode: Mode) -> UnshareFlags {
-    let common = UnshareFlags::NEWNS
-        | UnshareFlags::NEWNET
-        | UnshareFlags::NEWIPC
-        | UnshareFlags::NEWUTS
-        | UnshareFlags::NEWCGROUP;
+    let common =
+        UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWCGROUP;
     match mode {
         // A PID namespace begins with a child; without /proc and with a user id of its own, the program sees nobody anyway.
         Mode::Become => common,
@@ -179,12 +176,7 @@ fn missing() -> io::Error {
 }
 
 /// Puts descriptors where the program expects them and becomes the program.
-fn execute(
-    spec: &JailSpec,
-    output: std::os::fd::BorrowedFd<'_>,
-    console: Option<OwnedFd>,
-    descriptors: Vec<OwnedFd>,
-) -> Failure {
+fn execute(spec: &JailSpec, output: std::os::fd::BorrowedFd<'_>, console: Option<OwnedFd>, descriptors: Vec<OwnedFd>) -> Failure {
     let place = || -> Result<(), Failure> {
         rustix::stdio::dup2_stdout(output).attempt("replace standard output")?;
         rustix::stdio::dup2_stderr(output).attempt("replace standard error")?;
@@ -207,13 +199,8 @@ fn receive(control: &OwnedFd) -> Result<(JailSpec, Vec<OwnedFd>), Failure> {
     let mut bytes = vec![0_u8; SPEC_LIMIT];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTOR_LIMIT))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let packet = rustix::net::recvmsg(
-        control,
-        &mut [IoSliceMut::new(&mut bytes)],
-        &mut ancillary,
-        RecvFlags::CMSG_CLOEXEC,
-    )
-    .attempt("receive the specification")?;
+    let packet = rustix::net::recvmsg(control, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+        .attempt("receive the specification")?;
     let mut descriptors = Vec::new();
     for message in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {

@@ -370,10 +370,7 @@ mod tests {
                       41 31 0:38 / /c/unified rw - cgroup2 cgroup2 rw\n";
         let found = parse(mounts, "4:memory:/a/b\n1:cpu,cpuacct:/docker/x\n0::/\n").unwrap();
         assert_eq!(found.unified, Path::new("/c/unified"));
-        assert_eq!(
-            found.legacy,
-            [(Controller::Memory, "/c/memory/a/b".into()), (Controller::Cpu, "/c/cpu/".into())]
-        );
+        assert_eq!(found.legacy, [(Controller::Memory, "/c/memory/a/b".into()), (Controller::Cpu, "/c/cpu/".into())]);
     }
 
     #[test]

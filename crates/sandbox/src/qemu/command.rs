@@ -89,7 +89,9 @@ fn disks(args: &mut Args, plan: &Plan) {
         args.option("-add-fd", format!("fd={number},set={number}"));
         args.option(
             "-blockdev",
-            format!("driver=raw,node-name=d{number},{access},file.driver=file,file.filename=/dev/fdset/{number},file.locking=off"),
+            format!(
+                "driver=raw,node-name=d{number},{access},file.driver=file,file.filename=/dev/fdset/{number},file.locking=off"
+            ),
         );
         args.option("-device", format!("virtio-blk-device,drive=d{number},serial={serial}"));
     }

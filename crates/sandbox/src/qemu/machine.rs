@@ -27,7 +27,7 @@ use super::{
     record::{Record, Stage, sync_directory},
     vtpm,
 };
-use crate::{DriverError, Exit, JailReport, Plan, Started, error::Context, jail};
+use crate::{DriverError, Exit, ExitCause, JailReport, Plan, Started, error::Context, jail};
 
 /// Makes everything that a machine needs, and starts the fresh vTPM for provisioning.
 pub(crate) fn prepare(host: &Host, plan: &Plan) -> Result<vtpm::Session, DriverError> {
@@ -121,7 +121,11 @@ fn limits(host: &Host, plan: &Plan) -> Limits {
         super::host::Accel::Tcg => command::TRANSLATION_MIB,
         super::host::Accel::Kvm => 0,
     };
-    Limits { memory_bytes: (plan.memory_mib + translation + OVERHEAD_MIB) << 20, pids: plan.cpus + OTHER_THREADS, cpus: plan.cpus }
+    Limits {
+        memory_bytes: (plan.memory_mib + translation + OVERHEAD_MIB) << 20,
+        pids: plan.cpus + OTHER_THREADS,
+        cpus: plan.cpus,
+    }
 }
 
 fn make_directory(path: &Path) -> Result<(), DriverError> {
@@ -266,6 +270,10 @@ pub(crate) fn wait_for_supervisor(record: &Record, user: u32) {
 
 /// Why the machine ended, from what it left.
 pub(crate) fn exit(places: &Places, record: &Record) -> Exit {
+    if matches!(record.stage, Stage::Preparing | Stage::Prepared) {
+        let cause = ExitCause::Vmm("the machine was not started".to_owned());
+        return Exit { cause, console_tail: String::new() };
+    }
     let log = fs::read(places.console()).unwrap_or_default();
     let ended = fs::read(places.ended()).ok().and_then(|text| serde_json::from_slice(&text).ok());
     console::judge(&log, ended, &record.serials)

@@ -135,10 +135,7 @@ fn overwrite(file: &File, extents: &[(u64, u64)]) -> io::Result<()> {
 /// Number of pages read back and of those that were not zero.
 fn sample(file: &File, extents: &[(u64, u64)], touched: u64) -> io::Result<(u64, u64)> {
     if touched <= READ_ALL {
-        let dirty = in_threads(extents.len(), |index| {
-            let (offset, length) = extents[index];
-            (0..length.div_ceil(PAGE)).map(|page| is_dirty(file, offset + page * PAGE)).sum()
-        })?;
+        let dirty = in_threads(extents.len(), |index| dirty_pages(file, extents[index]))?;
         return Ok((touched.div_ceil(PAGE), dirty));
     }
     let mut dirty = 0;
@@ -150,10 +147,25 @@ fn sample(file: &File, extents: &[(u64, u64)], touched: u64) -> io::Result<(u64,
     Ok((SAMPLES, dirty))
 }
 
+/// In one extent, which is at most [`PIECE`] long.
+fn dirty_pages(file: &File, (offset, length): (u64, u64)) -> io::Result<u64> {
+    let mut dirty = 0;
+    let mut buffer = vec![0_u8; ZEROS.len()];
+    let mut done = 0;
+    while done < length {
+        let wanted = usize::try_from((length - done).min(buffer.len() as u64)).expect("at most the buffer's length");
+        file.read_exact_at(&mut buffer[..wanted], offset + done)?;
+        let pages = buffer[..wanted].chunks(PAGE as usize);
+        dirty += pages.filter(|page| *page != &ZEROS[..page.len()]).count() as u64;
+        done += wanted as u64;
+    }
+    Ok(dirty)
+}
+
 fn is_dirty(file: &File, offset: u64) -> io::Result<u64> {
     let mut page = [0_u8; PAGE as usize];
     let count = file.read_at(&mut page, offset)?;
-    Ok(u64::from(page[..count].iter().any(|byte| *byte != 0)))
+    Ok(u64::from(page[..count] != ZEROS[..count]))
 }
 
 /// Does `work` for every index below `count` on a few threads; the sum of the answers.
@@ -173,9 +185,9 @@ fn in_threads(count: usize, work: impl Fn(usize) -> io::Result<u64> + Sync) -> i
     thread::scope(|scope| {
         let workers: Vec<_> = (1..threads).map(|_| scope.spawn(run)).collect();
         let first = run();
-        workers.into_iter().try_fold(first?, |sum, worker| {
-            Ok(sum + worker.join().map_err(|_| io::Error::other("a wiping thread panicked"))??)
-        })
+        workers
+            .into_iter()
+            .try_fold(first?, |sum, worker| Ok(sum + worker.join().map_err(|_| io::Error::other("a wiping thread panicked"))??))
     })
 }
 

@@ -42,8 +42,7 @@ use tokio::{net::UnixStream, sync::OwnedMutexGuard};
 
 use crate::{
     Capabilities, Channel, Driver, DriverError, Exit, Plan, Prepared, Presence, Started, VtpmProvisioner, WipeEvidence,
-    error::Context,
-    sys,
+    error::Context, sys,
 };
 use cgroup::Hierarchies;
 use host::Accel;
@@ -112,6 +111,10 @@ impl QemuDriver {
     /// Finds out what the host can do. Blocks for a fraction of a second, or for some seconds when another driver still
     /// works on the same state.
     pub fn new(config: QemuConfig) -> Result<Self, DriverError> {
+        if !rustix::process::geteuid().is_root() {
+            let reason = "hint: run as root; jails need namespaces, mounts and user ids".to_owned();
+            return Err(DriverError::Unsupported { what: "running machines as an ordinary user".to_owned(), reason });
+        }
         let layout = Layout::new(absolute(&config.state_dir)?, absolute(&config.run_dir)?);
         for root in layout.roots() {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&root).context("create", &root)?;
@@ -202,9 +205,7 @@ impl Driver for QemuDriver {
         self.blocking(move |host| {
             let _guard = guard;
             let finished = match provisioned {
-                Ok(vtpm_ak_public) => {
-                    machine::finish_prepare(host, &for_end, session).map(|()| Prepared { vtpm_ak_public })
-                }
+                Ok(vtpm_ak_public) => machine::finish_prepare(host, &for_end, session).map(|()| Prepared { vtpm_ak_public }),
                 Err(error) => Err(DriverError::Process { program: "swtpm", detail: format!("provisioning: {error}") }),
             };
             finished.or_else(|error| undo(host, &for_end.id, error))

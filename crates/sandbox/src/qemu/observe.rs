@@ -48,7 +48,10 @@ fn report(threads: &[Status], namespaces: Vec<String>, cgroup: bool) -> JailRepo
         uid: threads.first().and_then(|thread| thread.users().first().copied()).unwrap_or_default(),
         no_new_privs: all("NoNewPrivs", "1"),
         seccomp: all("Seccomp", "2"),
-        capabilities: threads.iter().map(|thread| capability(thread, "CapEff") | capability(thread, "CapPrm")).fold(0, |a, b| a | b),
+        capabilities: threads
+            .iter()
+            .map(|thread| capability(thread, "CapEff") | capability(thread, "CapPrm"))
+            .fold(0, |a, b| a | b),
         namespaces,
         cgroup,
     }

@@ -79,7 +79,8 @@ fn open_member(pid: i32, group: &Group) -> Option<Process> {
 }
 
 fn is_namespace_init(pid: i32) -> bool {
-    status_of(pid).is_some_and(|status| status.field("NSpid").is_some_and(|ids| ids.split_whitespace().skip(1).last() == Some("1")))
+    status_of(pid)
+        .is_some_and(|status| status.field("NSpid").is_some_and(|ids| ids.split_whitespace().skip(1).last() == Some("1")))
 }
 
 impl Process {
@@ -89,7 +90,8 @@ impl Process {
         let begin = Instant::now();
         loop {
             let left = limit.saturating_sub(begin.elapsed());
-            let timeout = Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
+            let timeout =
+                Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
             match rustix::event::poll(&mut [PollFd::new(&self.handle, PollFlags::IN)], Some(&timeout)) {
                 Ok(count) => return count > 0,
                 Err(rustix::io::Errno::INTR) => {}

@@ -86,15 +86,7 @@ impl WipedNote {
 impl Record {
     /// Of an instance that is about to be made.
     pub(crate) fn new(slot: Option<u32>, group: Group, serials: Vec<String>) -> Self {
-        Self {
-            version: VERSION,
-            boot: boot_id(),
-            slot,
-            group,
-            serials,
-            stage: Stage::Preparing,
-            wiped: BTreeMap::new(),
-        }
+        Self { version: VERSION, boot: boot_id(), slot, group, serials, stage: Stage::Preparing, wiped: BTreeMap::new() }
     }
 
     /// Reads it; `None` where there is none. An unreadable one is an error of its own kind, so that a wipe can go on.
@@ -107,8 +99,7 @@ impl Record {
         };
         let record: Self = serde_json::from_slice(&bytes).map_err(io::Error::from).context("read the record", &path)?;
         if record.version != VERSION {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "it has another version"))
-                .context("read the record", &path);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it has another version")).context("read the record", &path);
         }
         Ok(Some(record))
     }

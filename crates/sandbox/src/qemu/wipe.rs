@@ -53,7 +53,9 @@ fn record_of(host: &Host, id: &InstanceId, places: &Places) -> Result<Record, Dr
     let made_up = Record::new(None, group, Vec::new());
     match Record::load(places) {
         Ok(record) => Ok(record.unwrap_or(made_up)),
-        Err(DriverError::Io { source, .. }) if matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
+        Err(DriverError::Io { source, .. })
+            if matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+        {
             tracing::warn!(instance.id = %id, "the record is damaged; wiping by the configuration");
             Ok(made_up)
         }
@@ -174,7 +176,11 @@ fn scratch(places: &Places, record: &Record) -> Result<WipedItem, DriverError> {
     let discarded = rustix::fs::fallocate(&file, discard, 0, metadata.len().max(1)).is_ok();
     fs::remove_file(&path).context("remove", &path)?;
     sync_directory(&path).context("remove", &path)?;
-    let key_dead = record.wiped.get("guest-ram").and_then(WipedNote::item).is_some_and(|ram| ram.verified || ram.method == "released-by-kernel");
+    let key_dead = record
+        .wiped
+        .get("guest-ram")
+        .and_then(WipedNote::item)
+        .is_some_and(|ram| ram.verified || ram.method == "released-by-kernel");
     Ok(WipedItem {
         method: "crypto-erased",
         verified: key_dead && !path.exists(),

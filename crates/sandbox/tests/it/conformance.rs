@@ -86,6 +86,8 @@ pub(crate) async fn runs_talks_and_is_wiped(subject: &Subject) {
     let driver = &*subject.driver;
     let plan = subject.new_plan();
     let prepared = driver.prepare(&plan, &Startup).await.unwrap();
+    let not_started = ExitCause::Vmm("the machine was not started".to_owned());
+    assert_eq!(ended(driver, &plan.id).await.cause, not_started);
     assert_eq!(prepared.vtpm_ak_public.len(), 10);
     assert_eq!(driver.list().await.unwrap(), [(plan.id.clone(), Presence::Remains)]);
     let started = driver.start(&plan).await.unwrap();

@@ -14,26 +14,27 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 /// The kernel that `make guest-os` builds, or the one that the environment names.
 pub(crate) fn kernel() -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let path = std::env::var_os("CASEMATE_GUEST_KERNEL")
-        .map_or_else(|| workspace.join("target/guest-os/vmlinux"), PathBuf::from);
+    let path = std::env::var_os("CASEMATE_GUEST_KERNEL").map_or_else(|| workspace.join("target/guest-os/vmlinux"), PathBuf::from);
     assert!(path.is_file(), "there is no guest kernel at {}; hint: run `make guest-os`", path.display());
     path
 }
 
 /// An initial RAM disk with the test init, made once.
 pub(crate) fn initrd() -> &'static Path {
-    static MADE: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
-    let (_, path) = MADE.get_or_init(|| {
-        let directory = tempfile::tempdir().unwrap();
-        let init = directory.path().join("init");
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let making = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let init = making.path().join("init");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/init.c");
         let compiled = Command::new("cc").args(["-static", "-Os", "-s", "-o"]).arg(&init).arg(source).status();
         assert!(compiled.is_ok_and(|status| status.success()), "compiling the test init failed; hint: install gcc and libc6-dev");
-        let path = directory.path().join("initrd.cpio");
-        fs::write(&path, archive(&fs::read(&init).unwrap())).unwrap();
-        (directory, path)
-    });
-    path
+        let made = making.path().join("initrd.cpio");
+        fs::write(&made, archive(&fs::read(&init).unwrap())).unwrap();
+        // Another run of the tests may do the same at this moment.
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("initrd.cpio");
+        fs::rename(made, &path).unwrap();
+        path
+    })
 }
 
 fn archive(init: &[u8]) -> Vec<u8> {

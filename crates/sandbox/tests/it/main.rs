@@ -1,5 +1,7 @@
 //! The promises of the driver trait, held by every driver, and those that only a real machine can show.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
+
 mod conformance;
 mod fake;
 mod guest;

@@ -84,7 +84,8 @@ impl Places {
 
     fn processes(&self) -> Vec<String> {
         let range = self.uid_base..self.uid_base + 16;
-        let statuses = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok());
+        let statuses =
+            fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok());
         // What outlived its agent is reaped by the host's first process, in its own time.
         let is_left = |status: &String| !(field(status, "State").starts_with('Z') && field(status, "PPid") == "1");
         statuses
@@ -389,6 +390,19 @@ async fn a_broken_kernel_is_a_failed_start() {
     let answer = bench.subject.driver.start(&plan).await;
     assert!(matches!(answer, Err(DriverError::Process { program: "qemu", .. })), "{answer:?}");
     bench.end(&plan).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_or_damaged_record_does_not_stop_a_wipe() {
+    let bench = bench();
+    for damage in
+        [|path: &Path| fs::write(path.join("record.json"), "{\"vers").unwrap(), |path: &Path| fs::remove_dir_all(path).unwrap()]
+    {
+        let (plan, _line) = bench.started(|_| {}).await;
+        damage(&bench.places.state.join("instances").join(plan.id.as_str()));
+        assert_eq!(bench.subject.driver.list().await.unwrap().len(), 1);
+        bench.end(&plan).await;
+    }
 }
 
 struct Holder(std::process::Child);

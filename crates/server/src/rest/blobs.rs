@@ -19,7 +19,11 @@ use crate::{
     params(("digest" = String, Path, description = "`sha256:` and 64 hex digits")),
     responses((status = 200, description = "It is there"), (status = 404, description = "It is not there")),
     security(("token" = [])))]
-pub(super) async fn head(State(service): State<Service>, caller: Caller, Path(digest): Path<String>) -> Result<Response, Rejection> {
+pub(super) async fn head(
+    State(service): State<Service>,
+    caller: Caller,
+    Path(digest): Path<String>,
+) -> Result<Response, Rejection> {
     let size = service.blob_size(&caller, &digest).await?;
     Ok((StatusCode::OK, [(header::CONTENT_LENGTH, size.to_string())]).into_response())
 }

@@ -5,7 +5,9 @@ use axum::{
     extract::{Path, State},
     http::{HeaderMap, StatusCode},
 };
-use casemate_api::rest::{Events, EvidenceBundle, Instance, Instances, KeyRelease, NewChallenge, NewInstance, Problem, Receipt, Records};
+use casemate_api::rest::{
+    Events, EvidenceBundle, Instance, Instances, KeyRelease, NewChallenge, NewInstance, Problem, Receipt, Records,
+};
 
 use super::{
     Rejection,
@@ -55,7 +57,11 @@ pub(super) async fn list(State(service): State<Service>, caller: Caller) -> Resu
     responses((status = 200, body = Instance),
         (status = 404, description = "No such instance, or not yours", body = Problem, content_type = "application/problem+json")),
     security(("token" = [])))]
-pub(super) async fn get(State(service): State<Service>, caller: Caller, Path(id): Path<String>) -> Result<Json<Instance>, Rejection> {
+pub(super) async fn get(
+    State(service): State<Service>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<Instance>, Rejection> {
     Ok(Json(service.get(&caller, &id).await?))
 }
 
@@ -129,7 +135,11 @@ pub(super) async fn records(
 #[utoipa::path(post, path = "/api/v1/instances/{id}/stop", tag = "instances", operation_id = "stop_instance",
     params(("id" = String, Path, description = "Its id")),
     responses((status = 202, description = "On its way, or ended already")), security(("token" = [])))]
-pub(super) async fn stop(State(service): State<Service>, caller: Caller, Path(id): Path<String>) -> Result<StatusCode, Rejection> {
+pub(super) async fn stop(
+    State(service): State<Service>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Rejection> {
     service.stop(&caller, &id).await?;
     Ok(StatusCode::ACCEPTED)
 }
@@ -140,7 +150,11 @@ pub(super) async fn stop(State(service): State<Service>, caller: Caller, Path(id
     responses((status = 204, description = "Forgotten"),
         (status = 409, description = "Not wiped yet", body = Problem, content_type = "application/problem+json")),
     security(("token" = [])))]
-pub(super) async fn delete(State(service): State<Service>, caller: Caller, Path(id): Path<String>) -> Result<StatusCode, Rejection> {
+pub(super) async fn delete(
+    State(service): State<Service>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Rejection> {
     service.delete(&caller, &id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -151,7 +165,11 @@ pub(super) async fn delete(State(service): State<Service>, caller: Caller, Path(
     responses((status = 200, body = Receipt),
         (status = 404, description = "There is none yet", body = Problem, content_type = "application/problem+json")),
     security(("token" = [])))]
-pub(super) async fn receipt(State(service): State<Service>, caller: Caller, Path(id): Path<String>) -> Result<Json<Receipt>, Rejection> {
+pub(super) async fn receipt(
+    State(service): State<Service>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<Receipt>, Rejection> {
     Ok(Json(service.receipt(&caller, &id).await?))
 }
 

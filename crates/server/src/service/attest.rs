@@ -6,7 +6,7 @@ use casemate_lifecycle::{Event, InstanceId, Intent, NodeId, Step};
 
 use super::{Service, random};
 use crate::{
-    appraiser::{Verdict, Questioned},
+    appraiser::{Questioned, Verdict},
     clock::now_ms,
     fault::Fault,
     life,

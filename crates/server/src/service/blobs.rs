@@ -38,7 +38,8 @@ impl Service {
         let unknown = || Fault::NotFound { what: "blob", id: digest.to_owned() };
         let instances = self.store().instances_of_node(node).await?;
         let named = instances.iter().any(|instance| {
-            Workload::from_canonical(instance.workload.as_bytes()).is_ok_and(|workload| names(&workload).any(|name| name == digest))
+            Workload::from_canonical(instance.workload.as_bytes())
+                .is_ok_and(|workload| names(&workload).any(|name| name == digest))
         });
         if !named {
             return Err(unknown());

@@ -6,13 +6,7 @@ use casemate_lifecycle::{Admission, InstanceId, NodeId, Request, admit};
 use tokio::sync::oneshot;
 
 use super::{Caller, Service, instances::unknown};
-use crate::{
-    clock::now_ms,
-    fault::Fault,
-    life::clipped,
-    sessions::Command,
-    store::NewEvent,
-};
+use crate::{clock::now_ms, fault::Fault, life::clipped, sessions::Command, store::NewEvent};
 
 /// How long a used nonce is remembered.
 const NONCE_MEMORY_MS: u64 = 30 * 24 * 3_600_000;
@@ -21,7 +15,12 @@ const MAX_RELEASE: usize = 256 << 10;
 
 impl Service {
     /// Asks the guest for evidence over the tenant's nonce. The nonce is used up by this, whatever the answer.
-    pub async fn challenge(&self, caller: &Caller, id: &str, request: &rest::NewChallenge) -> Result<rest::EvidenceBundle, Fault> {
+    pub async fn challenge(
+        &self,
+        caller: &Caller,
+        id: &str,
+        request: &rest::NewChallenge,
+    ) -> Result<rest::EvidenceBundle, Fault> {
         let nonce = STANDARD.decode(&request.nonce).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
         let nonce = nonce.ok_or_else(|| Fault::Invalid {
             what: "nonce",
@@ -99,7 +98,9 @@ impl Service {
             }
         };
         match reply.failure {
-            Some(failure) => Err(Fault::NoEvidence { check: clipped(&failure.check, 100), detail: clipped(&failure.detail, 1000) }),
+            Some(failure) => {
+                Err(Fault::NoEvidence { check: clipped(&failure.check, 100), detail: clipped(&failure.detail, 1000) })
+            }
             None => Ok(reply),
         }
     }

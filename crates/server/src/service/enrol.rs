@@ -95,7 +95,8 @@ impl Service {
     pub async fn finish_enrolment(&self, proof: EnrolProof) -> Result<NodeCredential, Fault> {
         let now_ms = now_ms();
         // One try: a wrong answer needs a new challenge.
-        let session = self.0.enrolments.take(&proof.session, now_ms).ok_or(Fault::NotFound { what: "enrolment", id: String::new() })?;
+        let session =
+            self.0.enrolments.take(&proof.session, now_ms).ok_or(Fault::NotFound { what: "enrolment", id: String::new() })?;
         if !bool::from(proof.secret.as_slice().ct_eq(&session.secret)) {
             let detail = "the TPM did not open the credential: the attestation key is not in the TPM with this endorsement key";
             return Err(Fault::Appraisal { check: "node.ak".into(), detail: detail.into() });
@@ -148,7 +149,9 @@ impl Service {
     /// A certificate for a node whose appraisal has just passed.
     pub(super) fn certify(&self, csr: &[u8], subject: &NodeSubject<'_>, now_ms: u64) -> Result<NodeCertificate, Fault> {
         self.authority().node_certificate(csr, subject, self.limits().certificate, now_ms).map_err(|error| match error {
-            AuthorityError::Request(detail) => Fault::Invalid { what: "csr", detail, hint: "send a PKCS#10 request for an ECDSA P-256 key" },
+            AuthorityError::Request(detail) => {
+                Fault::Invalid { what: "csr", detail, hint: "send a PKCS#10 request for an ECDSA P-256 key" }
+            }
             other => Fault::internal("make a node certificate")(other.into()),
         })
     }
@@ -183,7 +186,8 @@ fn node_id(ek_public: &[u8]) -> NodeId {
 }
 
 fn bounded(request: &EnrolRequest) -> Result<[u8; 32], Fault> {
-    let invalid = |what, detail: &str| Fault::Invalid { what, detail: detail.into(), hint: "use an agent of this platform's version" };
+    let invalid =
+        |what, detail: &str| Fault::Invalid { what, detail: detail.into(), hint: "use an agent of this platform's version" };
     let parts = request.ek_chain.iter().chain([&request.ek_public, &request.ak_public, &request.csr]);
     if request.ek_chain.is_empty() || request.ek_chain.len() > MAX_CHAIN || parts.into_iter().any(|part| part.len() > MAX_DER) {
         return Err(invalid("enrolment", "a part is absent or too large"));

@@ -1,21 +1,22 @@
 //! Instances, as tenants and operators see them.
 
 use casemate_api::{
-    canonical,
-    rest,
+    canonical, rest,
     workload::{Isolation, Workload, digest_of},
 };
 use casemate_lifecycle::{Actual, Admission, Event, InstanceId, Intent, Request, Step, admit};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use tokio::{sync::SemaphorePermit, time::{Duration, Instant}};
+use tokio::{
+    sync::SemaphorePermit,
+    time::{Duration, Instant},
+};
 
 use super::{Caller, Service, random};
 use crate::{
     clock::now_ms,
     fault::{Fault, chain},
-    life,
-    schedule,
+    life, schedule,
     store::{Created, Instance, NewEvent, NewInstance, intent_as_str},
 };
 
@@ -194,7 +195,9 @@ fn new_instance(caller: &Caller, workload: &Workload, text: String, now_ms: u64)
 fn place(wanted: &schedule::Request, nodes: &[schedule::Candidate], instance: &mut Instance, out: &mut Vec<NewEvent>) {
     out.push(NewEvent { kind: "step", text: Step::Requested.to_string(), data: None });
     let chosen = match wanted.isolation {
-        Isolation::Confidential => Err("no node offers hardware memory encryption yet; `microvm` is the strongest level".to_owned()),
+        Isolation::Confidential => {
+            Err("no node offers hardware memory encryption yet; `microvm` is the strongest level".to_owned())
+        }
         Isolation::Container | Isolation::Sandbox | Isolation::Microvm => {
             schedule::choose(wanted, nodes).map_err(|reasons| reasons.to_string())
         }

@@ -53,8 +53,7 @@ impl Service {
             return Err(fault);
         }
         let since_ms = if node.receipt_key == receipt_key { node.enrolled_at_ms } else { now_ms };
-        let subject =
-            NodeSubject { id, ak_name: &node.ak_name, ek_digest: &node.ek_digest, receipt_key: &receipt_key, since_ms };
+        let subject = NodeSubject { id, ak_name: &node.ak_name, ek_digest: &node.ek_digest, receipt_key: &receipt_key, since_ms };
         let certificate = self.certify(&proof.csr, &subject, now_ms)?;
         let node = Node {
             node_chain: certificate.chain.clone(),
@@ -72,7 +71,14 @@ impl Service {
     }
 
     /// The vendor's chain as well: roots and policy may have changed since.
-    fn appraise_again(&self, node: &Node, proof: &RenewProof, nonce: &[u8; 32], receipt_key: &[u8; 32], now_ms: u64) -> Result<(), Fault> {
+    fn appraise_again(
+        &self,
+        node: &Node,
+        proof: &RenewProof,
+        nonce: &[u8; 32],
+        receipt_key: &[u8; 32],
+        now_ms: u64,
+    ) -> Result<(), Fault> {
         let appraiser = &self.0.parts.appraiser;
         appraiser.endorsement_key(&node.ek_chain, now_ms)?;
         let quote = proof.quote.clone().unwrap_or_default();

@@ -5,7 +5,9 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use casemate_api::node::{Challenge, Deliver, Desired, EvidenceReply, FromNode, ReceiptStored, RecordsStored, ToNode, from_node, to_node};
+use casemate_api::node::{
+    Challenge, Deliver, Desired, EvidenceReply, FromNode, ReceiptStored, RecordsStored, ToNode, from_node, to_node,
+};
 use casemate_lifecycle::{InstanceId, NodeId, Step};
 use futures::{Stream, StreamExt as _};
 use tokio::{
@@ -54,14 +56,26 @@ pub enum SessionEnd {
 
 impl Service {
     /// Runs a session to its end.
-    pub async fn run_session<S>(&self, node: NodeId, certificate_ends_ms: u64, inbound: S, outbound: mpsc::Sender<ToNode>) -> SessionEnd
+    pub async fn run_session<S>(
+        &self,
+        node: NodeId,
+        certificate_ends_ms: u64,
+        inbound: S,
+        outbound: mpsc::Sender<ToNode>,
+    ) -> SessionEnd
     where
         S: Stream<Item = FromNode> + Unpin,
     {
         let (_registration, commands) = self.0.sessions.register(&node);
         tracing::info!(node.id = %node, "session opened");
-        let mut session =
-            Session { service: self.clone(), node, outbound, pending: HashMap::new(), next_challenge: 1, appraisals: JoinSet::new() };
+        let mut session = Session {
+            service: self.clone(),
+            node,
+            outbound,
+            pending: HashMap::new(),
+            next_challenge: 1,
+            appraisals: JoinSet::new(),
+        };
         let end = session.run(certificate_ends_ms, inbound, commands).await;
         session.appraisals.shutdown().await;
         if let Err(error) = self.store().node_seen(&session.node, now_ms(), None).await {
@@ -173,7 +187,9 @@ impl Session {
                 }
                 Ok(())
             }
-            Some(from_node::Message::Heartbeat(_)) => Ok(service.store().node_seen(&self.node, now_ms(), None).await.map_err(Fault::from)?),
+            Some(from_node::Message::Heartbeat(_)) => {
+                Ok(service.store().node_seen(&self.node, now_ms(), None).await.map_err(Fault::from)?)
+            }
             None => Ok(()),
         }
     }
@@ -182,7 +198,9 @@ impl Session {
         match command {
             Command::Changed(id) => {
                 let instance = self.service.store().instance(&id).await.map_err(Fault::from)?;
-                let Some(instance) = instance.filter(|i| i.node.as_ref() == Some(&self.node) && !i.has_receipt) else { return Ok(()) };
+                let Some(instance) = instance.filter(|i| i.node.as_ref() == Some(&self.node) && !i.has_receipt) else {
+                    return Ok(());
+                };
                 let assignment = self.service.assignment(&self.node, &instance);
                 self.send(to_node::Message::Assignment(assignment)).await
             }

@@ -51,7 +51,8 @@ impl Service {
             // After a restart of the server nodes get their time to come back.
             let last = seen.get(node).copied().unwrap_or(0).max(self.0.started_at_ms);
             let silent = (!self.0.sessions.is_connected(node)).then(|| now_ms.saturating_sub(last));
-            let times = Times { now_ms, silent_ms: silent, node_lost_ms: ms(self.limits().node_lost), keys_ms: ms(self.limits().keys) };
+            let times =
+                Times { now_ms, silent_ms: silent, node_lost_ms: ms(self.limits().node_lost), keys_ms: ms(self.limits().keys) };
             if overdue(&instance, &times).is_some() {
                 self.change(&instance.id, |instance, out| act(instance, &times, out)).await?;
             }
@@ -93,7 +94,9 @@ fn overdue(instance: &Instance, times: &Times) -> Option<Overdue> {
     }
     match actual.step {
         Step::Scheduled if times.now_ms > instance.start_before_ms => Some(Overdue::Start),
-        Step::Attested if times.now_ms.saturating_sub(instance.attested_at_ms.unwrap_or(0)) > times.keys_ms => Some(Overdue::Keys),
+        Step::Attested if times.now_ms.saturating_sub(instance.attested_at_ms.unwrap_or(0)) > times.keys_ms => {
+            Some(Overdue::Keys)
+        }
         _ => None,
     }
 }
@@ -103,7 +106,10 @@ fn act(instance: &mut Instance, times: &Times, out: &mut Vec<NewEvent>) {
     let step = life::next_step(instance.actual.step);
     match overdue(instance, times) {
         Some(Overdue::Node) => {
-            let text = format!("the node has not been heard of for {} ms; the instance's state is unknown", times.silent_ms.unwrap_or(0));
+            let text = format!(
+                "the node has not been heard of for {} ms; the instance's state is unknown",
+                times.silent_ms.unwrap_or(0)
+            );
             out.push(NewEvent { kind: "node-lost", text: text.clone(), data: None });
             life::fail(instance, step, "node.lost", text, out);
         }

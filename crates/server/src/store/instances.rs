@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use casemate_lifecycle::{Actual, Failure, InstanceId, Intent, NodeId, Step};
 use sqlx::{Sqlite, SqliteConnection, Transaction, sqlite::SqliteRow};
 
-use super::{Result, Store, failed, rows::{Columns, int}};
+use super::{
+    Result, Store, failed,
+    rows::{Columns, int},
+};
 
 /// Most events in one answer.
 const MAX_EVENTS: i64 = 1000;
@@ -329,7 +332,13 @@ async fn update(connection: &mut SqliteConnection, instance: &Instance) -> Resul
     Ok(())
 }
 
-async fn append(connection: &mut SqliteConnection, instance: &Instance, from: u64, events: &[NewEvent], now_ms: u64) -> Result<()> {
+async fn append(
+    connection: &mut SqliteConnection,
+    instance: &Instance,
+    from: u64,
+    events: &[NewEvent],
+    now_ms: u64,
+) -> Result<()> {
     for (seq, event) in (from + 1..).zip(events) {
         sqlx::query("INSERT INTO events (instance, seq, at_ms, kind, text, data) VALUES (?, ?, ?, ?, ?, ?)")
             .bind(instance.id.as_str())
@@ -392,11 +401,9 @@ fn actual(columns: &Columns<'_>) -> Result<Actual> {
     let step = |text: String| Step::parse(&text).ok_or_else(|| columns.bad(format!("step {text}")));
     let failure = match columns.opt_text("failure_check")? {
         None => None,
-        Some(check) => Some(Failure {
-            step: step(columns.text("failure_step")?)?,
-            check,
-            detail: columns.text("failure_detail")?,
-        }),
+        Some(check) => {
+            Some(Failure { step: step(columns.text("failure_step")?)?, check, detail: columns.text("failure_detail")? })
+        }
     };
     Ok(Actual { step: step(columns.text("step")?)?, exit_code: columns.opt_i32("exit_code")?, failure })
 }

@@ -3,7 +3,10 @@
 use casemate_lifecycle::NodeId;
 use sqlx::sqlite::SqliteRow;
 
-use super::{Result, Store, failed, rows::{Columns, chain_to_text, int}};
+use super::{
+    Result, Store, failed,
+    rows::{Columns, chain_to_text, int},
+};
 
 /// Whether a node's last appraisal passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

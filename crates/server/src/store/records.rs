@@ -30,7 +30,13 @@ pub enum Appended {
 
 impl Store {
     /// Appends records that begin at number `seq`; what is there already is skipped, what would leave a gap is not stored.
-    pub async fn append_records(&self, id: &InstanceId, seq: u64, sealed: &[Vec<u8>], max_bytes: u64) -> Result<Option<Appended>> {
+    pub async fn append_records(
+        &self,
+        id: &InstanceId,
+        seq: u64,
+        sealed: &[Vec<u8>],
+        max_bytes: u64,
+    ) -> Result<Option<Appended>> {
         const ATTEMPT: &str = "store records";
         let mut tx = self.begin(ATTEMPT).await?;
         let row = sqlx::query("SELECT id, next_record, record_bytes FROM instances WHERE id = ?")

@@ -2,7 +2,10 @@
 
 use sqlx::Row as _;
 
-use super::{Result, Store, failed, rows::{Columns, int}};
+use super::{
+    Result, Store, failed,
+    rows::{Columns, int},
+};
 
 /// What a token allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -28,7 +28,9 @@ async fn refuses_bytes_with_another_digest_and_keeps_nothing() {
     let tenant = platform.token(Role::Tenant).await;
     let path = format!("/blobs/sha256:{}", hex::encode(Sha256::digest(LAYER)));
     let answer = tenant.send(tenant.request(Method::PUT, &path).body(ASSET)).await;
-    insta::assert_snapshot!(answer.problem(), @"422 digest-mismatch: the uploaded bytes have digest sha256:3a60e7d2ba6d59a44b85e9c6e2f5d3a2, not it (upload the file again; it changed or was cut off on its way)");
+    let [expected, actual] = [LAYER, ASSET].map(|bytes| hex::encode(Sha256::digest(bytes)));
+    let told = format!("422 digest-mismatch: the uploaded bytes have digest sha256:{actual}, not sha256:{expected}");
+    assert!(answer.problem().starts_with(&told), "{}", answer.problem());
     assert_eq!(tenant.send(tenant.request(Method::HEAD, &path)).await.status, 404);
     assert_eq!(files(&platform), 0);
 }

@@ -198,7 +198,10 @@ async fn an_expired_certificate_is_refused_by_tls() {
 async fn a_certificate_of_a_former_attestation_key_is_refused() {
     let platform = Platform::start().await;
     let mut node = SoftNode::new(1, &platform);
-    let former = { let token = platform.bootstrap_token().await; node.enrol(&platform, &token).await.unwrap() };
+    let former = {
+        let token = platform.bootstrap_token().await;
+        node.enrol(&platform, &token).await.unwrap()
+    };
     node.tpm = node_tpm(5, &node.log);
     let token = platform.bootstrap_token().await;
     let current = node.enrol(&platform, &token).await.unwrap();

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use casemate_attester::{Attester as _, quote_bundle, sim::SoftTpm};
 use casemate_evidence::{
-    instance::{
-        GuestKeys, InstanceEvidence, Jail, LaunchRecord, Machine, NODE_PCRS, Record as _, Vmm, guest_binding, guest_pcr, instance_leaf,
-    },
     eventlog::{Event, EventLog, EventType},
+    instance::{
+        GuestKeys, InstanceEvidence, Jail, LaunchRecord, Machine, NODE_PCRS, Record as _, Vmm, guest_binding, guest_pcr,
+        instance_leaf,
+    },
     merkle,
 };
 use sha2::{Digest as _, Sha256};
@@ -15,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use crate::platform::{AGENT, INITRD, KERNEL, ROOT_HASH, VMM, command_line};
 
 /// The node's event log; `agent` is the digest of the agent that it measured.
-pub fn event_log(agent: [u8; 32]) -> EventLog {
+pub(crate) fn event_log(agent: [u8; 32]) -> EventLog {
     let mut log = EventLog::sha256();
     log.events = vec![
         Event::of_data(0, EventType::S_CRTM_VERSION, *b"casemate simulated firmware 1"),
@@ -27,7 +28,7 @@ pub fn event_log(agent: [u8; 32]) -> EventLog {
 }
 
 /// A node's TPM after a boot with this log.
-pub fn node_tpm(seed: u8, log: &EventLog) -> SoftTpm {
+pub(crate) fn node_tpm(seed: u8, log: &EventLog) -> SoftTpm {
     let mut tpm = SoftTpm::new(&[seed; 32]);
     for event in &log.events {
         tpm.pcr_extend(event.pcr, event.measured_sha256().unwrap()).unwrap();
@@ -36,12 +37,12 @@ pub fn node_tpm(seed: u8, log: &EventLog) -> SoftTpm {
 }
 
 /// The good agent.
-pub fn good_log() -> EventLog {
+pub(crate) fn good_log() -> EventLog {
     event_log(AGENT)
 }
 
 /// What a node answers for one instance and one nonce. `kernel` is the digest of the kernel that it booted.
-pub fn instance_evidence(
+pub(crate) fn instance_evidence(
     node: &mut SoftTpm,
     log: &EventLog,
     instance: &str,
@@ -100,4 +101,4 @@ pub fn instance_evidence(
     .encode()
 }
 
-pub const GOOD_KERNEL: [u8; 32] = KERNEL;
+pub(crate) const GOOD_KERNEL: [u8; 32] = KERNEL;

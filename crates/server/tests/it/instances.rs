@@ -23,7 +23,9 @@ async fn wants_a_valid_token_of_the_right_kind() {
     let tenant = platform.token(Role::Tenant).await;
     assert_eq!(tenant.post("/bootstrap-tokens", &()).await.status, 403);
     let operator = platform.token(Role::Operator).await;
-    assert!(operator.post("/bootstrap-tokens", &()).await.json::<rest::BootstrapToken>(201).token.starts_with("casemate-bootstrap-"));
+    assert!(
+        operator.post("/bootstrap-tokens", &()).await.json::<rest::BootstrapToken>(201).token.starts_with("casemate-bootstrap-")
+    );
     assert_eq!(tenant.get("/nothing").await.status, 404);
 }
 
@@ -75,7 +77,10 @@ async fn the_same_request_with_the_same_key_makes_one_instance() {
     let mut other = workload();
     other.name = "other".into();
     let answer = post("k1", new_instance(&other)).await;
-    assert_eq!(answer.problem(), "422 idempotency-key-taken: this Idempotency-Key was used for another request (use a new key for a new request)");
+    assert_eq!(
+        answer.problem(),
+        "422 idempotency-key-taken: this Idempotency-Key was used for another request (use a new key for a new request)"
+    );
     // Another tenant's key is another key.
     let stranger = platform.token(Role::Tenant).await;
     let request = stranger.request(Method::POST, "/instances").header("Idempotency-Key", "k1").json(&new_instance(&workload()));
@@ -91,8 +96,9 @@ async fn without_a_suitable_node_it_ends_and_says_why() {
     let failure = instance.failure.unwrap();
     assert_eq!((failure.check.as_str(), failure.detail.as_str()), ("schedule.no-node", "no node is enrolled"));
     assert_eq!(instance.step, "gone");
-    let events: Vec<_> = tenant.events(&instance.id).await.into_iter().map(|event| (event.seq, event.kind, event.text)).collect();
-    insta::assert_debug_snapshot!(events);
+    let events: Vec<_> =
+        tenant.events(&instance.id).await.into_iter().map(|event| format!("{} {}", event.kind, event.text)).collect();
+    assert_eq!(events, ["step requested", "failure schedule.no-node: no node is enrolled", "step gone"]);
     let mut confidential = workload();
     confidential.isolation = casemate_api::workload::Isolation::Confidential;
     let instance: rest::Instance = tenant.post("/instances", &new_instance(&confidential)).await.json(201);

@@ -1,6 +1,8 @@
 //! The server as its clients and nodes see it: real listeners on port 0, a real database in a temporary folder, nodes with
 //! TPMs in software that speak real gRPC over mutual TLS.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
 mod blobs;
 mod enrolment;
 mod evidence;

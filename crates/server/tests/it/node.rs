@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use casemate_api::{
     assignment, canonical,
     node::{
-        Assignment, Challenge, EnrolProof, EnrolRequest, EvidenceReply, FromNode, Inventory, InstanceReport, NodeCredential, NodeQuote,
-        Records, RenewProof, RenewRequest, Report, ToNode, enrolment_client::EnrolmentClient, from_node, node_client::NodeClient, to_node,
+        Assignment, Challenge, EnrolProof, EnrolRequest, EvidenceReply, FromNode, InstanceReport, Inventory, NodeCredential,
+        NodeQuote, Records, RenewProof, RenewRequest, Report, ToNode, enrolment_client::EnrolmentClient, from_node,
+        node_client::NodeClient, to_node,
     },
     receipt,
     workload::digest_of,
@@ -32,24 +33,24 @@ use crate::{
     soft_ek::SoftEk,
 };
 
-pub struct SoftNode {
-    pub tpm: SoftTpm,
-    pub log: EventLog,
-    pub ek: SoftEk,
-    pub ek_chain: Vec<Vec<u8>>,
-    pub receipt_key: SigningKey,
-    pub tls_key: KeyPair,
+pub(crate) struct SoftNode {
+    pub(crate) tpm: SoftTpm,
+    pub(crate) log: EventLog,
+    pub(crate) ek: SoftEk,
+    pub(crate) ek_chain: Vec<Vec<u8>>,
+    pub(crate) receipt_key: SigningKey,
+    pub(crate) tls_key: KeyPair,
 }
 
 /// The other end of a session.
-pub struct Session {
-    pub credential: NodeCredential,
+pub(crate) struct Session {
+    pub(crate) credential: NodeCredential,
     outbound: mpsc::Sender<FromNode>,
     inbound: Streaming<ToNode>,
 }
 
 impl SoftNode {
-    pub fn new(seed: u8, platform: &Platform) -> Self {
+    pub(crate) fn new(seed: u8, platform: &Platform) -> Self {
         let log = evidence::good_log();
         let ek = SoftEk::new(seed, &platform.vendor);
         Self {
@@ -62,7 +63,7 @@ impl SoftNode {
         }
     }
 
-    pub fn request(&self, token: &str) -> EnrolRequest {
+    pub(crate) fn request(&self, token: &str) -> EnrolRequest {
         EnrolRequest {
             bootstrap_token: token.to_owned(),
             ek_chain: self.ek_chain.clone(),
@@ -74,11 +75,11 @@ impl SoftNode {
         }
     }
 
-    pub fn csr(&self) -> Vec<u8> {
+    pub(crate) fn csr(&self) -> Vec<u8> {
         CertificateParams::default().serialize_request(&self.tls_key).unwrap().der().to_vec()
     }
 
-    pub fn quote(&mut self, domain: &str, nonce: &[u8], csr: &[u8]) -> NodeQuote {
+    pub(crate) fn quote(&mut self, domain: &str, nonce: &[u8], csr: &[u8]) -> NodeQuote {
         let key = self.receipt_key.verifying_key().to_bytes();
         let binding = node_binding(domain, nonce.try_into().unwrap(), csr, &key);
         let (attest, signature) = self.tpm.quote(&binding, &NODE_PCRS).unwrap();
@@ -91,7 +92,7 @@ impl SoftNode {
         }
     }
 
-    pub async fn enrol(&mut self, platform: &Platform, token: &str) -> Result<NodeCredential, Status> {
+    pub(crate) async fn enrol(&mut self, platform: &Platform, token: &str) -> Result<NodeCredential, Status> {
         let mut client = EnrolmentClient::new(channel(platform, None).await);
         let request = self.request(token);
         let csr = request.csr.clone();
@@ -106,7 +107,7 @@ impl SoftNode {
         Ok(client.finish(proof).await?.into_inner())
     }
 
-    pub async fn renew(&mut self, platform: &Platform, credential: &NodeCredential) -> Result<NodeCredential, Status> {
+    pub(crate) async fn renew(&mut self, platform: &Platform, credential: &NodeCredential) -> Result<NodeCredential, Status> {
         let mut client = self.client(platform, credential).await;
         let nonce = client.renew_challenge(RenewRequest {}).await?.into_inner().nonce;
         let csr = self.csr();
@@ -115,12 +116,12 @@ impl SoftNode {
         Ok(client.renew(RenewProof { csr, quote: Some(quote), nonce, receipt_key }).await?.into_inner())
     }
 
-    pub async fn client(&self, platform: &Platform, credential: &NodeCredential) -> NodeClient<Channel> {
+    pub(crate) async fn client(&self, platform: &Platform, credential: &NodeCredential) -> NodeClient<Channel> {
         NodeClient::new(channel(platform, Some((credential, &self.tls_key))).await)
     }
 
     /// Enrols and opens a session without instances.
-    pub async fn connect(&mut self, platform: &Platform) -> Session {
+    pub(crate) async fn connect(&mut self, platform: &Platform) -> Session {
         let token = platform.bootstrap_token().await;
         let credential = self.enrol(platform, &token).await.unwrap();
         let (session, desired) = self.open(platform, &credential, Vec::new()).await;
@@ -129,7 +130,7 @@ impl SoftNode {
     }
 
     /// Opens a session and returns it with what should be.
-    pub async fn open(
+    pub(crate) async fn open(
         &self,
         platform: &Platform,
         credential: &NodeCredential,
@@ -152,14 +153,14 @@ impl SoftNode {
     }
 
     /// Waits for a challenge and answers it with evidence of a guest that booted `kernel`.
-    pub async fn answer_challenge(&mut self, session: &mut Session, assignment: &assignment::Body, kernel: [u8; 32]) {
+    pub(crate) async fn answer_challenge(&mut self, session: &mut Session, assignment: &assignment::Body, kernel: [u8; 32]) {
         let challenge = session.challenge().await;
         let nonce = challenge.nonce.as_slice().try_into().unwrap();
         self.answer(session, assignment, &challenge, nonce, kernel).await;
     }
 
     /// Answers a challenge with evidence over `nonce`.
-    pub async fn answer(
+    pub(crate) async fn answer(
         &mut self,
         session: &mut Session,
         assignment: &assignment::Body,
@@ -180,14 +181,14 @@ impl SoftNode {
     }
 
     /// Brings an instance to `attested`, as a good node does.
-    pub async fn attest(&mut self, session: &mut Session, assignment: &assignment::Body) {
+    pub(crate) async fn attest(&mut self, session: &mut Session, assignment: &assignment::Body) {
         for step in ["accepted", "prepared", "booted"] {
             session.report(&assignment.instance, step).await;
         }
         self.answer_challenge(session, assignment, GOOD_KERNEL).await;
     }
 
-    pub fn receipt(&self, session: &Session, assignment: &assignment::Body, reason: &str) -> casemate_api::node::Receipt {
+    pub(crate) fn receipt(&self, session: &Session, assignment: &assignment::Body, reason: &str) -> casemate_api::node::Receipt {
         let body = canonical::to_vec(&receipt::Body {
             version: 1,
             instance: assignment.instance.clone(),
@@ -206,21 +207,21 @@ impl SoftNode {
 }
 
 impl Session {
-    pub async fn send(&self, message: from_node::Message) {
+    pub(crate) async fn send(&self, message: from_node::Message) {
         self.outbound.send(FromNode { message: Some(message) }).await.unwrap();
     }
 
-    pub async fn report(&self, instance: &str, step: &str) {
+    pub(crate) async fn report(&self, instance: &str, step: &str) {
         self.send(from_node::Message::Instance(report(instance, step))).await;
     }
 
-    pub async fn records(&self, instance: &str, seq: u64, sealed: &[&[u8]]) {
+    pub(crate) async fn records(&self, instance: &str, seq: u64, sealed: &[&[u8]]) {
         let sealed = sealed.iter().map(|record| record.to_vec()).collect();
         self.send(from_node::Message::Records(Records { instance: instance.into(), seq, sealed })).await;
     }
 
     /// The next message of a kind; others are passed over.
-    pub async fn expect<T>(&mut self, wanted: impl Fn(to_node::Message) -> Option<T>) -> T {
+    pub(crate) async fn expect<T>(&mut self, wanted: impl Fn(to_node::Message) -> Option<T>) -> T {
         loop {
             let message = tokio::time::timeout(std::time::Duration::from_secs(30), self.inbound.message()).await;
             let message = message.expect("a message in time").unwrap().expect("the session is open");
@@ -231,7 +232,7 @@ impl Session {
     }
 
     /// How the session ends.
-    pub async fn end(&mut self) -> Option<Status> {
+    pub(crate) async fn end(&mut self) -> Option<Status> {
         loop {
             match self.inbound.message().await {
                 Ok(Some(_)) => {}
@@ -241,7 +242,7 @@ impl Session {
         }
     }
 
-    pub async fn assignment(&mut self) -> assignment::Body {
+    pub(crate) async fn assignment(&mut self) -> assignment::Body {
         let assignment = self
             .expect(|message| match message {
                 to_node::Message::Assignment(assignment) => Some(assignment),
@@ -251,7 +252,7 @@ impl Session {
         self.verified(&assignment)
     }
 
-    pub async fn challenge(&mut self) -> Challenge {
+    pub(crate) async fn challenge(&mut self) -> Challenge {
         self.expect(|message| match message {
             to_node::Message::Challenge(challenge) => Some(challenge),
             _ => None,
@@ -259,7 +260,7 @@ impl Session {
         .await
     }
 
-    pub async fn delivery(&mut self) -> Vec<u8> {
+    pub(crate) async fn delivery(&mut self) -> Vec<u8> {
         self.expect(|message| match message {
             to_node::Message::Deliver(deliver) => Some(deliver.sealed),
             _ => None,
@@ -267,7 +268,7 @@ impl Session {
         .await
     }
 
-    pub async fn stored(&mut self) -> u64 {
+    pub(crate) async fn stored(&mut self) -> u64 {
         self.expect(|message| match message {
             to_node::Message::Stored(stored) => Some(stored.next),
             _ => None,
@@ -275,7 +276,7 @@ impl Session {
         .await
     }
 
-    pub async fn receipt_stored(&mut self) -> String {
+    pub(crate) async fn receipt_stored(&mut self) -> String {
         self.expect(|message| match message {
             to_node::Message::ReceiptStored(stored) => Some(stored.instance),
             _ => None,
@@ -293,11 +294,11 @@ impl Session {
     }
 }
 
-pub fn report(instance: &str, step: &str) -> InstanceReport {
+pub(crate) fn report(instance: &str, step: &str) -> InstanceReport {
     InstanceReport { instance: instance.into(), step: step.into(), ..Default::default() }
 }
 
-pub fn inventory() -> Inventory {
+pub(crate) fn inventory() -> Inventory {
     Inventory {
         hostname: "soft".into(),
         cpus: 2,
@@ -309,11 +310,14 @@ pub fn inventory() -> Inventory {
 }
 
 /// A connection to the node listener; with a certificate where there is one.
-pub async fn channel(platform: &Platform, identity: Option<(&NodeCredential, &KeyPair)>) -> Channel {
+pub(crate) async fn channel(platform: &Platform, identity: Option<(&NodeCredential, &KeyPair)>) -> Channel {
     connect(platform, identity).await.unwrap()
 }
 
-pub async fn connect(platform: &Platform, identity: Option<(&NodeCredential, &KeyPair)>) -> Result<Channel, tonic::transport::Error> {
+pub(crate) async fn connect(
+    platform: &Platform,
+    identity: Option<(&NodeCredential, &KeyPair)>,
+) -> Result<Channel, tonic::transport::Error> {
     let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(platform.ca_pem())).domain_name("localhost");
     if let Some((credential, key)) = identity {
         let pem: String = credential.chain.iter().map(|der| pem("CERTIFICATE", der)).collect();

@@ -17,20 +17,20 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 /// Digests that the reference values know.
-pub const AGENT: [u8; 32] = [0xa1; 32];
-pub const VMM: [u8; 32] = [0xa2; 32];
-pub const KERNEL: [u8; 32] = [0xb1; 32];
-pub const INITRD: [u8; 32] = [0xb2; 32];
-pub const ROOT_HASH: [u8; 32] = [0xb3; 32];
+pub(crate) const AGENT: [u8; 32] = [0xa1; 32];
+pub(crate) const VMM: [u8; 32] = [0xa2; 32];
+pub(crate) const KERNEL: [u8; 32] = [0xb1; 32];
+pub(crate) const INITRD: [u8; 32] = [0xb2; 32];
+pub(crate) const ROOT_HASH: [u8; 32] = [0xb3; 32];
 
 /// The maker of TPMs.
-pub struct Vendor {
-    pub issuer: Issuer<'static, KeyPair>,
-    pub pem: String,
+pub(crate) struct Vendor {
+    pub(crate) issuer: Issuer<'static, KeyPair>,
+    pub(crate) pem: String,
 }
 
 impl Vendor {
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
@@ -43,22 +43,22 @@ impl Vendor {
 }
 
 /// A running platform. The folder outlives restarts.
-pub struct Platform {
-    pub dir: TempDir,
-    pub server: Server,
-    pub vendor: Vendor,
+pub(crate) struct Platform {
+    pub(crate) dir: TempDir,
+    pub(crate) server: Server,
+    pub(crate) vendor: Vendor,
     drain: watch::Sender<bool>,
     http: reqwest::Client,
     timing: String,
 }
 
 impl Platform {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with("").await
     }
 
     /// With more lines of configuration.
-    pub async fn with(timing: &str) -> Self {
+    pub(crate) async fn with(timing: &str) -> Self {
         casemate_daemon::tls::install_provider();
         let dir = tempfile::tempdir().unwrap();
         let vendor = Vendor::new("Simulated TPM vendor");
@@ -68,7 +68,7 @@ impl Platform {
     }
 
     /// Ends the server as a drain does, and starts it anew on the same folder.
-    pub async fn restart(self) -> Self {
+    pub(crate) async fn restart(self) -> Self {
         let Self { dir, server, vendor, drain, timing, .. } = self;
         drain.send_replace(true);
         server.wait().await;
@@ -76,20 +76,20 @@ impl Platform {
         Self { dir, server, vendor, drain, http, timing }
     }
 
-    pub async fn token(&self, role: Role) -> Client {
+    pub(crate) async fn token(&self, role: Role) -> Client {
         let (token, _) = make_token(self.server.service().store(), role, None, None).await.unwrap();
         self.client(token)
     }
 
-    pub fn client(&self, token: String) -> Client {
+    pub(crate) fn client(&self, token: String) -> Client {
         Client { http: self.http.clone(), base: format!("https://localhost:{}/api/v1", self.server.rest().port()), token }
     }
 
-    pub fn ca_pem(&self) -> String {
+    pub(crate) fn ca_pem(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("data/public/ca.pem")).unwrap()
     }
 
-    pub async fn bootstrap_token(&self) -> String {
+    pub(crate) async fn bootstrap_token(&self) -> String {
         make_token(self.server.service().store(), Role::Bootstrap, None, None).await.unwrap().0
     }
 }
@@ -108,7 +108,7 @@ async fn serve(dir: &Path, timing: &str) -> (Server, watch::Sender<bool>, reqwes
 }
 
 /// Reference values and the vendor's root.
-pub fn write_inputs(dir: &Path, vendor: &Vendor) {
+pub(crate) fn write_inputs(dir: &Path, vendor: &Vendor) {
     let key = SigningKey::from_bytes(&[7; 32]);
     let payload = serde_json::json!({
         "version": 1,
@@ -129,11 +129,11 @@ pub fn write_inputs(dir: &Path, vendor: &Vendor) {
     std::fs::write(dir.join("vendor.pem"), &vendor.pem).unwrap();
 }
 
-pub fn command_line() -> String {
+pub(crate) fn command_line() -> String {
     format!("quiet casemate.root={}:00:1:2", hex::encode(ROOT_HASH))
 }
 
-pub fn write_config(dir: &Path, timing: &str) -> std::path::PathBuf {
+pub(crate) fn write_config(dir: &Path, timing: &str) -> std::path::PathBuf {
     let text = format!(
         "data_dir = {data:?}\nrest_addr = \"127.0.0.1:0\"\nnode_addr = \"127.0.0.1:0\"\nnames = [\"localhost\", \"127.0.0.1\"]\n\
          reference_values = {values:?}\nreference_key = \"{key}\"\nvendor_roots = [{vendor:?}]\nallow_simulated = true\n{timing}\n",
@@ -149,29 +149,29 @@ pub fn write_config(dir: &Path, timing: &str) -> std::path::PathBuf {
 
 /// A client with one token.
 #[derive(Clone)]
-pub struct Client {
+pub(crate) struct Client {
     http: reqwest::Client,
     base: String,
-    pub token: String,
+    pub(crate) token: String,
 }
 
 /// An answer: status and body.
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: reqwest::header::HeaderMap,
-    pub body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
     #[track_caller]
-    pub fn json<T: DeserializeOwned>(&self, status: u16) -> T {
+    pub(crate) fn json<T: DeserializeOwned>(&self, status: u16) -> T {
         assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.body));
         serde_json::from_slice(&self.body).unwrap()
     }
 
     /// `status type: detail (hint)`.
     #[track_caller]
-    pub fn problem(&self) -> String {
+    pub(crate) fn problem(&self) -> String {
         assert_eq!(self.headers["content-type"], "application/problem+json");
         let problem: rest::Problem = serde_json::from_slice(&self.body).unwrap();
         assert_eq!(problem.status, self.status.as_u16());
@@ -182,50 +182,46 @@ impl Answer {
 }
 
 impl Client {
-    pub fn with_token(&self, token: &str) -> Self {
-        Self { token: token.to_owned(), ..self.clone() }
-    }
-
-    pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+    pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token)
     }
 
-    pub async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
+    pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
         let response = request.send().await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
         Answer { status, headers, body: response.bytes().await.unwrap().to_vec() }
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(self.request(Method::GET, path)).await
     }
 
-    pub async fn post(&self, path: &str, body: &impl Serialize) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: &impl Serialize) -> Answer {
         self.send(self.request(Method::POST, path).json(body)).await
     }
 
-    pub async fn put_blob(&self, bytes: &[u8]) -> Answer {
+    pub(crate) async fn put_blob(&self, bytes: &[u8]) -> Answer {
         let digest = format_digest(&Sha256::digest(bytes).into());
         self.send(self.request(Method::PUT, &format!("/blobs/{digest}")).body(bytes.to_vec())).await
     }
 
     /// Uploads the blobs of [`workload`] and asks for an instance of it.
-    pub async fn create(&self) -> rest::Instance {
+    pub(crate) async fn create(&self) -> rest::Instance {
         assert!(self.put_blob(LAYER).await.status.is_success());
         assert!(self.put_blob(ASSET).await.status.is_success());
         self.post("/instances", &new_instance(&workload())).await.json(201)
     }
 
-    pub async fn instance(&self, id: &str) -> rest::Instance {
+    pub(crate) async fn instance(&self, id: &str) -> rest::Instance {
         self.get(&format!("/instances/{id}")).await.json(200)
     }
 
-    pub async fn events(&self, id: &str) -> Vec<rest::Event> {
+    pub(crate) async fn events(&self, id: &str) -> Vec<rest::Event> {
         self.get(&format!("/instances/{id}/events")).await.json::<rest::Events>(200).events
     }
 
     /// Waits, by long polls, for the first event that `wanted` accepts.
-    pub async fn wait_for(&self, id: &str, wanted: impl Fn(&rest::Event) -> bool) -> rest::Event {
+    pub(crate) async fn wait_for(&self, id: &str, wanted: impl Fn(&rest::Event) -> bool) -> rest::Event {
         let mut after = 0;
         for _ in 0..100 {
             let path = format!("/instances/{id}/events?after={after}&wait_ms=5000");
@@ -240,20 +236,20 @@ impl Client {
         panic!("no such event: {:#?}", self.events(id).await);
     }
 
-    pub async fn wait_for_step(&self, id: &str, step: &str) -> rest::Event {
+    pub(crate) async fn wait_for_step(&self, id: &str, step: &str) -> rest::Event {
         self.wait_for(id, |event| event.kind == "step" && event.text == step).await
     }
 
-    pub async fn wait_for_failure(&self, id: &str) -> rest::Failure {
+    pub(crate) async fn wait_for_failure(&self, id: &str) -> rest::Failure {
         let event = self.wait_for(id, |event| event.kind == "failure").await;
         serde_json::from_value(event.data.unwrap()).unwrap()
     }
 }
 
-pub const LAYER: &[u8] = b"a layer";
-pub const ASSET: &[u8] = b"an encrypted asset";
+pub(crate) const LAYER: &[u8] = b"a layer";
+pub(crate) const ASSET: &[u8] = b"an encrypted asset";
 
-pub fn workload() -> Workload {
+pub(crate) fn workload() -> Workload {
     Workload {
         version: 1,
         name: "demo".into(),
@@ -261,7 +257,11 @@ pub fn workload() -> Workload {
         image: Image {
             source: String::new(),
             manifest: format_digest(&[1; 32]),
-            layers: vec![Layer { blob: format_digest(&Sha256::digest(LAYER).into()), root_hash: hex::encode([3; 32]), data_blocks: 9 }],
+            layers: vec![Layer {
+                blob: format_digest(&Sha256::digest(LAYER).into()),
+                root_hash: hex::encode([3; 32]),
+                data_blocks: 9,
+            }],
         },
         process: Process { args: vec!["/bin/true".into()], env: Default::default(), cwd: "/".into(), user: String::new() },
         resources: Resources { cpus: 1, memory_mib: 256, scratch_mib: 64 },
@@ -277,6 +277,6 @@ pub fn workload() -> Workload {
     }
 }
 
-pub fn new_instance(workload: &Workload) -> rest::NewInstance {
+pub(crate) fn new_instance(workload: &Workload) -> rest::NewInstance {
     rest::NewInstance { workload: String::from_utf8(workload.to_canonical()).unwrap(), node: None }
 }

@@ -10,13 +10,13 @@ use sha2::{Digest as _, Sha256};
 
 use crate::platform::Vendor;
 
-pub struct SoftEk {
+pub(crate) struct SoftEk {
     key: SecretKey,
-    pub certificate: Vec<u8>,
+    pub(crate) certificate: Vec<u8>,
 }
 
 impl SoftEk {
-    pub fn new(seed: u8, vendor: &Vendor) -> Self {
+    pub(crate) fn new(seed: u8, vendor: &Vendor) -> Self {
         let key = SecretKey::from_slice(&[seed; 32]).unwrap();
         let pair = KeyPair::try_from(key.to_pkcs8_der().unwrap().as_bytes()).unwrap();
         let mut params = CertificateParams::default();
@@ -26,7 +26,7 @@ impl SoftEk {
     }
 
     /// TPMT_PUBLIC.
-    pub fn public(&self) -> Vec<u8> {
+    pub(crate) fn public(&self) -> Vec<u8> {
         let (x, y) = coordinates(&self.key.public_key());
         let attributes = ObjectAttributes::FIXED_TPM
             | ObjectAttributes::FIXED_PARENT
@@ -45,7 +45,7 @@ impl SoftEk {
     }
 
     /// Opens a credential for the key with this name; `None` when it was made for another.
-    pub fn activate(&self, ak_name: &[u8], blob: &[u8], encrypted_secret: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn activate(&self, ak_name: &[u8], blob: &[u8], encrypted_secret: &[u8]) -> Option<Vec<u8>> {
         let mut point = Reader::new(encrypted_secret);
         let (x, y) = (point.sized("x", 32).ok()?, point.sized("y", 32).ok()?);
         let ephemeral = PublicKey::from_sec1_bytes(&[&[4], x, y].concat()).ok()?;

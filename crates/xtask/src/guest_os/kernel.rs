@@ -71,10 +71,23 @@ pub(crate) fn build(inputs: &KernelInputs, packages: &Packages) -> Result<PathBu
     remove_tree(&tree)?;
     unpack(inputs, packages, &tree)?;
     configure(inputs, &tree)?;
-    compile(inputs, &tree, &folder.join("build.log"))?;
-    publish(&tree, &folder)?;
+    let compiled = compiled_place(inputs, &tree)?;
+    if !compiled.is_file() {
+        compile(inputs, &tree, &folder.join("build.log"))?;
+        strip(&tree, &compiled)?;
+    }
+    files::copy(&tree.join(".config"), &folder.join("config"))?;
+    files::copy(&compiled, &vmlinux)?;
     remove_tree(&tree)?;
     Ok(vmlinux)
+}
+
+/// Where the kernel of this very configuration is kept: a changed fragment often configures the same kernel.
+fn compiled_place(inputs: &KernelInputs, tree: &Path) -> Result<PathBuf> {
+    let config = files::read(&tree.join(".config"))?;
+    let texts = [("builder", BUILDER), ("source", &inputs.source_sha256), ("compiler", &inputs.compiler)];
+    let parts = texts.map(|(name, text)| (name, text.as_bytes())).into_iter().chain([("config", config.as_slice())]);
+    Ok(super::cache_folder("kernel")?.join("compiled").join(format!("{}.vmlinux", &digest::of_parts(parts)[..KEY_LENGTH])))
 }
 
 /// Configures the kernel without compiling it: proves that every line of the fragment takes effect.
@@ -219,11 +232,10 @@ fn follow(child: &mut Child, mut log: File, mut progress: Progress, expected: u3
     Ok(progress)
 }
 
-fn publish(tree: &Path, folder: &Path) -> Result<()> {
+fn strip(tree: &Path, to: &Path) -> Result<()> {
     let stripped = tree.join("vmlinux.stripped");
     process::output(Command::new("objcopy").arg("--strip-all").arg(tree.join("vmlinux")).arg(&stripped))?;
-    files::copy(&tree.join(".config"), &folder.join("config"))?;
-    files::copy(&stripped, &folder.join("vmlinux"))
+    files::copy(&stripped, to)
 }
 
 /// `make` in `tree`, with nothing of this process's environment that could change the kernel.
