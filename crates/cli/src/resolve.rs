@@ -62,11 +62,7 @@ pub(crate) async fn resolve(file: &WorkloadFile, printer: &Printer) -> anyhow::R
         version: 1,
         name: file.name.clone().unwrap_or_else(|| default_name(image_text)),
         isolation,
-        image: workload::Image {
-            source: repository.unwrap_or_default(),
-            manifest: info.manifest_digest.to_string(),
-            layers,
-        },
+        image: workload::Image { source: repository.unwrap_or_default(), manifest: info.manifest_digest.to_string(), layers },
         process: process(file, &info)?,
         resources: workload::Resources {
             cpus: file.resources.cpus.unwrap_or(1),

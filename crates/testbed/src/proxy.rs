@@ -147,13 +147,8 @@ fn tls_config(ca_pem: &str, ca_dir: &Path) -> anyhow::Result<rustls::ServerConfi
     Ok(rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, private)?)
 }
 
-/// The CA's key, wherever the server keeps it in its folder.
 fn ca_key(dir: &Path) -> anyhow::Result<rcgen::KeyPair> {
-    for entry in fs::read_dir(dir)?.flatten() {
-        let text = fs::read_to_string(entry.path()).unwrap_or_default();
-        if let Ok(key) = rcgen::KeyPair::from_pem(&text) {
-            return Ok(key);
-        }
-    }
-    anyhow::bail!("no CA key in {}", dir.display())
+    let path = dir.join("keys/ca.key.pem");
+    let pem = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    rcgen::KeyPair::from_pem(&pem).with_context(|| format!("parse {}", path.display()))
 }

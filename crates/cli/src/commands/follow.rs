@@ -13,6 +13,7 @@ pub(crate) struct Follower<'a> {
     printer: &'a Printer,
     instance: String,
     after: u64,
+    told: String,
 }
 
 /// What the next event means for whoever waits.
@@ -26,7 +27,7 @@ pub(crate) enum News {
 
 impl<'a> Follower<'a> {
     pub(crate) fn new(client: &'a Client, printer: &'a Printer, instance: &str) -> Self {
-        Self { client, printer, instance: instance.to_owned(), after: 0 }
+        Self { client, printer, instance: instance.to_owned(), after: 0, told: String::new() }
     }
 
     /// Waits until the instance reached `wanted`; a failure on the way is an error.
@@ -35,14 +36,21 @@ impl<'a> Follower<'a> {
             for news in self.next().await? {
                 match news {
                     News::Reached(step) if step == wanted => return Ok(()),
-                    News::Reached(step) if step > wanted => {
-                        anyhow::bail!(Refused { check: "stopped".into(), detail: format!("the instance is already {step}") })
-                    }
+                    News::Reached(step) if step > wanted => return Err(self.why_it_ended(step).await?.into()),
                     News::Failed(refused) => return Err(refused.into()),
                     News::Reached(_) | News::Exited | News::Receipt | News::Other => {}
                 }
             }
         }
+    }
+
+    /// The way down may be told before its reason.
+    async fn why_it_ended(&self, step: Step) -> anyhow::Result<Refused> {
+        let failure = self.client.instance(&self.instance).await?.failure;
+        Ok(match failure {
+            Some(failure) => Refused { check: failure.check, detail: crate::printer::clean(&failure.detail) },
+            None => Refused { check: "stopped".into(), detail: format!("the instance is {step} already; somebody stopped it") },
+        })
     }
 
     /// Waits until the receipt is there.
@@ -82,7 +90,7 @@ impl<'a> Follower<'a> {
         Ok(news)
     }
 
-    fn tell(&self, event: Event) -> anyhow::Result<News> {
+    fn tell(&mut self, event: Event) -> anyhow::Result<News> {
         match event.kind.as_str() {
             "step" => {
                 let step = Step::parse(&event.text);
@@ -109,7 +117,11 @@ impl<'a> Follower<'a> {
             }
             "receipt" => Ok(News::Receipt),
             kind => {
-                self.printer.note(kind, &event.text);
+                // A node repeats its remarks with every report.
+                if self.told != event.text {
+                    self.printer.note(kind, &event.text);
+                    self.told = event.text;
+                }
                 Ok(News::Other)
             }
         }

@@ -4,7 +4,7 @@ use std::fs;
 
 use casemate_testbed::{Bed, BedOptions, ImageBuilder};
 
-use crate::support::{prepare, run_args};
+use crate::support::prepare;
 
 #[test]
 fn bad_workloads_and_images_change_nothing() {
@@ -34,7 +34,7 @@ fn bad_workloads_and_images_change_nothing() {
         assert!(run.stderr.contains(expected), "{name}: {}", run.stderr);
     }
     damaged_blob(&bed);
-    bed.casemate(&run_args(&["--isolation", "confidential"], &[])).expect_code(1);
+    bed.casemate(&["run", "--isolation", "strong", "--image", "oci:./image"]).expect_code(1);
     assert_eq!(bed.instances().len(), 0, "nothing was created");
     bed.finish();
 }
