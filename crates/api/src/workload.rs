@@ -248,9 +248,7 @@ mod checks {
 
     pub(super) fn is_asset_name(name: &str) -> bool {
         let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-        (1..=63).contains(&name.len())
-            && ok(name.as_bytes()[0])
-            && name.bytes().all(|b| ok(b) || matches!(b, b'.' | b'_' | b'-'))
+        (1..=63).contains(&name.len()) && ok(name.as_bytes()[0]) && name.bytes().all(|b| ok(b) || matches!(b, b'.' | b'_' | b'-'))
     }
 
     fn is_clean_path(path: &str) -> bool {
@@ -285,7 +283,12 @@ mod tests {
                 user: "65534".into(),
             },
             resources: Resources { cpus: 1, memory_mib: 512, scratch_mib: 64 },
-            assets: vec![Asset { name: "data".into(), digest: format_digest(&[4; 32]), size_bytes: 10, path: "/data/data".into() }],
+            assets: vec![Asset {
+                name: "data".into(),
+                digest: format_digest(&[4; 32]),
+                size_bytes: 10,
+                path: "/data/data".into(),
+            }],
             output_path: "/out".into(),
             ttl_s: 600,
             tenant_key: hex::encode([5; 32]),

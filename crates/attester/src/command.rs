@@ -102,7 +102,8 @@ impl Command {
         let mut body = self.handles.iter().fold(Writer::new(), |writer, handle| writer.u32(*handle));
         if !self.sessions.is_empty() {
             // TPMS_AUTH_COMMAND: session, no nonce, no attributes (the session ends with the command), empty HMAC or password.
-            let area = self.sessions.iter().fold(Writer::new(), |writer, session| writer.u32(*session).u16(0).u8(0).u16(0)).finish();
+            let area =
+                self.sessions.iter().fold(Writer::new(), |writer, session| writer.u32(*session).u16(0).u8(0).u16(0)).finish();
             body = body.u32(length(&area)).bytes(&area);
         }
         let body = body.bytes(&self.parameters.finish()).finish();

@@ -10,9 +10,7 @@ use std::{collections::BTreeMap, io};
 use casemate_evidence::{
     Sha256Digest,
     eventlog::extend_sha256,
-    tpm::{
-        Attest, AttestBody, ClockInfo, HashAlg, PcrSelection, PublicParams, Signature, pcr_digest_sha256, wire::Writer,
-    },
+    tpm::{Attest, AttestBody, ClockInfo, HashAlg, PcrSelection, PublicParams, Signature, pcr_digest_sha256, wire::Writer},
 };
 use p256::ecdsa::{SigningKey, signature::Signer as _};
 use sha2::{Digest as _, Sha256};

@@ -108,7 +108,8 @@ impl Transport for UnixSocket {
         self.stream.read_exact(&mut response)?;
         let size = u32::from_be_bytes([response[2], response[3], response[4], response[5]]);
         let size = usize::try_from(size).ok().filter(|size| (HEADER_BYTES..=MAX_RESPONSE_BYTES).contains(size));
-        let size = size.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "response of the TPM has an impossible size"))?;
+        let size =
+            size.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "response of the TPM has an impossible size"))?;
         response.resize(size, 0);
         self.stream.read_exact(&mut response[HEADER_BYTES..])?;
         Ok(response)

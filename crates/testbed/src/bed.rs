@@ -10,12 +10,11 @@ use std::{
 use anyhow::Context as _;
 use serde_json::Value;
 
-use crate::Leaks;
+use crate::leaks::leaks;
 
 /// A running development platform with one node, in a temporary folder; everything ends with this value.
 pub struct Bed {
     dir: tempfile::TempDir,
-    leaks: Leaks,
     down: bool,
 }
 
@@ -74,8 +73,7 @@ impl Bed {
     /// Starts platform and node.
     pub fn start(options: &BedOptions) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("casemate-bed-").tempdir().context("create a temporary folder")?;
-        let bed = Self { leaks: Leaks::look(), dir, down: true };
-        let mut bed = bed;
+        let mut bed = Self { dir, down: true };
         bed.up(options)?;
         Ok(bed)
     }
@@ -104,16 +102,20 @@ impl Bed {
     /// Ends everything and fails if anything of it is left on this machine.
     #[track_caller]
     pub fn finish(mut self) {
+        let mut marks = self.instance_marks();
+        marks.extend(self.marks());
         let outcome = self.down();
         assert_eq!(outcome.code, 0, "{}", outcome.stderr);
-        let left = self.leaks.since(&self.marks());
+        let left = leaks(&marks);
         assert!(left.is_empty(), "left behind: {left:#?}");
     }
 
     /// What instances must have left on this machine while platform and node still run: nothing.
     #[track_caller]
     pub fn assert_no_instance_remains(&self) {
-        let left = self.leaks.instances_since(&self.marks());
+        let marks = self.instance_marks();
+        assert!(!marks.is_empty(), "there was no instance: this proves nothing");
+        let left = leaks(&marks);
         assert!(left.is_empty(), "left behind: {left:#?}");
     }
 
@@ -230,6 +232,11 @@ impl Bed {
         // Converted layers do not depend on who converted them.
         command.env("XDG_CACHE_HOME", std::env::temp_dir().join("casemate-testbed-cache"));
         command
+    }
+
+    /// The ids of all instances: they are in the names of everything that an instance has.
+    fn instance_marks(&self) -> Vec<String> {
+        self.instances().iter().filter_map(|instance| Some(instance["id"].as_str()?.to_owned())).collect()
     }
 
     /// Texts that mark what belongs to this bed.

@@ -11,6 +11,5 @@ mod oci;
 mod proxy;
 
 pub use bed::{Bed, BedOptions, Outcome, build_dir, guest_os_dir};
-pub use leaks::Leaks;
 pub use oci::{ImageBuilder, static_program};
 pub use proxy::{Alter, Proxy};

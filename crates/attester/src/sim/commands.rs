@@ -161,7 +161,11 @@ impl Reply {
 
 fn sha256_pcrs(reader: &mut Reader<'_>) -> Result<Vec<u32>, Refusal> {
     let selections = decode_selections(reader)?;
-    Ok(selections.into_iter().filter(|selection| selection.hash == HashAlg::Sha256).flat_map(|selection| selection.pcrs).collect())
+    Ok(selections
+        .into_iter()
+        .filter(|selection| selection.hash == HashAlg::Sha256)
+        .flat_map(|selection| selection.pcrs)
+        .collect())
 }
 
 const AK_HANDLE: u32 = 0x8000_0000;

@@ -3,7 +3,8 @@
 use std::io;
 
 use casemate_attester::{
-    Attester, Exchange, GuestMeasurements, Tpm, TpmAttester, TpmError, Transport as _, guest_provision, quote_bundle, sim::SoftTpm,
+    Attester, Exchange, GuestMeasurements, Tpm, TpmAttester, TpmError, Transport as _, guest_provision, quote_bundle,
+    sim::SoftTpm,
 };
 use casemate_evidence::{
     instance::{NODE_PCRS, guest_pcr},

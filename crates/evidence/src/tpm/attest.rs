@@ -118,10 +118,7 @@ impl AttestBody {
         if kind != st::ATTEST_QUOTE {
             return Ok(Self::Other(kind));
         }
-        Ok(Self::Quote {
-            selections: decode_selections(reader)?,
-            pcr_digest: reader.sized("pcrDigest", MAX_DIGEST)?.to_vec(),
-        })
+        Ok(Self::Quote { selections: decode_selections(reader)?, pcr_digest: reader.sized("pcrDigest", MAX_DIGEST)?.to_vec() })
     }
 }
 

@@ -231,12 +231,7 @@ impl ObjectAttributes {
     pub const SIGN: u32 = 1 << 18;
     /// What an attestation key of this project has, no more and no less.
     pub const ATTESTATION_KEY: Self = Self(
-        Self::FIXED_TPM
-            | Self::FIXED_PARENT
-            | Self::SENSITIVE_DATA_ORIGIN
-            | Self::USER_WITH_AUTH
-            | Self::RESTRICTED
-            | Self::SIGN,
+        Self::FIXED_TPM | Self::FIXED_PARENT | Self::SENSITIVE_DATA_ORIGIN | Self::USER_WITH_AUTH | Self::RESTRICTED | Self::SIGN,
     );
 
     /// The key cannot leave this TPM.
