@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -37,6 +38,9 @@ use crate::{
 
 /// Largest CA file, in bytes.
 const MAX_CA: u64 = 1 << 20;
+/// How long a lock of a dying agent is waited for, and the time between two tries.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Runs the agent until `stop` becomes true. Machines that run then go on running, for the next agent to adopt: an update
 /// of the agent ends no tenant's work.
@@ -173,7 +177,13 @@ fn lock(config: &Config) -> anyhow::Result<File> {
     let path = config.state_dir.join("agent.lock");
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = file.with_context(|| format!("open {}", path.display()))?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive)
-        .with_context(|| format!("another agent works with {}", Path::display(&config.state_dir)))?;
+    // A killed agent's lock lives until the last of its threads is gone.
+    let deadline = Instant::now() + LOCK_WAIT;
+    while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        if Instant::now() > deadline {
+            return Err(error).with_context(|| format!("another agent works with {}", Path::display(&config.state_dir)));
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    }
     Ok(file)
 }

@@ -73,16 +73,18 @@ impl Client {
         self.get(&format!("/instances/{}/records?from={from}&wait_ms={wait_ms}", segment(id)?)).await
     }
 
+    /// Asks for evidence. Not repeated here: every try needs a nonce of its own (see [`is_unavailable`]).
     pub(crate) async fn challenge(&self, id: &str, nonce: &[u8; 32]) -> anyhow::Result<EvidenceBundle> {
         let path = format!("/instances/{}/challenges", segment(id)?);
         let request = self.request(Method::POST, &path).json(&NewChallenge { nonce: BASE64.encode(nonce) });
         read(send(request, "ask for evidence").await?, "ask for evidence").await
     }
 
+    /// Hands over sealed keys; the platform takes a repetition for what it is.
     pub(crate) async fn release(&self, id: &str, sealed: &[u8]) -> anyhow::Result<()> {
         let path = format!("/instances/{}/keys", segment(id)?);
         let request = self.request(Method::POST, &path).json(&KeyRelease { sealed: BASE64.encode(sealed) });
-        send(request, "hand over sealed keys").await.map(drop)
+        self.retry(request, "hand over sealed keys").await.map(drop)
     }
 
     pub(crate) async fn stop(&self, id: &str) -> anyhow::Result<()> {
@@ -158,6 +160,19 @@ pub(crate) enum Wait {
     No,
 }
 
+/// The platform, or the node behind it, is away at the moment.
+#[derive(Debug, thiserror::Error)]
+#[error("not available at the moment")]
+struct Unavailable;
+
+/// Whether the same question may be answered in a moment.
+pub(crate) fn is_unavailable(error: &anyhow::Error) -> bool {
+    let connection = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<reqwest::Error>().is_some_and(|e| e.is_connect() || e.is_request() || e.is_body())
+    };
+    error.chain().any(|cause| cause.is::<Unavailable>() || connection(cause))
+}
+
 async fn send(request: RequestBuilder, attempt: &str) -> anyhow::Result<Response> {
     let answer = request.send().await.with_context(|| attempt.to_owned())?;
     if answer.status().is_success() { Ok(answer) } else { Err(problem(answer, attempt).await) }
@@ -185,7 +200,11 @@ async fn problem(answer: Response, attempt: &str) -> anyhow::Error {
             let detail = problem.detail.map(|detail| format!(": {detail}")).unwrap_or_default();
             let message = format!("the platform refused to {attempt}: {}{detail}", problem.title);
             let hint = problem.hint.unwrap_or_else(|| format!("problem type {}", problem.kind));
-            Hinted { message: crate::printer::clean(&message), hint: crate::printer::clean(&hint) }.into()
+            let hinted = Hinted { message: crate::printer::clean(&message), hint: crate::printer::clean(&hint) };
+            match status {
+                StatusCode::SERVICE_UNAVAILABLE => anyhow::Error::new(Unavailable).context(hinted),
+                _ => hinted.into(),
+            }
         }
         Err(_) => anyhow::anyhow!("the platform answered {status} to: {attempt}"),
     }

@@ -359,7 +359,10 @@ impl Owner {
     fn refuse_challenges(&mut self) {
         if self.book.journal.ending.is_some() {
             for challenge in self.challenges.drain(..) {
-                let ended = failure::at(Step::Attested, check::EVIDENCE, "the instance is ending or has ended");
+                // The reason of the end is the truth about why there is no evidence.
+                let known = self.book.journal.actual.failure.clone();
+                let ended =
+                    known.unwrap_or_else(|| failure::at(Step::Attested, check::EVIDENCE, "the instance is ending or has ended"));
                 let _ = challenge.reply.send(Err(ended));
             }
         }

@@ -3,14 +3,14 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use casemate_api::rest::NewInstance;
+use casemate_api::rest::{EvidenceBundle, NewInstance};
 use casemate_lifecycle::Step;
 use casemate_seal::{KeyRelease, ReleaseContext};
 use serde::Serialize;
 
 use crate::{
     args::{self, Globals},
-    client::Client,
+    client::{self, Client},
     commands::{
         ending,
         follow::Follower,
@@ -27,6 +27,9 @@ use crate::{
 
 /// Longest wait for the wipe after the end.
 const WIPE_LIMIT: Duration = Duration::from_secs(120);
+/// How often evidence is asked for while platform or node are away, and the time between.
+const CHALLENGE_TRIES: u32 = 120;
+const CHALLENGE_PAUSE: Duration = Duration::from_millis(250);
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
@@ -124,9 +127,10 @@ impl Tenant<'_> {
             }
             (Err(first), Err(second)) => {
                 self.printer.failed("stopping", &format!("{second:#}"));
-                Err(first)
+                Err(self.reason(instance, first).await)
             }
-            (Err(error), Ok(_)) | (Ok(_), Err(error)) => Err(error),
+            (Err(error), Ok(_)) => Err(self.reason(instance, error).await),
+            (Ok(_), Err(error)) => Err(error),
         }
     }
 
@@ -154,8 +158,7 @@ impl Tenant<'_> {
 
     /// The tenant's own verification, with the tenant's own nonce.
     async fn verify(&self, instance: &str) -> anyhow::Result<Guest> {
-        let nonce = resolve::random32()?;
-        let bundle = self.client.challenge(instance, &nonce).await?;
+        let (nonce, bundle) = self.ask(instance).await?;
         anyhow::ensure!(bundle.instance == instance, "asked for evidence of {instance}, got {}", bundle.instance);
         self.printer.done("evidence", &format!("received, {} bytes of base64", bundle.evidence.len()));
         let workload_digest = hex::encode(self.resolved.workload.digest());
@@ -171,6 +174,30 @@ impl Tenant<'_> {
         keys.launch_record_digest = Some(hex::encode(verified.launch_record_digest));
         keys.save()?;
         Ok(guest)
+    }
+
+    /// Evidence over a fresh nonce; patient while platform or node start again.
+    async fn ask(&self, instance: &str) -> anyhow::Result<([u8; 32], EvidenceBundle)> {
+        for _ in 0..CHALLENGE_TRIES {
+            let nonce = resolve::random32()?;
+            match self.client.challenge(instance, &nonce).await {
+                Err(error) if client::is_unavailable(&error) => tokio::time::sleep(CHALLENGE_PAUSE).await,
+                answer => return Ok((nonce, answer?)),
+            }
+        }
+        anyhow::bail!("platform or node did not come back in time to give evidence")
+    }
+
+    /// The reason that platform and node have written down says more than how this command noticed it; what the tenant
+    /// found out itself stands.
+    async fn reason(&self, instance: &str, noticed: anyhow::Error) -> anyhow::Error {
+        if noticed.chain().any(|cause| cause.is::<Refused>()) {
+            return noticed;
+        }
+        match self.client.instance(instance).await.map(|instance| instance.failure) {
+            Ok(Some(failure)) => Refused { check: failure.check, detail: printer::clean(&failure.detail) }.into(),
+            _ => noticed,
+        }
     }
 
     async fn release(&self, instance: &str, guest: &Guest) -> anyhow::Result<()> {

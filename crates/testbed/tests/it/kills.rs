@@ -11,10 +11,15 @@ use crate::support::{Background, prepare, run_args};
 /// Progress lines after which a part is killed.
 const STEPS: [&str; 7] = ["ok instance", "ok accepted", "ok prepared", "ok booted", "ok attested", "ok keyed", "ok running"];
 
-fn kill(pid: i32) {
-    if let Some(pid) = Pid::from_raw(pid) {
+/// Kills, and waits until the kernel has taken everything from it, as a service manager would before a restart.
+fn kill(number: i32) {
+    if let Some(pid) = Pid::from_raw(number) {
         // It may have ended by itself.
         let _ = rustix::process::kill_process(pid, Signal::KILL);
+    }
+    let alive = || fs::read_to_string(format!("/proc/{number}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    while alive() {
+        std::thread::yield_now();
     }
 }
 
@@ -33,7 +38,7 @@ fn told_the_truth(bed: &Bed, step: &str, run: Outcome) {
         2 => assert!(run.stderr.contains("refused: check "), "{step}: {}", run.stderr),
         code => panic!("{step}: status {code}\n{}", run.stderr),
     }
-    assert_eq!(run.stdout.matches("hello from").count() <= 1, true, "{step}: the workload ran twice:\n{}", run.stdout);
+    assert!(run.stdout.matches("hello from").count() <= 1, "{step}: the workload ran twice:\n{}", run.stdout);
     bed.wait_instance(Duration::from_secs(30), |i| i["has_receipt"] == true);
     bed.assert_no_instance_remains();
 }
