@@ -12,7 +12,7 @@ pub mod rest;
 pub mod workload;
 
 /// Host to guest; see `proto/guest.proto`.
-#[allow(missing_docs, clippy::all)]
+#[allow(missing_docs, clippy::all, clippy::too_many_lines, reason = "generated code")]
 pub mod guest {
     include!(concat!(env!("OUT_DIR"), "/casemate.guest.v1.rs"));
 
@@ -26,7 +26,7 @@ pub mod guest {
 
 /// Platform and node; see `proto/node.proto`.
 #[cfg(feature = "node")]
-#[allow(missing_docs, clippy::all)]
+#[allow(missing_docs, clippy::all, clippy::too_many_lines, reason = "generated code")]
 pub mod node {
     include!(concat!(env!("OUT_DIR"), "/casemate.node.v1.rs"));
 

@@ -2,6 +2,8 @@
 //!
 //! They need root, the executables and the guest OS image: `make test` builds all that first.
 
+#![allow(clippy::unwrap_used, reason = "tests and their helpers")]
+
 mod bad_input;
 mod kills;
 mod main_job;
