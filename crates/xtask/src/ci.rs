@@ -40,7 +40,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
 fn run_step(workspace: &Workspace, (name, arguments): Step) -> Result<()> {
     note("ci", name);
     let started = Instant::now();
-    process::run(cargo(workspace).args(arguments).env("RUSTDOCFLAGS", "-D warnings"))
+    process::run(cargo(workspace).args(arguments).env("RUSTDOCFLAGS", "-D warnings").env("CASEMATE_TEST_TOOLS", "require"))
         .with_context(|| format!("running {name}"))?;
     note("ci", &format!("{name} passed ({:.0} s)", started.elapsed().as_secs_f32()));
     Ok(())

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "tests and their helpers")]
 
 mod bad_input;
+mod images;
 mod kills;
 mod main_job;
 mod refusals;
