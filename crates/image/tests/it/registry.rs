@@ -119,6 +119,8 @@ async fn asks_again_after_a_broken_download_but_not_forever() {
 }
 
 async fn push(address: &str, image: &Image, index: &[u8]) {
+    // An error says that it is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let client = Client::new(ClientConfig { protocol: ClientProtocol::Http, ..ClientConfig::default() });
     let tag: Reference = format!("{address}/some/demo:v1").parse().unwrap();
     client.store_auth_if_needed(address, &RegistryAuth::Anonymous).await;
