@@ -82,7 +82,7 @@ impl Spool {
         self.segments.iter().map(Segment::len).sum::<u64>() < MAX_BYTES
     }
 
-    /// Takes record number `seq`; [`Spool::dirty`] says what has to be synced before it is acknowledged.
+    /// Takes record number `seq`; [`Spool::sync_point`] says what has to be synced before it is acknowledged.
     pub(crate) fn append(&mut self, seq: u64, sealed: &[u8]) -> Result<Appended, FileError> {
         if seq != self.next {
             return Ok(if seq < self.next { Appended::Duplicate } else { Appended::Gap });
