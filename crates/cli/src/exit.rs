@@ -93,6 +93,6 @@ pub(crate) fn check_hint(check: &str) -> &'static str {
         "schedule.no-node" => "see `casemate nodes`; a node may be full, untrusted or not connected",
         "keys.timeout" => "no key release reached the guest in time; run it again",
         "records.authentic" => "the platform or the node altered the output; nothing after this point can be relied on",
-        _ => "nothing was released to the guest after this; see `casemate inspect INSTANCE` for the whole story",
+        _ => "see `casemate inspect INSTANCE` for the whole story",
     }
 }

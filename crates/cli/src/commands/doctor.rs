@@ -31,7 +31,7 @@ enum State {
 }
 
 pub(crate) fn run(globals: &Globals, args: Doctor) -> anyhow::Result<Status> {
-    let findings = [root(), programs(), acceleration(), tpm(), cgroup(), swap(), core_pattern()];
+    let findings = [root(), programs(), acceleration(), tpm(), cgroup(), swap()];
     if globals.json || args.output == Format::Json {
         printer::json(&findings)?;
     } else {
@@ -106,16 +106,6 @@ fn swap() -> Finding {
         state,
         seen: format!("{swaps} swap areas"),
         hint: "guest memory could reach the disk: swapoff -a, or encrypt the swap",
-    }
-}
-
-fn core_pattern() -> Finding {
-    let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
-    Finding {
-        what: "core dumps",
-        state: State::Ok,
-        seen: format!("pattern {:?}; machines run with a core limit of 0", pattern.trim()),
-        hint: "",
     }
 }
 

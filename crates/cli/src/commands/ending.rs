@@ -26,7 +26,7 @@ pub(crate) async fn stop_and_wait(
     limit: Duration,
 ) -> anyhow::Result<()> {
     client.stop(instance).await?;
-    match tokio::time::timeout(limit, follower.until_receipt()).await {
+    match tokio::time::timeout(limit, follower.until_end()).await {
         Ok(done) => done,
         Err(_) => {
             let message = format!("{instance} was not wiped within {} s", limit.as_secs());

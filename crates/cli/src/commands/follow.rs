@@ -14,6 +14,8 @@ pub(crate) struct Follower<'a> {
     instance: String,
     after: u64,
     told: String,
+    /// The receipt was stored, or nothing is left to be wiped. Kept here because one answer may carry failure and end.
+    ended: bool,
 }
 
 /// What the next event means for whoever waits.
@@ -21,13 +23,12 @@ pub(crate) enum News {
     Reached(Step),
     Failed(Refused),
     Exited,
-    Receipt,
     Other,
 }
 
 impl<'a> Follower<'a> {
     pub(crate) fn new(client: &'a Client, printer: &'a Printer, instance: &str) -> Self {
-        Self { client, printer, instance: instance.to_owned(), after: 0, told: String::new() }
+        Self { client, printer, instance: instance.to_owned(), after: 0, told: String::new(), ended: false }
     }
 
     /// Waits until the instance reached `wanted`; a failure on the way is an error.
@@ -38,7 +39,7 @@ impl<'a> Follower<'a> {
                     News::Reached(step) if step == wanted => return Ok(()),
                     News::Reached(step) if step > wanted => return Err(self.why_it_ended(step).await?.into()),
                     News::Failed(refused) => return Err(refused.into()),
-                    News::Reached(_) | News::Exited | News::Receipt | News::Other => {}
+                    News::Reached(_) | News::Exited | News::Other => {}
                 }
             }
         }
@@ -53,13 +54,12 @@ impl<'a> Follower<'a> {
         })
     }
 
-    /// Waits until the receipt is there.
-    pub(crate) async fn until_receipt(&mut self) -> anyhow::Result<()> {
-        loop {
-            if self.next().await?.iter().any(|news| matches!(news, News::Receipt)) {
-                return Ok(());
-            }
+    /// Waits until the instance has ended and its receipt, if there is to be one, is there.
+    pub(crate) async fn until_end(&mut self) -> anyhow::Result<()> {
+        while !self.ended {
+            self.next().await?;
         }
+        Ok(())
     }
 
     /// Waits for a failure; for use beside another wait.
@@ -95,6 +95,7 @@ impl<'a> Follower<'a> {
             "step" => {
                 let step = Step::parse(&event.text);
                 if let Some(step) = step {
+                    self.ended |= step == Step::Gone;
                     self.printer.done(step.as_str(), describe(step));
                 }
                 Ok(step.map_or(News::Other, News::Reached))
@@ -115,7 +116,10 @@ impl<'a> Follower<'a> {
                 self.printer.done("exit", &event.text);
                 Ok(News::Exited)
             }
-            "receipt" => Ok(News::Receipt),
+            "receipt" => {
+                self.ended = true;
+                Ok(News::Other)
+            }
             kind => {
                 // A node repeats its remarks with every report.
                 if self.told != event.text {
