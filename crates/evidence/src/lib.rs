@@ -6,8 +6,12 @@
 #![forbid(unsafe_code)]
 
 pub mod eventlog;
+pub mod ima;
 pub mod instance;
 pub mod merkle;
+pub mod nvidia;
+pub mod snp;
+pub mod tdx;
 pub mod tpm;
 
 /// A SHA-256 digest.

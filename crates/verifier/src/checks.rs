@@ -59,6 +59,102 @@ pub enum CheckName {
     ReceiptNode,
     /// The receipt is signed by the receipt key in that certificate.
     ReceiptSignature,
+    /// The report decodes and has a known version.
+    SnpFormat,
+    /// The processor's generation is one that the policy accepts.
+    SnpGeneration,
+    /// The kind of signing key (VCEK or VLEK) is the one that the policy wants.
+    SnpSigner,
+    /// The signing certificate chains to the pinned AMD root of that generation and is valid now.
+    SnpChain,
+    /// A fresh revocation list of the vendor does not name a certificate of the chain.
+    SnpRevocation,
+    /// The report is signed by the key of that certificate.
+    SnpSignature,
+    /// The chip in the report is the one in the certificate, and not revoked.
+    SnpChipId,
+    /// The reported TCB is exactly the one in the certificate.
+    SnpTcb,
+    /// No component of any TCB is below the floor of the policy.
+    SnpTcbFloor,
+    /// The guest policy forbids debugging, migration and whatever else the policy refuses.
+    SnpGuestPolicy,
+    /// The platform is in the state that the policy wants (SMT, alias check, memory encryption).
+    SnpPlatformInfo,
+    /// The launch measurement is one of the expected ones.
+    SnpMeasurement,
+    /// HOST_DATA is the workload digest.
+    SnpHostData,
+    /// REPORT_DATA binds nonce and guest keys.
+    SnpReportData,
+    /// The quote decodes and has a known version.
+    TdxFormat,
+    /// It is a quote of a trust domain, not of an SGX enclave.
+    TdxKind,
+    /// All collateral is there, well-formed and current.
+    TdxCollateral,
+    /// The PCK certificate chains to Intel's pinned root and is valid now.
+    TdxPckChain,
+    /// Fresh revocation lists do not name a certificate of the chain.
+    TdxRevocation,
+    /// The TCB info is signed by Intel, current, and about this processor family.
+    TdxTcbInfo,
+    /// The identity of the quoting enclave is signed by Intel and current.
+    TdxQeIdentity,
+    /// The quoting enclave's report is signed by the PCK, is of that enclave, and binds the attestation key.
+    TdxQeReport,
+    /// The quote is signed by that attestation key.
+    TdxSignature,
+    /// The status of the TCB is one that the policy accepts.
+    TdxTcbStatus,
+    /// The TDX module is a known one.
+    TdxModule,
+    /// The attributes are those of a production trust domain.
+    TdxAttributes,
+    /// The extended features are within what the policy accepts.
+    TdxXfam,
+    /// The initial measurement is one of the expected ones.
+    TdxMrtd,
+    /// The event log replays to the run-time measurements, and they are expected ones.
+    TdxRtmr,
+    /// MRCONFIGID is the workload digest.
+    TdxConfigId,
+    /// REPORTDATA binds nonce and guest keys.
+    TdxReportData,
+    /// The evidence decodes.
+    GpuFormat,
+    /// The device's certificate chains to the vendor's pinned root.
+    GpuChain,
+    /// Fresh revocation information does not name a certificate of the chain.
+    GpuRevocation,
+    /// The measurements are signed by that device.
+    GpuSignature,
+    /// They answer the nonce that is derived from the processor's evidence.
+    GpuNonce,
+    /// Model, firmware and driver version are the ones that the reference manifests are for.
+    GpuIdentity,
+    /// The reference manifests are signed by the vendor.
+    GpuRim,
+    /// Every measurement is one of the reference values.
+    GpuMeasurements,
+    /// The device is in confidential mode and not in a development mode.
+    GpuMode,
+    /// As many devices as claimed were seen and attested, each once.
+    GpuCount,
+    /// The boot chain that the event log shows is one that the policy accepts.
+    NodeBootPolicy,
+    /// The IMA log replays to the quoted PCR 10, and each file is known.
+    NodeIma,
+    /// The processor of the guest is the one that the platform enrolled for this node.
+    LinkChip,
+    /// The GPUs are the ones that the platform enrolled for this node.
+    LinkGpus,
+    /// A fresh revocation list names nothing that this evidence rests on.
+    PolicyRevoked,
+    /// The appraisal policy accepts the claims.
+    PolicyAppraisal,
+    /// The parts of the evidence were made for each other.
+    EvidenceBinding,
 }
 
 impl CheckName {
@@ -91,6 +187,54 @@ impl CheckName {
             Self::PolicySimulated => "policy.simulated",
             Self::ReceiptNode => "receipt.node",
             Self::ReceiptSignature => "receipt.signature",
+            Self::SnpFormat => "snp.format",
+            Self::SnpGeneration => "snp.generation",
+            Self::SnpSigner => "snp.signer",
+            Self::SnpChain => "snp.chain",
+            Self::SnpRevocation => "snp.revocation",
+            Self::SnpSignature => "snp.signature",
+            Self::SnpChipId => "snp.chip-id",
+            Self::SnpTcb => "snp.tcb",
+            Self::SnpTcbFloor => "snp.tcb-floor",
+            Self::SnpGuestPolicy => "snp.guest-policy",
+            Self::SnpPlatformInfo => "snp.platform-info",
+            Self::SnpMeasurement => "snp.measurement",
+            Self::SnpHostData => "snp.host-data",
+            Self::SnpReportData => "snp.report-data",
+            Self::TdxFormat => "tdx.format",
+            Self::TdxKind => "tdx.kind",
+            Self::TdxCollateral => "tdx.collateral",
+            Self::TdxPckChain => "tdx.pck-chain",
+            Self::TdxRevocation => "tdx.revocation",
+            Self::TdxTcbInfo => "tdx.tcb-info",
+            Self::TdxQeIdentity => "tdx.qe-identity",
+            Self::TdxQeReport => "tdx.qe-report",
+            Self::TdxSignature => "tdx.signature",
+            Self::TdxTcbStatus => "tdx.tcb-status",
+            Self::TdxModule => "tdx.module",
+            Self::TdxAttributes => "tdx.attributes",
+            Self::TdxXfam => "tdx.xfam",
+            Self::TdxMrtd => "tdx.mrtd",
+            Self::TdxRtmr => "tdx.rtmr",
+            Self::TdxConfigId => "tdx.config-id",
+            Self::TdxReportData => "tdx.report-data",
+            Self::GpuFormat => "gpu.format",
+            Self::GpuChain => "gpu.chain",
+            Self::GpuRevocation => "gpu.revocation",
+            Self::GpuSignature => "gpu.signature",
+            Self::GpuNonce => "gpu.nonce",
+            Self::GpuIdentity => "gpu.identity",
+            Self::GpuRim => "gpu.rim",
+            Self::GpuMeasurements => "gpu.measurements",
+            Self::GpuMode => "gpu.mode",
+            Self::GpuCount => "gpu.count",
+            Self::NodeBootPolicy => "node.boot-policy",
+            Self::NodeIma => "node.ima",
+            Self::LinkChip => "link.chip",
+            Self::LinkGpus => "link.gpus",
+            Self::PolicyRevoked => "policy.revoked",
+            Self::PolicyAppraisal => "policy.appraisal",
+            Self::EvidenceBinding => "evidence.binding",
         }
     }
 }
@@ -172,6 +316,44 @@ pub(crate) struct Finding<T> {
 impl<T> Finding<T> {
     pub(crate) fn new(value: T, detail: impl Into<String>) -> Self {
         Self { value, detail: detail.into() }
+    }
+}
+
+/// How the appraisal of one device came out: its checks in order, what it claims, and the verified value if every check
+/// passed.
+#[derive(Debug)]
+pub struct Appraised<T, C> {
+    checks: Vec<Check>,
+    claims: Option<C>,
+    verified: Option<T>,
+}
+
+impl<T, C> Appraised<T, C> {
+    /// Closes `ledger`. `claims` is what the evidence says of itself once it decoded, true or not; people want to see it
+    /// especially after a refusal.
+    pub(crate) fn close(ledger: Ledger, claims: Option<C>, found: Result<T, Stop>) -> Self {
+        let (checks, passed) = ledger.close();
+        Self { checks, claims, verified: found.ok().filter(|_| passed) }
+    }
+
+    /// Every check, in order.
+    pub fn checks(&self) -> &[Check] {
+        &self.checks
+    }
+
+    /// What the evidence claims. Verified only where [`verified`](Self::verified) has a value.
+    pub fn claims(&self) -> Option<&C> {
+        self.claims.as_ref()
+    }
+
+    /// The value that exists only if every check passed.
+    pub fn verified(&self) -> Option<&T> {
+        self.verified.as_ref()
+    }
+
+    /// The check that failed, if one did.
+    pub fn failed(&self) -> Option<&Check> {
+        self.checks.iter().find(|check| check.outcome == Outcome::Fail)
     }
 }
 

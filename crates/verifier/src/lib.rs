@@ -14,9 +14,14 @@
 #![forbid(unsafe_code)]
 
 mod anchors;
+pub mod boot;
 mod checks;
+pub mod corim;
 pub mod credential;
+pub mod ear;
 pub mod ek;
+pub mod gpu;
+pub mod ima;
 mod instance;
 mod launch;
 pub mod log;
@@ -26,12 +31,16 @@ mod policy;
 pub mod quote;
 mod receipt;
 mod references;
+pub mod rego;
 mod result;
+pub mod revocation;
+pub mod snp;
+pub mod tdx;
 mod time;
 pub mod x509;
 
 pub use anchors::{AnchorError, MAX_ROOTS, TrustAnchors, VendorRoot};
-pub use checks::{Check, CheckName, INSTANCE_CHECKS, NODE_CHECKS, Outcome};
+pub use checks::{Appraised, Check, CheckName, INSTANCE_CHECKS, NODE_CHECKS, Outcome};
 pub use instance::{Endorsements, Expectation, appraise_instance};
 pub use node::{NodeAppraisal, NodeQuoteInput, VerifiedNode, appraise_node};
 pub use policy::{PlatformKind, Policy, Simulated};

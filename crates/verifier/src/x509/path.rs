@@ -125,7 +125,7 @@ impl Profile {
     /// EK certificates (TCG EK Credential Profile): the subject alternative name with manufacturer, model and version is
     /// critical where the subject is empty; some vendors mark the subject directory attributes critical, too.
     pub(crate) const EK: Self = Self {
-        algorithms: signature::Algorithm::ALL,
+        algorithms: signature::Algorithm::TPM,
         leaf_critical: &[EXTENDED_KEY_USAGE, SUBJECT_ALT_NAME, SUBJECT_DIRECTORY_ATTRIBUTES],
         extended_key_usage: Some(TCG_EK_CERTIFICATE),
     };
@@ -172,7 +172,7 @@ pub(crate) fn verify_path<'a>(
 fn find_anchor<'a>(last: &Certificate, anchors: &'a [TrustAnchor], profile: &Profile) -> Result<&'a TrustAnchor, PathError> {
     let issuer = last.parsed().tbs_certificate().issuer();
     let of_name = || anchors.iter().filter(|anchor| anchor.certificate.parsed().tbs_certificate().subject() == issuer);
-    let signed = |anchor: &&TrustAnchor| signature::verify(last, &anchor.certificate, profile.algorithms).is_ok();
+    let signed = |anchor: &&TrustAnchor| signed_by(last, &anchor.certificate, profile.algorithms).is_ok();
     // With none that signed, the first of the name, so that the refusal is about the signature.
     of_name().find(signed).or_else(|| of_name().next()).ok_or_else(|| PathError::Untrusted { issuer: last.issuer() })
 }
@@ -183,8 +183,16 @@ fn check_link(certificate: &Certificate, issuer: &Certificate, profile: &Profile
         let (subject, issuer, next) = (certificate.subject(), certificate.issuer(), issuer.subject());
         return Err(PathError::Order { subject, issuer, next });
     }
-    signature::verify(certificate, issuer, profile.algorithms)
+    signed_by(certificate, issuer, profile.algorithms)
         .map_err(|source| PathError::Signature { subject: certificate.subject(), source })
+}
+
+/// `issuer` signed `certificate` with one of `accepted`.
+fn signed_by(certificate: &Certificate, issuer: &Certificate, accepted: &[signature::Algorithm]) -> Result<(), SignatureError> {
+    let identifier = certificate.parsed().signature_algorithm();
+    let key = issuer.key_der().map_err(|_| SignatureError::Key { oid: identifier.oid })?;
+    let bits = certificate.parsed().signature().as_bytes().ok_or(SignatureError::Wrong)?;
+    signature::verify(identifier, certificate.signed_bytes(), bits, &key, accepted)
 }
 
 fn require_valid_at(certificate: &Certificate, at: UnixTime) -> Result<(), PathError> {

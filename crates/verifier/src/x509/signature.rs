@@ -1,13 +1,22 @@
-//! Signatures on certificates.
+//! Signatures on certificates and revocation lists.
 
 use p256::ecdsa::signature::hazmat::PrehashVerifier as _;
-use rsa::{RsaPublicKey, pkcs1v15, pkcs8::DecodePublicKey as _, traits::PublicKeyParts as _};
+use rsa::{
+    RsaPublicKey,
+    pkcs1::RsaPssParams,
+    pkcs1v15,
+    pkcs8::{DecodePublicKey as _, spki::AlgorithmIdentifierOwned},
+    pss,
+    traits::PublicKeyParts as _,
+};
 use sha2::{Digest as _, Sha256, Sha384};
-use x509_cert::der::{asn1::ObjectIdentifier, oid::db::rfc5912 as oid};
+use x509_cert::der::{
+    Decode as _, Encode as _,
+    asn1::{Any, ObjectIdentifier},
+    oid::db::rfc5912 as oid,
+};
 
-use super::Certificate;
-
-/// Why a certificate is not signed by its issuer.
+/// Why something is not signed by its issuer.
 #[derive(Debug, thiserror::Error)]
 pub enum SignatureError {
     /// An algorithm outside the list.
@@ -32,42 +41,70 @@ pub enum SignatureError {
 pub(crate) enum Algorithm {
     RsaSha256,
     RsaSha384,
+    /// RSASSA-PSS with SHA-384 as digest and in MGF1, and 48 bytes of salt.
+    RsaPssSha384,
     EcdsaSha256,
     EcdsaSha384,
 }
 
 impl Algorithm {
-    pub(crate) const ALL: &[Self] = &[Self::RsaSha256, Self::RsaSha384, Self::EcdsaSha256, Self::EcdsaSha384];
+    /// What vendors of TPMs use.
+    pub(crate) const TPM: &[Self] = &[Self::RsaSha256, Self::RsaSha384, Self::EcdsaSha256, Self::EcdsaSha384];
 
     const fn oid(self) -> ObjectIdentifier {
         match self {
             Self::RsaSha256 => oid::SHA_256_WITH_RSA_ENCRYPTION,
             Self::RsaSha384 => oid::SHA_384_WITH_RSA_ENCRYPTION,
+            Self::RsaPssSha384 => oid::ID_RSASSA_PSS,
             Self::EcdsaSha256 => oid::ECDSA_WITH_SHA_256,
             Self::EcdsaSha384 => oid::ECDSA_WITH_SHA_384,
         }
     }
+
+    /// The algorithm of `identifier`, if it is one of `accepted` with the parameters that it must have.
+    fn of(identifier: &AlgorithmIdentifierOwned, accepted: &[Self]) -> Result<Self, SignatureError> {
+        let oid = identifier.oid;
+        let found = accepted.iter().copied().find(|accepted| accepted.oid() == oid).ok_or(SignatureError::Algorithm { oid })?;
+        match found {
+            Self::RsaPssSha384 if !is_pss_sha384(identifier) => Err(SignatureError::Algorithm { oid }),
+            Self::RsaPssSha384 | Self::RsaSha256 | Self::RsaSha384 | Self::EcdsaSha256 | Self::EcdsaSha384 => Ok(found),
+        }
+    }
 }
 
-/// `issuer` signed `certificate` with one of `accepted`.
-pub(crate) fn verify(certificate: &Certificate, issuer: &Certificate, accepted: &[Algorithm]) -> Result<(), SignatureError> {
-    let oid = certificate.parsed().signature_algorithm().oid;
-    let algorithm = accepted.iter().find(|accepted| accepted.oid() == oid).ok_or(SignatureError::Algorithm { oid })?;
-    let key = issuer.key_der().map_err(|_| SignatureError::Key { oid })?;
-    let signature = certificate.parsed().signature().as_bytes().ok_or(SignatureError::Wrong)?;
-    let message = certificate.signed_bytes();
-    match algorithm {
-        Algorithm::RsaSha256 => {
-            let key = pkcs1v15::VerifyingKey::<Sha256>::new(rsa_key(&key).ok_or(SignatureError::Key { oid })?);
-            verify_rsa(&key, &Sha256::digest(message), signature)
+/// `message` has `signature` by the key `issuer` (DER of a SubjectPublicKeyInfo), made with one of `accepted`.
+pub(crate) fn verify(
+    identifier: &AlgorithmIdentifierOwned,
+    message: &[u8],
+    signature: &[u8],
+    issuer: &[u8],
+    accepted: &[Algorithm],
+) -> Result<(), SignatureError> {
+    let oid = identifier.oid;
+    let rsa = || rsa_key(issuer).ok_or(SignatureError::Key { oid });
+    match Algorithm::of(identifier, accepted)? {
+        Algorithm::RsaSha256 => verify_rsa(&pkcs1v15::VerifyingKey::<Sha256>::new(rsa()?), &Sha256::digest(message), signature),
+        Algorithm::RsaSha384 => verify_rsa(&pkcs1v15::VerifyingKey::<Sha384>::new(rsa()?), &Sha384::digest(message), signature),
+        Algorithm::RsaPssSha384 => {
+            let key = pss::VerifyingKey::<Sha384>::new_with_salt_len(rsa()?, SALT_LEN);
+            let signature = pss::Signature::try_from(signature).map_err(|_| SignatureError::Wrong)?;
+            key.verify_prehash(&Sha384::digest(message), &signature).map_err(|_| SignatureError::Wrong)
         }
-        Algorithm::RsaSha384 => {
-            let key = pkcs1v15::VerifyingKey::<Sha384>::new(rsa_key(&key).ok_or(SignatureError::Key { oid })?);
-            verify_rsa(&key, &Sha384::digest(message), signature)
-        }
-        Algorithm::EcdsaSha256 => verify_ecdsa(&key, oid, &Sha256::digest(message), signature),
-        Algorithm::EcdsaSha384 => verify_ecdsa(&key, oid, &Sha384::digest(message), signature),
+        Algorithm::EcdsaSha256 => verify_ecdsa(issuer, oid, &Sha256::digest(message), signature),
+        Algorithm::EcdsaSha384 => verify_ecdsa(issuer, oid, &Sha384::digest(message), signature),
     }
+}
+
+fn is_pss_sha384(identifier: &AlgorithmIdentifierOwned) -> bool {
+    let Some(der) = identifier.parameters.as_ref().and_then(|any| any.to_der().ok()) else {
+        return false;
+    };
+    RsaPssParams::<Any>::from_der(&der).is_ok_and(|params| {
+        params.hash.oid == oid::ID_SHA_384
+            && params.mask_gen.oid == oid::ID_MGF_1
+            && params.mask_gen.parameters.is_some_and(|hash| hash.oid == oid::ID_SHA_384)
+            && usize::from(params.salt_len) == SALT_LEN
+    })
 }
 
 fn rsa_key(der: &[u8]) -> Option<RsaPublicKey> {
@@ -95,3 +132,4 @@ fn verify_ecdsa(key: &[u8], oid: ObjectIdentifier, digest: &[u8], signature: &[u
 
 const MIN_RSA_BITS: u32 = 2048;
 const MAX_RSA_BITS: u32 = 4096;
+const SALT_LEN: usize = 48;

@@ -1,0 +1,1 @@
+//! Evidence of NVIDIA GPUs and NVSwitches: SPDM measurements.

@@ -1,0 +1,1 @@
+//! The boot chain of a node: what its firmware's event log shows.

@@ -1,0 +1,1 @@
+//! Reference values as CoRIM, in and out.

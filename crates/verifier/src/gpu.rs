@@ -1,0 +1,1 @@
+//! NVIDIA GPUs and NVSwitches: measurements that a device signs for a nonce (SPDM).

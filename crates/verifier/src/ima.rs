@@ -1,0 +1,1 @@
+//! The files that a node's kernel measured (IMA).

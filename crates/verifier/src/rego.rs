@@ -1,0 +1,1 @@
+//! Appraisal policies in Rego over typed claims.

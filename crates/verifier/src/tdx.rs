@@ -1,0 +1,1 @@
+//! Intel TDX: quotes of a trust domain, by Intel's DCAP steps.
