@@ -289,14 +289,14 @@ pub fn guest_binding(nonce: &[u8; 32], guest_keys: &[u8], workload_digest: &Sha2
 }
 
 /// 32 bytes as a CBOR byte string.
-mod serde_bytes32 {
+pub(crate) mod serde_bytes32 {
     use serde::{Deserializer, Serializer, de::Error as _};
 
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(bytes: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_bytes(bytes)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
         let bytes = super::serde_blob::deserialize(deserializer)?;
         let len = bytes.len();
         bytes.try_into().map_err(|_| D::Error::invalid_length(len, &"32 bytes"))
@@ -304,14 +304,14 @@ mod serde_bytes32 {
 }
 
 /// Any number of bytes as a CBOR byte string.
-mod serde_blob {
+pub(crate) mod serde_blob {
     use serde::{Deserializer, Serializer, de};
 
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_bytes(bytes)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
         struct Bytes;
         impl de::Visitor<'_> for Bytes {
             type Value = Vec<u8>;

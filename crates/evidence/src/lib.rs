@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod confidential;
 pub mod eventlog;
 pub mod ima;
 pub mod instance;

@@ -1,0 +1,184 @@
+//! Composite evidence of one confidential VM: processor + GPUs + (where asked for) the node that holds them.
+//!
+//! Encoding: CBOR like [`crate::instance`]. What binds the parts to each other:
+//!
+//! ```text
+//! report data of the processor's evidence = SHA-512(domain, nonce, guest keys, instance)   -> confidential_binding
+//! HOST_DATA / MRCONFIGID                  = workload digest
+//! nonce of each GPU's evidence            = SHA-256(domain, processor's evidence)           -> nvidia::nonce_for
+//! leaf under the node's quote             = SHA-256(domain, nonce, processor's, guest keys, GPUs' evidence) -> confidential_leaf
+//! ```
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256, Sha512};
+
+use crate::{
+    Sha256Digest,
+    instance::{QuoteBundle, Record, serde_blob, serde_bytes32},
+    merkle,
+};
+
+/// Media type of [`ConfidentialEvidence`].
+pub const CONFIDENTIAL_EVIDENCE: &str = "application/vnd.casemate.confidential-evidence+cbor";
+/// Most GPUs and switches of one instance.
+pub const MAX_GPUS: usize = 32;
+
+/// All that a confidential VM and its node send for one nonce.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfidentialEvidence {
+    /// Format version; 1.
+    pub version: u16,
+    /// The nonce it answers.
+    #[serde(with = "serde_bytes32")]
+    pub nonce: [u8; 32],
+    /// Encoded [`GuestKeys`](crate::instance::GuestKeys).
+    #[serde(with = "serde_blob")]
+    pub guest_keys: Vec<u8>,
+    /// The processor's statement about the guest.
+    pub cpu: CpuEvidence,
+    /// One entry for each GPU and switch that the guest drives, in the guest's order; at most [`MAX_GPUS`].
+    pub gpus: Vec<GpuEvidence>,
+    /// The node's statement about itself; `None` where nobody asks which machine it is.
+    pub node: Option<NodeEvidence>,
+}
+
+/// The processor's statement. Which of the two is *expected* is the policy's to say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, tag = "kind", rename_all = "kebab-case")]
+pub enum CpuEvidence {
+    /// An SEV-SNP attestation report.
+    Snp {
+        /// The report.
+        #[serde(with = "serde_blob")]
+        report: Vec<u8>,
+    },
+    /// A TDX quote.
+    Tdx {
+        /// The quote.
+        #[serde(with = "serde_blob")]
+        quote: Vec<u8>,
+        /// The CC event log (CCEL) of the guest's firmware and boot loader; empty where none is needed.
+        #[serde(with = "serde_blob")]
+        event_log: Vec<u8>,
+    },
+}
+
+/// A GPU's or switch's statement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GpuEvidence {
+    /// SPDM request and response, one after the other, as signed.
+    #[serde(with = "serde_blob")]
+    pub report: Vec<u8>,
+    /// Certificate chain, PEM, leaf first.
+    pub chain: String,
+}
+
+/// The node's statement, as for a micro VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeEvidence {
+    /// The node TPM's quote; its qualifying data is the root of `batch`.
+    pub quote: QuoteBundle,
+    /// The node's TCG event log.
+    #[serde(with = "serde_blob")]
+    pub event_log: Vec<u8>,
+    /// Where this instance's leaf stands.
+    pub batch: merkle::InclusionPath,
+}
+
+impl CpuEvidence {
+    /// The bytes that the processor's vendor signed.
+    pub fn signed(&self) -> &[u8] {
+        match self {
+            Self::Snp { report } => report,
+            Self::Tdx { quote, .. } => quote,
+        }
+    }
+}
+
+impl Record for ConfidentialEvidence {
+    const NAME: &'static str = "confidential evidence";
+    fn version(&self) -> u16 {
+        self.version
+    }
+}
+
+/// Report data of the processor's evidence.
+///
+/// `SHA-512("casemate/confidential-binding/v1" || nonce || SHA-256(guest keys) || SHA-256(instance id))`. The workload digest
+/// has a field of its own there.
+pub fn confidential_binding(nonce: &[u8; 32], guest_keys: &[u8], instance: &str) -> [u8; 64] {
+    let mut hash = Sha512::new();
+    hash.update(b"casemate/confidential-binding/v1");
+    hash.update(nonce);
+    hash.update(Sha256::digest(guest_keys));
+    hash.update(Sha256::digest(instance.as_bytes()));
+    hash.finalize().into()
+}
+
+/// The leaf that stands for one confidential instance under the node's quote.
+///
+/// `SHA-256(0x00 || "casemate/confidential-leaf/v1" || nonce || SHA-256(processor's evidence) || SHA-256(guest keys) ||
+/// number of GPUs as 32 bits, big-endian || SHA-256(report) of each)`.
+pub fn confidential_leaf(evidence: &ConfidentialEvidence) -> Sha256Digest {
+    let mut hash = Sha256::new();
+    hash.update([0x00]);
+    hash.update(b"casemate/confidential-leaf/v1");
+    hash.update(evidence.nonce);
+    hash.update(Sha256::digest(evidence.cpu.signed()));
+    hash.update(Sha256::digest(&evidence.guest_keys));
+    hash.update(u32::try_from(evidence.gpus.len()).unwrap_or(u32::MAX).to_be_bytes());
+    for gpu in &evidence.gpus {
+        hash.update(Sha256::digest(&gpu.report));
+    }
+    hash.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn evidence() -> ConfidentialEvidence {
+        ConfidentialEvidence {
+            version: 1,
+            nonce: [1; 32],
+            guest_keys: vec![2; 8],
+            cpu: CpuEvidence::Tdx { quote: vec![3; 16], event_log: Vec::new() },
+            gpus: vec![GpuEvidence { report: vec![4; 8], chain: "PEM".to_owned() }],
+            node: None,
+        }
+    }
+
+    #[test]
+    fn what_was_encoded_decodes_to_the_same() {
+        let evidence = evidence();
+        assert_eq!(ConfidentialEvidence::decode(&evidence.encode()).unwrap(), evidence);
+    }
+
+    #[test]
+    fn the_leaf_depends_on_each_part() {
+        let leaf = confidential_leaf(&evidence());
+        let changes: [fn(&mut ConfidentialEvidence); 5] = [
+            |e| e.nonce[0] ^= 1,
+            |e| e.guest_keys[0] ^= 1,
+            |e| e.cpu = CpuEvidence::Snp { report: vec![5; 16] },
+            |e| e.gpus[0].report[0] ^= 1,
+            |e| e.gpus.clear(),
+        ];
+        for (index, change) in changes.into_iter().enumerate() {
+            let mut changed = evidence();
+            change(&mut changed);
+            assert_ne!(confidential_leaf(&changed), leaf, "change {index}");
+        }
+    }
+
+    #[test]
+    fn the_binding_depends_on_each_part() {
+        let binding = confidential_binding(&[1; 32], b"keys", "instance");
+        assert_ne!(confidential_binding(&[2; 32], b"keys", "instance"), binding);
+        assert_ne!(confidential_binding(&[1; 32], b"kezs", "instance"), binding);
+        assert_ne!(confidential_binding(&[1; 32], b"keys", "instancf"), binding);
+    }
+}
