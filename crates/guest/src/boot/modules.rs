@@ -93,10 +93,8 @@ mod tests {
     #[test]
     fn reads_the_list_in_order() {
         let lines = parse("00-virtio.ko\n01-aesni_intel.ko if-supported\n").unwrap();
-        let expected = [
-            Line { file: "00-virtio.ko", need: Need::Required },
-            Line { file: "01-aesni_intel.ko", need: Need::IfSupported },
-        ];
+        let expected =
+            [Line { file: "00-virtio.ko", need: Need::Required }, Line { file: "01-aesni_intel.ko", need: Need::IfSupported }];
         assert_eq!(lines, expected);
     }
 
