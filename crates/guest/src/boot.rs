@@ -2,6 +2,7 @@
 
 mod cmdline;
 mod hardening;
+mod modules;
 pub(crate) mod mounts;
 mod root;
 
@@ -22,6 +23,7 @@ pub(crate) fn first_stage() -> Result<Infallible, Fatal> {
     phase::mark("init");
     let command_line = fs::read_to_string("/proc/cmdline").or_fatal(Check::RootVerity, "read /proc/cmdline")?;
     let verity = cmdline::root(&command_line).or_fatal(Check::RootVerity, "read the kernel command line")?;
+    modules::load_all().or_fatal(Check::RootVerity, "load the kernel's modules")?;
     let disk = disk::wait_for("root", ROOT_LIMIT).or_fatal(Check::RootVerity, "wait for the root disk")?;
     storage::announce("root", &disk.number);
     let device = dm::create("root", &dm::Table::verity(&disk.number, &verity))

@@ -7,10 +7,14 @@
 //! packages.lock --> mke2fs and libraries --/
 //! ```
 //!
+//! With `KERNEL=distro` the first line is: packages.lock --> the distribution's kernel --> vmlinux, and modules in the initrd.
+//!
 //! The same inputs give the same bytes: no time, owner, path or order of a folder enters.
 
 mod binary;
 mod description;
+mod distro;
+mod flavour;
 mod initrd;
 mod kconfig;
 mod kernel;
@@ -28,7 +32,12 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use self::{description::Description, kernel::KernelInputs, recipe::Recipe};
+use self::{
+    description::{Description, KernelId},
+    flavour::{Flavour, Inputs},
+    kernel::KernelInputs,
+    recipe::Recipe,
+};
 use crate::{
     digest, files,
     packages::Packages,
@@ -50,15 +59,15 @@ pub(crate) struct Options {
 pub(crate) fn build(workspace: &Workspace, options: &Options) -> Result<()> {
     let recipe = Recipe::load(workspace)?;
     let packages = Packages::of_this_machine(workspace)?;
-    let kernel = KernelInputs::gather(workspace, &recipe, &packages)?;
-    let (vmlinux, guest) = build_programs(workspace, options, &kernel, &packages)?;
+    let kernel = Inputs::gather(workspace, &recipe, &packages, Flavour::chosen()?)?;
+    let guest = build_programs(workspace, options, &kernel, &packages)?;
     let out = options.out.clone().unwrap_or_else(|| workspace.join("target/guest-os"));
     let stamp = Stamp::of(&recipe, &packages, &kernel, &guest)?;
     if stamp.holds(&out) {
         note("guest OS", &format!("unchanged in {}", out.display()));
         return Ok(());
     }
-    assemble(&recipe, &packages, &kernel, &vmlinux, &guest, &out)?;
+    assemble(&recipe, &packages, &kernel, &guest, &out)?;
     stamp.put(&out)
 }
 
@@ -67,50 +76,48 @@ pub(crate) fn check_kernel_config(workspace: &Workspace, packages: &Packages) ->
     kernel::try_config(&KernelInputs::gather(workspace, &Recipe::load(workspace)?, packages)?, packages)
 }
 
-/// Kernel and PID 1 side by side.
-fn build_programs(
-    workspace: &Workspace,
-    options: &Options,
-    kernel: &KernelInputs,
-    packages: &Packages,
-) -> Result<(PathBuf, PathBuf)> {
+/// Kernel and PID 1 side by side; the path of PID 1.
+fn build_programs(workspace: &Workspace, options: &Options, kernel: &Inputs, packages: &Packages) -> Result<PathBuf> {
     thread::scope(|scope| {
         let guest = scope.spawn(|| match &options.guest_binary {
             Some(path) => Ok(path.clone()),
             None => binary::build(workspace),
         });
-        let vmlinux = kernel::build(kernel, packages);
+        let prepared = kernel.prepare(packages);
         let guest = guest.join().map_err(|_| anyhow::anyhow!("the build of casemate-guest panicked"))?;
-        Ok((vmlinux.context("building the guest kernel")?, guest.context("building casemate-guest")?))
+        prepared?;
+        guest.context("building casemate-guest")
     })
 }
 
-fn assemble(recipe: &Recipe, packages: &Packages, kernel: &KernelInputs, vmlinux: &Path, guest: &Path, out: &Path) -> Result<()> {
+fn assemble(recipe: &Recipe, packages: &Packages, inputs: &Inputs, guest: &Path, out: &Path) -> Result<()> {
     let guest = files::read(guest)?;
-    let initrd = initrd::make(recipe, &guest);
+    let kernel = inputs.load(recipe, packages)?;
+    let initrd = initrd::make(recipe, &guest, &kernel.modules);
     let root = root::make(recipe, packages, &guest)?;
-    let vmlinux = files::read(vmlinux)?;
+    let vmlinux = kernel.vmlinux;
     for (name, bytes) in [("vmlinux", &vmlinux), ("initrd.cpio", &initrd), ("root.img", &root.image)] {
         files::write(&out.join(name), bytes)?;
         note("guest OS", &format!("{name}: {:.1} MiB, {}", bytes.len() as f64 / f64::from(1 << 20), digest::of_bytes(bytes)));
     }
-    let description = Description::new(recipe, &vmlinux, &initrd, &root, sources(packages, kernel, recipe)?);
+    let id = KernelId { flavour: inputs.flavour(), version: inputs.version(packages)? };
+    let description = Description::new(recipe, &id, &vmlinux, &initrd, &root, sources(packages, inputs, recipe)?);
     files::write(&out.join("guest-os.json"), description.to_json()?.as_bytes())?;
-    let values = reference::sign(&description.reference_values(recipe), &reference::signing_key()?);
+    let values = reference::sign(&description.reference_values(recipe.name(id.flavour)), &reference::signing_key()?);
     files::write(&out.join("reference-values.json"), values.as_bytes())?;
     note("guest OS", &format!("root hash {} in {}", root.root_hash, out.display()));
     Ok(())
 }
 
 /// What went in, for people who compare two builds.
-fn sources(packages: &Packages, kernel: &KernelInputs, recipe: &Recipe) -> Result<Vec<(String, String)>> {
+fn sources(packages: &Packages, kernel: &Inputs, recipe: &Recipe) -> Result<Vec<(String, String)>> {
     let mut sources = vec![
         ("release".to_owned(), packages.release().to_string()),
         ("recipe".to_owned(), recipe.version.to_string()),
-        ("compiler".to_owned(), kernel.compiler.clone()),
         ("mkfs.erofs".to_owned(), root::mkfs_version()?),
     ];
-    for role in recipe.root.packages.iter().map(String::as_str).chain([kernel::SOURCE_ROLE]) {
+    sources.extend(kernel.sources(packages)?);
+    for role in &recipe.root.packages {
         let package = packages.locked(role)?;
         sources.push((package.package.clone(), package.version.clone()));
     }
@@ -121,7 +128,7 @@ fn sources(packages: &Packages, kernel: &KernelInputs, recipe: &Recipe) -> Resul
 struct Stamp(String);
 
 impl Stamp {
-    fn of(recipe: &Recipe, packages: &Packages, kernel: &KernelInputs, guest: &Path) -> Result<Self> {
+    fn of(recipe: &Recipe, packages: &Packages, kernel: &Inputs, guest: &Path) -> Result<Self> {
         let guest = digest::of_file(guest)?;
         let key = reference::public_key_hex(&reference::signing_key()?);
         let mkfs = root::mkfs_version()?;
@@ -151,13 +158,7 @@ pub(crate) fn check_supported() -> Result<()> {
     if std::env::consts::ARCH != "x86_64" {
         bail!("the guest OS is built for x86_64 only, and this machine is {}", std::env::consts::ARCH);
     }
-    match std::env::var("KERNEL").as_deref() {
-        Err(_) | Ok("" | "own") => Ok(()),
-        Ok("distro") => bail!(
-            "KERNEL=distro is not supported yet (hint: leave KERNEL unset; the project's own kernel is built from the distribution's source)"
-        ),
-        Ok(other) => bail!("KERNEL={other} is unknown (hint: leave KERNEL unset)"),
-    }
+    Flavour::chosen().map(drop)
 }
 
 /// The first line of what `program` says about its version.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
+    flavour::Flavour,
     recipe::{Accelerator, Recipe},
     root::Root,
 };
@@ -16,11 +17,19 @@ use crate::{digest, files};
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Description {
     version: u32,
-    kernel: Part,
+    kernel: KernelPart,
     initrd: Part,
     root: RootPart,
     command_lines: CommandLines,
     sources: std::collections::BTreeMap<String, String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct KernelPart {
+    flavour: String,
+    version: String,
+    #[serde(flatten)]
+    part: Part,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -45,14 +54,34 @@ struct CommandLines {
     kvm: String,
 }
 
+/// Which kernel it is.
+#[derive(Debug)]
+pub(crate) struct KernelId {
+    /// Ours or the distribution's.
+    pub(crate) flavour: Flavour,
+    /// The version of the package that it comes from.
+    pub(crate) version: String,
+}
+
 impl Description {
     /// Describes these files.
-    pub(crate) fn new(recipe: &Recipe, vmlinux: &[u8], initrd: &[u8], root: &Root, sources: Vec<(String, String)>) -> Self {
+    pub(crate) fn new(
+        recipe: &Recipe,
+        kernel: &KernelId,
+        vmlinux: &[u8],
+        initrd: &[u8],
+        root: &Root,
+        sources: Vec<(String, String)>,
+    ) -> Self {
         let place = format!("{}:{}:{}:{}", root.root_hash, root.salt, root.data_blocks, root.hash_start_block());
         let part = |file: &str, bytes: &[u8]| Part { file: file.to_owned(), sha256: digest::of_bytes(bytes) };
         Self {
             version: 1,
-            kernel: part("vmlinux", vmlinux),
+            kernel: KernelPart {
+                flavour: kernel.flavour.name().to_owned(),
+                version: kernel.version.clone(),
+                part: part("vmlinux", vmlinux),
+            },
             initrd: part("initrd.cpio", initrd),
             root: RootPart {
                 file: "root.img".to_owned(),
@@ -63,8 +92,8 @@ impl Description {
                 hash_start_block: root.hash_start_block(),
             },
             command_lines: CommandLines {
-                tcg: recipe.command_line(Accelerator::Tcg, &place),
-                kvm: recipe.command_line(Accelerator::Kvm, &place),
+                tcg: recipe.command_line(kernel.flavour, Accelerator::Tcg, &place),
+                kvm: recipe.command_line(kernel.flavour, Accelerator::Kvm, &place),
             },
             sources: sources.into_iter().collect(),
         }
@@ -75,13 +104,13 @@ impl Description {
         Ok(serde_json::to_string_pretty(self).context("writing guest-os.json")? + "\n")
     }
 
-    /// The payload of the reference values, not yet signed.
-    pub(crate) fn reference_values(&self, recipe: &Recipe) -> Value {
+    /// The payload of the reference values, not yet signed, for an image of this name.
+    pub(crate) fn reference_values(&self, name: &str) -> Value {
         json!({
             "version": 1,
             "guest_os": [{
-                "name": recipe.name,
-                "kernel": self.kernel.sha256,
+                "name": name,
+                "kernel": self.kernel.part.sha256,
                 "initrd": self.initrd.sha256,
                 "root_hash": self.root.root_hash,
                 "command_lines": [self.command_lines.tcg, self.command_lines.kvm],
@@ -96,7 +125,7 @@ impl Description {
         let check = || -> Result<bool> {
             let description: Self = serde_json::from_str(&files::read_text(&folder.join("guest-os.json"))?)?;
             let parts = [
-                &description.kernel,
+                &description.kernel.part,
                 &description.initrd,
                 &Part { file: description.root.file.clone(), sha256: description.root.sha256.clone() },
             ]
@@ -111,16 +140,22 @@ impl Description {
 mod tests {
     use super::*;
 
-    fn described() -> (Recipe, Description, Root) {
+    fn described(flavour: Flavour) -> (Recipe, Description, Root) {
         let recipe = Recipe::parse(include_str!("../../../../guest-os/recipe.toml")).unwrap();
         let root = Root { image: vec![0; 8192], root_hash: "ab".repeat(32), salt: "cd".repeat(32), data_blocks: 1 };
-        let description = Description::new(&recipe, b"kernel", b"initrd", &root, vec![]);
+        let kernel = KernelId { flavour, version: "6.1.192-2".into() };
+        let description = Description::new(&recipe, &kernel, b"kernel", b"initrd", &root, vec![]);
         (recipe, description, root)
     }
 
     #[test]
     fn command_lines_carry_the_root_hash_and_only_one_variable() {
-        let (_, description, _) = described();
+        for flavour in [Flavour::Own, Flavour::Distro] {
+            check_command_lines(&described(flavour).1);
+        }
+    }
+
+    fn check_command_lines(description: &Description) {
         let place = format!("casemate.root={}:{}:1:2", "ab".repeat(32), "cd".repeat(32));
         for line in [&description.command_lines.tcg, &description.command_lines.kvm] {
             assert!(line.ends_with(&place), "{line}");
@@ -133,8 +168,22 @@ mod tests {
     }
 
     #[test]
+    fn a_kernel_with_modules_is_locked_down_takes_only_signed_ones_and_has_a_name_of_its_own() {
+        let (recipe, description, _) = described(Flavour::Distro);
+        for line in [&description.command_lines.tcg, &description.command_lines.kvm] {
+            for option in ["lockdown=confidentiality", "module.sig_enforce=1"] {
+                assert!(line.split(' ').any(|word| word == option), "{option} in {line}");
+            }
+        }
+        let value: Value = serde_json::from_str(&description.to_json().unwrap()).unwrap();
+        assert_eq!((&value["kernel"]["flavour"], &value["kernel"]["version"]), (&json!("distro"), &json!("6.1.192-2")));
+        assert_eq!(value["kernel"]["file"], "vmlinux");
+        assert_ne!(recipe.name(Flavour::Distro), recipe.name(Flavour::Own));
+    }
+
+    #[test]
     fn a_changed_file_no_longer_matches_the_description() {
-        let (_, description, root) = described();
+        let (_, description, root) = described(Flavour::Own);
         let folder = tempfile::tempdir().unwrap();
         let put = |name: &str, bytes: &[u8]| files::write(&folder.path().join(name), bytes).unwrap();
         put("guest-os.json", description.to_json().unwrap().as_bytes());

@@ -125,7 +125,8 @@ fn moved_message(moved: &[(&Locked, Option<String>)]) -> String {
     text + "hint: `apt-get update && cargo xtask lock` renews the lock; review the change, and expect new reference values"
 }
 
-fn parse_stanzas(text: &str) -> BTreeMap<String, Candidate> {
+/// The candidates in the output of `apt-cache show`; the first of a name counts.
+pub(super) fn parse_stanzas(text: &str) -> BTreeMap<String, Candidate> {
     let stanzas = text.split("\n\n").filter_map(parse_stanza);
     let mut found = BTreeMap::new();
     for candidate in stanzas {

@@ -73,8 +73,23 @@ struct Role {
     /// The first of these that the archive has.
     #[serde(default)]
     names: Vec<String>,
-    /// Or: what this meta package depends on first.
-    follow: Option<String>,
+    /// Or: what the first of these meta packages that the archive has depends on first.
+    #[serde(default)]
+    follow: Vec<String>,
+    /// Or: the package of another role, under another beginning.
+    beside: Option<Beside>,
+    /// Left out of the lock where the archive has none of them; what needs the role says so then.
+    #[serde(default)]
+    where_offered: bool,
+}
+
+/// `linux-modules-6.8.0-1-generic` lies beside `linux-image-6.8.0-1-generic`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Beside {
+    role: String,
+    from: String,
+    to: String,
 }
 
 impl Roles {
@@ -85,23 +100,47 @@ impl Roles {
 
     /// The packages that the archive offers for them now.
     pub(crate) fn resolve(&self) -> Result<BTreeMap<String, Locked>> {
-        let metas: Vec<&str> = self.package.iter().filter_map(|role| role.follow.as_deref()).collect();
-        let followed = apt::candidates(&metas)?;
-        let mut names = Vec::new();
+        self.resolve_from(apt::candidates)
+    }
+
+    fn resolve_from(
+        &self,
+        candidates: impl Fn(&[&str]) -> Result<BTreeMap<String, Candidate>>,
+    ) -> Result<BTreeMap<String, Locked>> {
+        let metas: Vec<&str> = self.package.iter().flat_map(|role| &role.follow).map(String::as_str).collect();
+        let followed = candidates(&metas)?;
+        let mut names: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for role in &self.package {
-            names.push(role.names_with(&followed)?);
+            names.insert(&role.role, role.names_with(&followed)?);
         }
-        let flat: Vec<&str> = names.iter().flatten().map(String::as_str).collect();
-        let offered = apt::candidates(&flat)?;
-        self.package.iter().zip(&names).map(|(role, names)| Ok((role.role.clone(), role.choose(names, &offered)?))).collect()
+        for role in &self.package {
+            if let Some(beside) = &role.beside {
+                names.insert(&role.role, beside.names(&names)?);
+            }
+        }
+        let flat: Vec<&str> = names.values().flatten().map(String::as_str).collect();
+        let offered = candidates(&flat)?;
+        let chosen = self.package.iter().map(|role| (role, role.choose(&names[role.role.as_str()], &offered)));
+        chosen
+            .filter(|(role, choice)| choice.is_ok() || !role.where_offered)
+            .map(|(role, choice)| Ok((role.role.clone(), choice?)))
+            .collect()
     }
 }
 
 impl Role {
     fn names_with(&self, followed: &BTreeMap<String, Candidate>) -> Result<Vec<String>> {
-        let Some(meta) = &self.follow else { return Ok(self.names.clone()) };
-        let real = followed.get(meta).and_then(|candidate| candidate.first_dependency.clone());
-        Ok(vec![real.with_context(|| format!("{meta} (for {:?}) is {}", self.role, apt::NOT_OFFERED))?])
+        if self.follow.is_empty() {
+            return Ok(self.names.clone());
+        }
+        let real = self.follow.iter().find_map(|meta| followed.get(meta)?.first_dependency.clone());
+        match real {
+            None if self.where_offered => Ok(Vec::new()),
+            real => {
+                let metas = self.follow.join(" or ");
+                Ok(vec![real.with_context(|| format!("{metas} (for {:?}) is {}", self.role, apt::NOT_OFFERED))?])
+            }
+        }
     }
 
     fn choose(&self, names: &[String], offered: &BTreeMap<String, Candidate>) -> Result<Locked> {
@@ -109,6 +148,13 @@ impl Role {
             Some(candidate) => candidate.locked(),
             None => bail!("{} (for {:?}): {}", names.join(" or "), self.role, apt::NOT_OFFERED),
         }
+    }
+}
+
+impl Beside {
+    fn names(&self, of_roles: &BTreeMap<&str, Vec<String>>) -> Result<Vec<String>> {
+        let names = of_roles.get(self.role.as_str()).with_context(|| format!("there is no role {:?}", self.role))?;
+        Ok(names.iter().filter_map(|name| name.strip_prefix(&self.from)).map(|rest| format!("{}{rest}", self.to)).collect())
     }
 }
 
@@ -133,5 +179,47 @@ mod tests {
         lock.save(&path).unwrap();
         let mut read = LockFile::load(&path).unwrap();
         assert_eq!(read.take(&release), Some(BTreeMap::from([("mke2fs".to_owned(), package)])));
+    }
+    const KERNEL: &str = r#"
+        [[package]]
+        role = "kernel"
+        follow = ["linux-image-cloud-amd64", "linux-image-virtual"]
+        where_offered = true
+
+        [[package]]
+        role = "modules"
+        beside = { role = "kernel", from = "linux-image-", to = "linux-modules-" }
+        where_offered = true
+    "#;
+
+    /// The roles that an archive with these packages gives, with their packages.
+    fn resolved(text: &str, archive: &[(&str, &str)]) -> Result<Vec<(String, String)>> {
+        let stanza = |(name, depends): &(&str, &str)| {
+            format!("Package: {name}\nVersion: 1\nArchitecture: amd64\nSize: 1\nSHA256: 00\nDepends: {depends}\n\n")
+        };
+        let known = apt::parse_stanzas(&archive.iter().map(stanza).collect::<String>());
+        let roles: Roles = toml::from_str(text).unwrap();
+        let candidates = |names: &[&str]| {
+            Ok(known.iter().filter(|(name, _)| names.contains(&name.as_str())).map(|(n, c)| (n.clone(), c.clone())).collect())
+        };
+        Ok(roles.resolve_from(candidates)?.into_iter().map(|(role, locked)| (role, locked.package)).collect())
+    }
+
+    #[test]
+    fn modules_are_a_package_of_their_own_where_the_archive_has_one() {
+        let pair = |role: &str, package: &str| (role.to_owned(), package.to_owned());
+        let debian = [("linux-image-cloud-amd64", "linux-image-6.1-cloud (= 1)"), ("linux-image-6.1-cloud", "kmod")];
+        assert_eq!(resolved(KERNEL, &debian).unwrap(), [pair("kernel", "linux-image-6.1-cloud")]);
+        let ubuntu = [("linux-image-virtual", "linux-image-6.8"), ("linux-image-6.8", "kmod"), ("linux-modules-6.8", "")];
+        let expected = [pair("kernel", "linux-image-6.8"), pair("modules", "linux-modules-6.8")];
+        assert_eq!(resolved(KERNEL, &ubuntu).unwrap(), expected);
+    }
+
+    #[test]
+    fn only_what_need_not_be_offered_may_be_absent() {
+        assert_eq!(resolved(KERNEL, &[("libc6", "")]).unwrap(), []);
+        let required = KERNEL.replacen("where_offered = true", "", 1);
+        let error = resolved(&required, &[("libc6", "")]).unwrap_err().to_string();
+        assert!(error.starts_with("linux-image-cloud-amd64 or linux-image-virtual (for \"kernel\") is not offered"), "{error}");
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed helper fails the test")]
 
 mod dependencies;
+mod distro;
 mod purity;
 mod size;
 mod sources;
