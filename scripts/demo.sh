@@ -90,10 +90,10 @@ run cat out/report.txt
 
 title "4. An attacker owns the node and patches one byte of the guest's kernel"
 stop
-offset=$(grep -abo -m1 'casemate@casemate' "$root/target/guest-os/vmlinux" | head -n1 | cut -d: -f1)
+offset=$(grep -abo -m1 'Linux version ' "$root/target/guest-os/vmlinux" | head -n1 | cut -d: -f1)
 [[ -n $offset ]] || die "the kernel's version text is not where it was expected"
 say "The kernel still boots; only its version text differs. The evidence tells:"
-attack "$(tampered vmlinux "$offset" C)" guest.kernel
+attack "$(tampered vmlinux "$offset" l)" guest.kernel
 
 title "5. The attacker changes one byte of the guest's root file system instead"
 say "The measured command line carries the root hash; the guest's own kernel finds that the block does not fit it:"

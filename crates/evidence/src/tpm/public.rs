@@ -223,15 +223,24 @@ impl ObjectAttributes {
     pub const USER_WITH_AUTH: u32 = 1 << 6;
     /// `adminWithPolicy`: administration needs the key's policy.
     pub const ADMIN_WITH_POLICY: u32 = 1 << 7;
+    /// `noDA`: use that fails or is cut off does not count towards a lockout.
+    pub const NO_DA: u32 = 1 << 10;
     /// `restricted`: signs only what the TPM itself made.
     pub const RESTRICTED: u32 = 1 << 16;
     /// `decrypt`.
     pub const DECRYPT: u32 = 1 << 17;
     /// `sign`.
     pub const SIGN: u32 = 1 << 18;
-    /// What an attestation key of this project has, no more and no less.
+    /// What an attestation key of this project has, no more and no less. Its authorisation value is empty, so there is nothing for
+    /// the TPM's protection against guessing to protect; without `noDA` a few power cuts would lock the key for hours.
     pub const ATTESTATION_KEY: Self = Self(
-        Self::FIXED_TPM | Self::FIXED_PARENT | Self::SENSITIVE_DATA_ORIGIN | Self::USER_WITH_AUTH | Self::RESTRICTED | Self::SIGN,
+        Self::FIXED_TPM
+            | Self::FIXED_PARENT
+            | Self::SENSITIVE_DATA_ORIGIN
+            | Self::USER_WITH_AUTH
+            | Self::NO_DA
+            | Self::RESTRICTED
+            | Self::SIGN,
     );
 
     /// The key cannot leave this TPM.
