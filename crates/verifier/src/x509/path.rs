@@ -129,6 +129,9 @@ impl Profile {
         leaf_critical: &[EXTENDED_KEY_USAGE, SUBJECT_ALT_NAME, SUBJECT_DIRECTORY_ATTRIBUTES],
         extended_key_usage: Some(TCG_EK_CERTIFICATE),
     };
+    /// VCEK and VLEK certificates (AMD 57230): nothing in the leaf is critical, its content is judged by the caller.
+    pub(crate) const SNP: Self =
+        Self { algorithms: &[signature::Algorithm::RsaPssSha384], leaf_critical: &[], extended_key_usage: None };
 }
 
 /// A leaf with a verified path to an anchor.
