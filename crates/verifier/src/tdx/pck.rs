@@ -1,0 +1,121 @@
+//! The certificate of a processor's provisioning key.
+
+use p256::{ecdsa::VerifyingKey, pkcs8::DecodePublicKey as _};
+
+use super::{
+    extension::{ExtensionError, SgxExtension},
+    policy::{Root, TdxPolicy},
+    window::{NotCurrent, Window, require_all},
+};
+use crate::{
+    checks::Finding,
+    time::UnixTime,
+    x509::{Algorithm, Certificate, CertificateError, PathError, Profile, TrustAnchor, verify_path},
+};
+
+/// A processor whose PCK certificate leads to a pinned root. Comes out of an appraisal, and may be given to the next one of the
+/// same processor, which then need not verify the same certificates again; their validity is judged anew each time.
+#[derive(Debug)]
+pub struct VerifiedPlatform {
+    /// The text that was verified.
+    pem: Vec<u8>,
+    pub(super) leaf: Certificate,
+    pub(super) intermediate: Certificate,
+    pub(super) root: TrustAnchor,
+    pub(super) key: VerifyingKey,
+    pub(super) extension: SgxExtension,
+    windows: Vec<Window>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PckError {
+    #[error("read the PCK certificate chain of the quote")]
+    Certificates(#[source] CertificateError),
+    #[error("the PCK certificate chain has {0} certificates; expected are PCK certificate, PCK CA and root")]
+    Length(usize),
+    #[error("the chain ends with \"{subject}\" of fingerprint {fingerprint}, which is not Intel's root")]
+    Root { subject: String, fingerprint: String },
+    #[error("certificate \"{seen}\" stands where one of \"{expected}\" is expected")]
+    Name { expected: &'static str, seen: String },
+    #[error("the PCK certificate chain")]
+    Path(#[from] PathError),
+    #[error("read the SGX extension of the PCK certificate")]
+    Extension(#[from] ExtensionError),
+    #[error("the key in the PCK certificate is not one of P-256")]
+    Key,
+    #[error("a chain that was verified before")]
+    Time(#[from] NotCurrent),
+}
+
+impl VerifiedPlatform {
+    /// Unique identifier of the processor package within its family (PPID), as its PCK certificate has it.
+    pub fn ppid(&self) -> &[u8; 16] {
+        &self.extension.ppid
+    }
+
+    /// Verifies the chain in a quote: PCK certificate, PCK CA, root.
+    pub(super) fn verify(pem: &[u8], policy: &TdxPolicy, now: UnixTime) -> Result<Self, PckError> {
+        let certificates = certificates(pem).map_err(PckError::Certificates)?;
+        let [leaf, intermediate, root]: [Certificate; 3] =
+            certificates.try_into().map_err(|found: Vec<_>| PckError::Length(found.len()))?;
+        let root = anchor(root, policy)?;
+        require_name(&leaf, &["Intel SGX PCK Certificate"])?;
+        require_name(&intermediate, &["Intel SGX PCK Platform CA", "Intel SGX PCK Processor CA"])?;
+        let anchors = [root];
+        verify_path(&[leaf.der().to_vec(), intermediate.der().to_vec()], &anchors, &INTEL, now)?;
+        let [root] = anchors;
+        let key = leaf.key_der().ok().and_then(|der| VerifyingKey::from_public_key_der(&der).ok()).ok_or(PckError::Key)?;
+        let extension = SgxExtension::of(&leaf)?;
+        let windows = [&leaf, &intermediate, &root.certificate].map(Window::of_certificate).to_vec();
+        Ok(Self { pem: pem.to_vec(), leaf, intermediate, root, key, extension, windows })
+    }
+
+    /// Whether this is what `pem` holds.
+    pub(super) fn is_of(&self, pem: &[u8]) -> bool {
+        self.pem == pem
+    }
+
+    /// What was verified before is still accepted.
+    pub(super) fn require_accepted(&self, policy: &TdxPolicy, now: UnixTime) -> Result<(), PckError> {
+        whose(&self.root.certificate, policy)?;
+        Ok(require_all(&self.windows, now)?)
+    }
+
+    /// The root is not Intel's.
+    pub(super) fn is_simulated(&self) -> bool {
+        self.root.simulated
+    }
+
+    pub(super) fn finding<T>(&self, value: T) -> Finding<T> {
+        let mark = if self.is_simulated() { "SIMULATED, " } else { "" };
+        let fmspc = hex::encode(self.extension.fmspc);
+        Finding::new(value, format!("{mark}processor of family {fmspc} under \"{}\"", self.root.certificate.subject()))
+    }
+}
+
+/// Certificates in PEM form. A text that is not UTF-8 holds none.
+pub(super) fn certificates(pem: &[u8]) -> Result<Vec<Certificate>, CertificateError> {
+    let text = std::str::from_utf8(pem).map_err(|_| CertificateError::Pem)?;
+    Certificate::all_from_pem(text)
+}
+
+fn anchor(root: Certificate, policy: &TdxPolicy) -> Result<TrustAnchor, PckError> {
+    let simulated = whose(&root, policy)? == Root::Simulated;
+    Ok(TrustAnchor::new(root, simulated)?)
+}
+
+fn whose(root: &Certificate, policy: &TdxPolicy) -> Result<Root, PckError> {
+    let fingerprint = root.fingerprint();
+    let unknown = || PckError::Root { subject: root.subject(), fingerprint: hex::encode(fingerprint) };
+    policy.root(&fingerprint).ok_or_else(unknown)
+}
+
+fn require_name(certificate: &Certificate, expected: &[&'static str]) -> Result<(), PckError> {
+    match certificate.common_name() {
+        Some(name) if expected.contains(&name.as_str()) => Ok(()),
+        _ => Err(PckError::Name { expected: expected[0], seen: certificate.subject() }),
+    }
+}
+
+/// All certificates of Intel's provisioning service: P-256 with SHA-256, nothing critical beyond the usual.
+pub(super) const INTEL: Profile = Profile { algorithms: &[Algorithm::EcdsaSha256], leaf_critical: &[], extended_key_usage: None };

@@ -1,0 +1,47 @@
+//! When something that was verified once is valid: verified values may be kept, time goes on.
+
+use crate::{
+    time::UnixTime,
+    x509::{Certificate, VerifiedCrl},
+};
+
+/// The time in which one thing is valid.
+#[derive(Debug, Clone)]
+pub(super) struct Window {
+    pub(super) what: String,
+    pub(super) from: UnixTime,
+    pub(super) to: UnixTime,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{what} is valid from {from} to {to}, the time is {at}")]
+pub(super) struct NotCurrent {
+    what: String,
+    from: UnixTime,
+    to: UnixTime,
+    at: UnixTime,
+}
+
+impl Window {
+    pub(super) fn of_certificate(certificate: &Certificate) -> Self {
+        let what = format!("certificate \"{}\"", certificate.subject());
+        Self { what, from: certificate.not_before(), to: certificate.not_after() }
+    }
+
+    /// A list without an end was not accepted; were there one, it would be over as soon as it began.
+    pub(super) fn of_list(what: &str, list: &VerifiedCrl) -> Self {
+        let from = list.this_update();
+        Self { what: what.to_owned(), from, to: list.next_update().unwrap_or(from) }
+    }
+
+    pub(super) fn require(&self, at: UnixTime) -> Result<(), NotCurrent> {
+        if self.from <= at && at <= self.to {
+            return Ok(());
+        }
+        Err(NotCurrent { what: self.what.clone(), from: self.from, to: self.to, at })
+    }
+}
+
+pub(super) fn require_all(windows: &[Window], at: UnixTime) -> Result<(), NotCurrent> {
+    windows.iter().try_for_each(|window| window.require(at))
+}
