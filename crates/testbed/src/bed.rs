@@ -336,6 +336,12 @@ impl Bed {
 
 impl Drop for Bed {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            for path in files(&[self.state().join("agent/machines")]).filter(|path| path.ends_with("/console.log")) {
+                let path = path.trim_start_matches("file ");
+                eprintln!("---- {path}\n{}", String::from_utf8_lossy(&fs::read(path).unwrap_or_default()));
+            }
+        }
         if !self.down {
             let outcome = self.down();
             if outcome.code != 0 {

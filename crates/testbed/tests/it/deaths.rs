@@ -21,9 +21,13 @@ pub(crate) fn kill(number: i32) {
     }
 }
 
-/// A platform that does not wait for keys for long.
-pub(crate) fn start() -> Bed {
-    let server_config = vec!["keys_timeout_ms = 4000".to_owned()];
+/// How long the platform of a test waits for keys, where nobody lets it wait and where somebody does.
+pub(crate) const PATIENT_MS: u64 = 30_000;
+pub(crate) const IMPATIENT_MS: u64 = 4_000;
+
+/// A platform that waits so long for keys.
+pub(crate) fn start(keys_timeout_ms: u64) -> Bed {
+    let server_config = vec![format!("keys_timeout_ms = {keys_timeout_ms}")];
     let bed = Bed::start(&BedOptions { server_config, ..BedOptions::default() }).unwrap();
     prepare(&bed);
     bed

@@ -14,7 +14,7 @@ use std::{
 use casemate_testbed::Bed;
 
 use crate::{
-    deaths::{kill, running_machines, start, told_the_truth},
+    deaths::{PATIENT_MS, kill, running_machines, start, told_the_truth},
     support::{Background, run_args},
 };
 
@@ -52,7 +52,7 @@ fn the_list_has_every_failpoint() {
 
 #[test]
 fn the_agent_may_die_at_every_failpoint() {
-    let bed = start();
+    let bed = start(PATIENT_MS);
     for (point, refused) in POINTS {
         let begin = Instant::now();
         die_at(&bed, point, refused);

@@ -16,7 +16,7 @@ use rustix::{
 };
 
 use crate::{
-    deaths::{machines, running_machines, start, told_the_truth},
+    deaths::{PATIENT_MS, machines, running_machines, start, told_the_truth},
     support::{Background, run_args},
 };
 
@@ -25,7 +25,7 @@ const REASONS: [&str; 2] = ["guest.panic", "guest.powered-off"];
 
 #[test]
 fn the_guests_init_may_die_at_any_step() {
-    let bed = start();
+    let bed = start(PATIENT_MS);
     let program = Program::of_initrd(&fs::read(guest_os_dir().join("initrd.cpio")).unwrap());
     for step in ["ok prepared", "ok booted", "ok attested", "ok keyed", "ok running"] {
         let begin = Instant::now();

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::{
-    deaths::{kill, machines, start, told_the_truth},
+    deaths::{IMPATIENT_MS, PATIENT_MS, kill, machines, start, told_the_truth},
     support::{Background, run_args},
 };
 
@@ -28,7 +28,7 @@ const MORE_STEPS: [&str; 12] = [
 
 #[test]
 fn the_agent_may_die_at_any_step() {
-    let bed = start();
+    let bed = start(PATIENT_MS);
     let mut survived = 0;
     for step in STEPS {
         let mut run = Background::start(&bed, &run_args(&[], &["3"]));
@@ -46,7 +46,7 @@ fn the_agent_may_die_at_any_step() {
 
 #[test]
 fn the_server_may_die_at_any_step() {
-    let bed = start();
+    let bed = start(PATIENT_MS);
     let mut survived = 0;
     for step in MORE_STEPS {
         let mut run = Background::start(&bed, &run_args(&[], &["1"]));
@@ -64,7 +64,7 @@ fn the_server_may_die_at_any_step() {
 
 #[test]
 fn the_server_may_die_before_there_is_an_instance() {
-    let bed = start();
+    let bed = start(PATIENT_MS);
     kill(bed.pid("server").unwrap());
     let run = bed.casemate(&run_args(&[], &[])).expect_code(1);
     assert!(run.stderr.contains("ok workload") && !run.stderr.contains("ok instance"), "{}", run.stderr);
@@ -77,7 +77,7 @@ fn the_server_may_die_before_there_is_an_instance() {
 
 #[test]
 fn the_machine_may_die_at_any_step() {
-    let bed = start();
+    let bed = start(PATIENT_MS);
     for step in &STEPS[3..] {
         let mut run = Background::start(&bed, &run_args(&[], &["30"]));
         let instance = run.instance();
@@ -92,7 +92,7 @@ fn the_machine_may_die_at_any_step() {
 
 #[test]
 fn the_command_line_may_die_at_any_step() {
-    let bed = start();
+    let bed = start(IMPATIENT_MS);
     for step in MORE_STEPS {
         let mut run = Background::start(&bed, &run_args(&[], &["1"]));
         let instance = run.instance();
