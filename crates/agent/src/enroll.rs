@@ -35,7 +35,7 @@ const ANSWER_WAIT: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(1);
 /// Longest pause.
 const RETRY_MAX: Duration = Duration::from_secs(60);
-/// Renewal happens within this time before it is due, not all nodes at once.
+/// Renewal happens within this time before it is due, or a quarter of the time left: not all nodes at once.
 const JITTER_MS: u64 = 30_000;
 /// Largest token file, in bytes.
 const MAX_TOKEN: u64 = 4096;
@@ -143,7 +143,8 @@ impl Enroller {
     pub(crate) async fn keep_renewed(self, mut credential: Credential, platform: watch::Sender<Arc<Platform>>) {
         let mut pause = RETRY;
         loop {
-            let due = credential.renew_at_ms.saturating_sub(clock::jitter(JITTER_MS));
+            let left = credential.renew_at_ms.saturating_sub(clock::now_ms());
+            let due = credential.renew_at_ms.saturating_sub(clock::jitter(JITTER_MS.min(left / 4)));
             tokio::time::sleep(Duration::from_millis(due.saturating_sub(clock::now_ms()))).await;
             let connection = platform.borrow().clone();
             match self.renew_or_enrol(&connection).await {

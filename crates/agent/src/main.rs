@@ -1,8 +1,10 @@
-//! `casemate-agent run|check|jail`.
+//! `casemate-agent run|check|drain|jail`.
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
+use anyhow::Context as _;
 use casemate_agent::{config::Config, service};
+use casemate_daemon::shutdown::signal;
 use clap::Parser;
 
 /// The agent of a Casemate node.
@@ -11,6 +13,12 @@ use clap::Parser;
 enum Command {
     /// Serve the platform until SIGTERM; running instances go on and are adopted by the next start.
     Run {
+        /// Configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// End and wipe every instance, without the platform, and stop; the next `run` sends the receipts.
+    Drain {
         /// Configuration file.
         #[arg(long)]
         config: PathBuf,
@@ -30,7 +38,8 @@ fn main() -> ExitCode {
         return casemate_sandbox::jail::main(words.collect::<Vec<OsString>>());
     }
     casemate_daemon::telemetry::init("casemate-agent");
-    match dispatch(Command::parse()) {
+    let outcome = casemate_daemon::memory::forbid_dumps().context("forbid core dumps");
+    match outcome.and_then(|()| dispatch(Command::parse())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -41,7 +50,16 @@ fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Run { config } => run(Config::load(&config)?),
+        Command::Run { config } => {
+            let config = Config::load(&config)?;
+            on_runtime(async { service::run(config, signal()).await })
+        }
+        Command::Drain { config } => {
+            let config = Config::load(&config)?;
+            let count = on_runtime(async { service::drain(config, signal()).await })?;
+            println!("{count} instances ended and wiped");
+            Ok(())
+        }
         Command::Check { config } => {
             print!("{}", service::check(&Config::load(&config)?)?);
             Ok(())
@@ -49,10 +67,10 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
     }
 }
 
-fn run(config: Config) -> anyhow::Result<()> {
+fn on_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     casemate_daemon::tls::install_provider();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(async { service::run(config, casemate_daemon::shutdown::signal()).await });
+    let result = runtime.block_on(work);
     // A conversion on a blocking thread is not waited for: the cache takes no half results.
     runtime.shutdown_background();
     result

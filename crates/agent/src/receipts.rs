@@ -35,13 +35,16 @@ pub(crate) fn sign(body: &Body, key: &SigningKey) -> SignedReceipt {
     SignedReceipt { body, signature }
 }
 
-/// After a restart in the middle of a wipe: the driver finds nothing of what is gone already, and its word that there never
-/// was anything would be wrong.
-pub(crate) fn mark_repeated(wipe: &mut WipeEvidence) {
+/// Of a machine that was started, the driver's word that something of it never existed is wrong: it went in a way that nobody
+/// looked at.
+pub(crate) fn doubt(wipe: &mut WipeEvidence, journal: &Journal) {
+    if journal.launched().is_none() {
+        return;
+    }
     for item in wipe.items.values_mut().filter(|item| item.method == "never-existed") {
         item.method = "removed";
         item.verified = false;
-        item.detail = "gone when the wipe was repeated after a restart of the agent".into();
+        item.detail = "gone before the wipe, and how is not known".into();
     }
 }
 
@@ -65,10 +68,32 @@ fn wiped(item: &casemate_sandbox::WipedItem) -> Wiped {
 
 #[cfg(test)]
 mod tests {
+    use casemate_sandbox::WipedItem;
     use ed25519_dalek::Signature;
 
     use super::*;
-    use crate::assignment::tests::{body as assignment, key, order};
+    use crate::{
+        assignment::tests::{body as assignment, key, order},
+        journal::{Launched, Machine},
+    };
+
+    #[test]
+    fn a_started_machine_cannot_have_been_wiped_of_nothing() {
+        let item = |method| WipedItem { method, verified: true, detail: String::new(), bytes: 0, duration_ms: 0 };
+        let evidence = || WipeEvidence { items: [("guest-ram", item("never-existed")), ("jail", item("removed"))].into() };
+        let mut journal = Journal::new(order(&assignment()), 1);
+        for machine in [Machine::None, Machine::Begun] {
+            journal.machine = machine;
+            let mut wipe = evidence();
+            doubt(&mut wipe, &journal);
+            assert_eq!(wipe, evidence(), "it may be so");
+        }
+        journal.machine = Machine::Started(Launched { started_at_ms: 1, record: vec![], message: vec![] });
+        let mut wipe = evidence();
+        doubt(&mut wipe, &journal);
+        assert_eq!((wipe.items["guest-ram"].method, wipe.items["guest-ram"].verified), ("removed", false));
+        assert!(wipe.items["jail"].verified);
+    }
 
     #[test]
     fn says_what_happened_and_any_change_breaks_the_signature() {

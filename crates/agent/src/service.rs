@@ -55,6 +55,41 @@ pub async fn run(config: Config, mut stop: watch::Receiver<bool>) -> anyhow::Res
     }
 }
 
+/// Ends and wipes every instance, also without a platform, until that is done or `stop` becomes true. The number of those that
+/// were not wiped before; their receipts are sent by the next [`run`].
+pub async fn drain(config: Config, mut stop: watch::Receiver<bool>) -> anyhow::Result<usize> {
+    let _lock = lock(&config)?;
+    tokio::select! {
+        count = drain_all(config) => count,
+        _ = stop.wait_for(|stop| *stop) => anyhow::bail!("stopped before everything was wiped; the next start goes on with it"),
+    }
+}
+
+async fn drain_all(config: Config) -> anyhow::Result<usize> {
+    let driver = driver_off_thread(&config).await?;
+    let Some(credential) = Credential::load(&config.state_dir)? else {
+        // Never enrolled: nobody could order an instance, but remains are wiped in any case.
+        let machines = driver.list().await?;
+        for (id, _) in &machines {
+            driver.wipe(id).await?;
+            driver.forget(id).await?;
+        }
+        return Ok(machines.len());
+    };
+    let platform =
+        Platform::new(&config.platform, &ca_pem(&config)?, &credential).context("set up the connection to the platform")?;
+    let (_platform, watch_platform) = watch::channel(Arc::new(platform));
+    let inventory = inventory::take(&config, driver.capabilities());
+    let tpm = NodeTpm::start(config.tpm.clone(), config.event_log.clone());
+    let (context, batcher) = context(config, driver, &inventory, tpm, &credential, watch_platform)?;
+    let (registry, instances) = Registry::recover(context).await.context("take over what an earlier agent left")?;
+    tokio::select! {
+        () = instances => anyhow::bail!("the registry of instances ended"),
+        () = batcher => anyhow::bail!("the batcher of evidence ended"),
+        count = registry.drain() => Ok(count),
+    }
+}
+
 /// Prints what the node has and how its machines would run; changes nothing on the platform.
 pub fn check(config: &Config) -> anyhow::Result<String> {
     let driver = driver(config)?;
@@ -83,14 +118,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     {
         return Err(error).context("remove agent.json of an earlier agent");
     }
-    let ca = files::read(&config.platform_ca, MAX_CA)?.context("the file of platform_ca does not exist")?;
-    let ca_pem = String::from_utf8(ca).context("the file of platform_ca is no PEM text")?;
-    let driver = {
-        let config = config.clone();
-        files::off_thread(move || driver(&config)).await?
-    };
+    let ca_pem = ca_pem(&config)?;
+    let driver = driver_off_thread(&config).await?;
     let inventory = inventory::take(&config, driver.capabilities());
-    let capacity = inventory::capacity(&config, driver.capabilities(), &inventory);
     let receipt_key = credential::receipt_key(&config.state_dir)?;
     let tpm = NodeTpm::start(config.tpm.clone(), config.event_log.clone());
     let enroller = Enroller {
@@ -104,21 +134,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let platform = Platform::new(&config.platform, &ca_pem, &credential).context("connect to the platform")?;
     let (platform, watch_platform) = watch::channel(Arc::new(platform));
 
-    let (evidence, batcher) = Batcher::new(move |root| {
-        let tpm = tpm.clone();
-        async move { tpm.quote(root).await }
-    });
-    let context = Arc::new(Context {
-        images: images(&config)?,
-        node: credential.node.clone(),
-        driver,
-        digests: Arc::new(DigestCache::default()),
-        evidence,
-        receipt_key,
-        capacity,
-        platform: watch_platform.clone(),
-        config,
-    });
+    let (context, batcher) = context(config, driver, &inventory, tpm, &credential, watch_platform.clone())?;
     let (registry, instances) = Registry::recover(context.clone()).await.context("take over what an earlier agent left")?;
     let sessions = Sessions {
         registry,
@@ -135,6 +151,38 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
 }
 
+/// What every instance needs, and the task that answers its requests for evidence.
+fn context(
+    config: Config,
+    driver: Arc<dyn Driver>,
+    inventory: &casemate_api::node::Inventory,
+    tpm: NodeTpm,
+    credential: &Credential,
+    platform: watch::Receiver<Arc<Platform>>,
+) -> anyhow::Result<(Arc<Context>, impl Future<Output = ()> + use<>)> {
+    let (evidence, batcher) = Batcher::new(move |root| {
+        let tpm = tpm.clone();
+        async move { tpm.quote(root).await }
+    });
+    let context = Context {
+        images: images(&config)?,
+        node: credential.node.clone(),
+        capacity: inventory::capacity(&config, driver.capabilities(), inventory),
+        driver,
+        digests: Arc::new(DigestCache::default()),
+        evidence,
+        receipt_key: credential::receipt_key(&config.state_dir)?,
+        platform,
+        config,
+    };
+    Ok((Arc::new(context), batcher))
+}
+
+fn ca_pem(config: &Config) -> anyhow::Result<String> {
+    let ca = files::read(&config.platform_ca, MAX_CA)?.context("the file of platform_ca does not exist")?;
+    String::from_utf8(ca).context("the file of platform_ca is no PEM text")
+}
+
 /// The kept credential, also an expired one: instances that run are looked after in any case.
 async fn credential(enroller: &Enroller) -> anyhow::Result<Credential> {
     if let Some(credential) = Credential::load(&enroller.config.state_dir)? {
@@ -149,6 +197,11 @@ async fn credential(enroller: &Enroller) -> anyhow::Result<Credential> {
 fn images(config: &Config) -> anyhow::Result<Images> {
     let cache = Cache::open(config.state_dir.join("images")).context("open the image cache")?;
     Ok(Images { cache, registries: config.registries.clone() })
+}
+
+async fn driver_off_thread(config: &Config) -> anyhow::Result<Arc<dyn Driver>> {
+    let config = config.clone();
+    files::off_thread(move || driver(&config)).await
 }
 
 fn driver(config: &Config) -> anyhow::Result<Arc<dyn Driver>> {

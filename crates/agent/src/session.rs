@@ -37,6 +37,8 @@ const MAX_CHALLENGES: usize = 256;
 const RETRY: Duration = Duration::from_millis(250);
 /// Longest pause.
 const RETRY_MAX: Duration = Duration::from_secs(15);
+/// A session that was open for this long had a platform that works: what follows is a new trouble.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
@@ -69,8 +71,8 @@ impl Sessions {
     pub(crate) async fn run(mut self) {
         let mut pause = RETRY;
         loop {
-            let began = Instant::now();
-            match self.once().await {
+            let mut opened = None;
+            match self.once(&mut opened).await {
                 Ok(()) => {
                     tracing::info!("opening a new session with the renewed certificate");
                     pause = RETRY;
@@ -78,7 +80,7 @@ impl Sessions {
                 }
                 Err(error) => tracing::warn!(error = failure::chain(&error), "session with the platform ended"),
             }
-            if began.elapsed() > RETRY_MAX {
+            if opened.is_some_and(|at| at.elapsed() > SETTLED) {
                 pause = RETRY;
             }
             let spread = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
@@ -87,8 +89,8 @@ impl Sessions {
         }
     }
 
-    /// `Ok` when a renewed certificate asks for another session.
-    async fn once(&mut self) -> Result<(), SessionError> {
+    /// `Ok` when a renewed certificate asks for another session. `opened` becomes the moment when the session was.
+    async fn once(&mut self, opened: &mut Option<Instant>) -> Result<(), SessionError> {
         let platform = self.platform.borrow_and_update().clone();
         let mut directory = self.registry.directory.clone();
         let (out, outgoing) = mpsc::channel(MAX_OUTGOING);
@@ -111,6 +113,7 @@ impl Sessions {
         };
         session.apply(desired.assignments, Scope::Whole).await;
         self.write_run_file().await?;
+        *opened = Some(Instant::now());
         tracing::info!("session with the platform is open");
         session.pump(&directory.borrow_and_update().clone());
         let mut heartbeat = interval(HEARTBEAT);

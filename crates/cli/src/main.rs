@@ -16,15 +16,21 @@ mod resolve;
 mod trust;
 mod workload_file;
 
+use casemate_daemon::memory::Swap;
 use clap::Parser as _;
 
 use crate::{
     args::{Cli, Command},
     exit::Status,
+    printer::Printer,
 };
 
 fn main() -> std::process::ExitCode {
     casemate_daemon::tls::install_provider();
+    // Before anything secret is read.
+    if let Err(error) = casemate_daemon::memory::forbid_dumps() {
+        return exit::report(&anyhow::Error::new(error).context("forbid core dumps")).into();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -45,6 +51,9 @@ fn main() -> std::process::ExitCode {
 
 async fn dispatch(cli: Cli) -> anyhow::Result<Status> {
     let globals = cli.globals;
+    if matches!(cli.command, Command::Run(_) | Command::Logs(_) | Command::Asset(_)) {
+        guard_keys(&Printer::new(&globals));
+    }
     match cli.command {
         Command::Run(run) => commands::run::run(&globals, run).await,
         Command::Ps(ps) => commands::ps::run(&globals, ps).await,
@@ -59,5 +68,14 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Status> {
         Command::Doctor(doctor) => commands::doctor::run(&globals, doctor),
         Command::Dev(dev) => commands::dev::run(&globals, dev).await,
         Command::Completions(completions) => commands::completions::run(&completions),
+    }
+}
+
+/// For commands that have keys or plain data in memory.
+fn guard_keys(printer: &Printer) {
+    if casemate_daemon::memory::keep_out_of_swap() == Swap::Possible {
+        let text =
+            "swap is on and memory cannot be locked: keys could reach the disk. Turn swap off, encrypt it, or raise `ulimit -l`";
+        printer.note("warning", text);
     }
 }

@@ -80,6 +80,7 @@ async fn measure(kernel: PathBuf, initrd: PathBuf, memory_mib: u64, dirty_mib: u
         }
         let begin = Instant::now();
         let evidence = driver.wipe(&plan.id).await.expect("wiped");
+        driver.forget(&plan.id).await.expect("forgotten");
         println!(
             "prepare {prepared:?}, start returned {started:?}, init after {booted:?}, VMM {rss} KiB, wipe {:?}",
             begin.elapsed()

@@ -211,6 +211,7 @@ impl Driver for FakeDriver {
             return Err(DriverError::Unsupported { what: format!("preparing instance {} again", plan.id), reason });
         }
         self.wipe(&plan.id).await?;
+        self.forget(&plan.id).await?;
         if self.chance(self.config.faults.prepare_per_mille) {
             return Err(DriverError::Process { program: "fake", detail: "an injected fault".to_owned() });
         }
@@ -222,6 +223,7 @@ impl Driver for FakeDriver {
             Ok(vtpm_ak_public) => Ok(Prepared { vtpm_ak_public }),
             Err(error) => {
                 self.wipe(&plan.id).await?;
+                self.forget(&plan.id).await?;
                 Err(DriverError::Process { program: "swtpm", detail: format!("provisioning: {error}") })
             }
         }
@@ -281,16 +283,22 @@ impl Driver for FakeDriver {
     async fn wipe(&self, id: &InstanceId) -> Result<WipeEvidence, DriverError> {
         let begin = Instant::now();
         self.end(id, ExitCause::Vmm("killed by signal 9".to_owned()));
-        let existed = held(&self.state).machines.remove(id).is_some();
-        let marker = self.marker(id);
-        let marked = match fs::remove_file(&marker) {
-            Ok(()) => true,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => return Err(error).context("remove", &marker),
-        };
+        held(&self.state).machines.remove(id);
         self.guest.forget(id);
         let duration_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Ok(evidence(existed || marked, duration_ms))
+        // The marker stays until the instance is forgotten: a second wipe says the same.
+        Ok(evidence(self.marker(id).exists(), duration_ms))
+    }
+
+    async fn forget(&self, id: &InstanceId) -> Result<(), DriverError> {
+        if held(&self.state).machines.contains_key(id) {
+            return Ok(());
+        }
+        let marker = self.marker(id);
+        match fs::remove_file(&marker) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context("remove", &marker),
+            _ => Ok(()),
+        }
     }
 
     async fn list(&self) -> Result<Vec<(InstanceId, Presence)>, DriverError> {

@@ -38,7 +38,7 @@ pub trait VtpmProvisioner: Send + Sync {
 
 /// A way to run machines.
 ///
-/// Order: `prepare`, `start`, `connect` (again after a lost connection), `wait`, `wipe`. Every method is idempotent and may
+/// Order: `prepare`, `start`, `connect` (again after a lost connection), `wait`, `wipe`, `forget`. Every method is idempotent and may
 /// be repeated after a crash of the caller; dropping a returned future leaves a state that `wipe` cleans up.
 #[async_trait]
 pub trait Driver: Send + Sync {
@@ -61,9 +61,13 @@ pub trait Driver: Send + Sync {
     /// Ends the VMM now; returns when it is gone.
     async fn kill(&self, id: &InstanceId) -> Result<(), DriverError>;
 
-    /// Ends the VMM if it still runs, wipes and removes everything. Works from disk state alone, also on half-prepared
-    /// instances; a second call finds nothing and says so.
+    /// Ends the VMM if it still runs, wipes and removes everything but the list of what was wiped. Works from disk state alone,
+    /// also on half-prepared instances; a second call says the same again, so that the evidence outlives the caller.
     async fn wipe(&self, id: &InstanceId) -> Result<WipeEvidence, DriverError>;
+
+    /// Removes the list that a wipe left, once its evidence is kept elsewhere; then nothing of the instance is left. Does
+    /// nothing to an instance that is not wiped.
+    async fn forget(&self, id: &InstanceId) -> Result<(), DriverError>;
 
     /// Every instance of which anything exists on this host.
     async fn list(&self) -> Result<Vec<(InstanceId, Presence)>, DriverError>;

@@ -33,8 +33,8 @@ pub struct Config {
     #[serde(default)]
     pub allow_simulated: bool,
     /// Life of a node certificate.
-    #[serde(default = "defaults::certificate_minutes")]
-    pub certificate_minutes: u64,
+    #[serde(default = "defaults::certificate_s")]
+    pub certificate_s: u64,
     /// Longest wait for evidence.
     #[serde(default = "defaults::challenge_timeout_ms")]
     pub challenge_timeout_ms: u64,
@@ -112,7 +112,7 @@ impl Config {
             faults.push("names: at least one name or address that clients use".into());
         }
         let ranges = [
-            ("certificate_minutes", self.certificate_minutes, 1, 7 * 24 * 60),
+            ("certificate_s", self.certificate_s, 5, 7 * 24 * 3600),
             ("challenge_timeout_ms", self.challenge_timeout_ms, 100, 600_000),
             ("keys_timeout_ms", self.keys_timeout_ms, 100, 24 * 3_600_000),
             ("node_lost_ms", self.node_lost_ms, 100, 3_600_000),
@@ -143,7 +143,7 @@ impl Config {
 
     fn limits(&self) -> Limits {
         Limits {
-            certificate: Duration::from_secs(self.certificate_minutes.saturating_mul(60)),
+            certificate: Duration::from_secs(self.certificate_s),
             challenge: Duration::from_millis(self.challenge_timeout_ms),
             keys: Duration::from_millis(self.keys_timeout_ms),
             node_lost: Duration::from_millis(self.node_lost_ms),
@@ -185,8 +185,8 @@ fn vendor_roots(paths: &[PathBuf]) -> Result<Vec<VendorRoot>, String> {
 }
 
 mod defaults {
-    pub(super) fn certificate_minutes() -> u64 {
-        60
+    pub(super) fn certificate_s() -> u64 {
+        3600
     }
     pub(super) fn challenge_timeout_ms() -> u64 {
         60_000

@@ -5,6 +5,7 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 /// Why a file of the data folder could not be used.
@@ -50,10 +51,21 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
     }
 }
 
-/// Takes the lock that keeps a second server away from the data folder; it is held until the file is closed.
+/// How long the lock of a dying server is waited for, and the time between two tries.
+const LOCK_WAIT: Duration = Duration::from_secs(3);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// Takes the lock that keeps a second server away from the data folder; it is held until the file is closed. Blocks for some
+/// seconds while another has it: a killed server's lock lives until the last of its threads is gone.
 pub fn lock(path: &Path) -> Result<File, FileError> {
     let failed = |source| FileError { attempt: "lock (another server runs on this data folder?)", path: path.to_owned(), source };
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
-    file.try_lock().map_err(|error| failed(error.into()))?;
+    let deadline = Instant::now() + LOCK_WAIT;
+    while let Err(error) = file.try_lock() {
+        if Instant::now() > deadline {
+            return Err(failed(error.into()));
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    }
     Ok(file)
 }

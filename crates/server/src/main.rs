@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
-use casemate_daemon::{config, shutdown, telemetry, tls};
+use casemate_daemon::{config, memory, shutdown, telemetry, tls};
 use casemate_server::{
     config::Config,
     files, rest,
@@ -49,6 +49,7 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    memory::forbid_dumps().context("forbid core dumps")?;
     match Arguments::parse().command {
         Command::Serve { config } => serve(config).await,
         Command::Token { config, role, subject, ttl_minutes } => token(config, role, subject, ttl_minutes).await,

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -115,7 +116,19 @@ impl Bed {
     pub fn assert_no_instance_remains(&self) {
         let marks = self.instance_marks();
         assert!(!marks.is_empty(), "there was no instance: this proves nothing");
-        let left = leaks(&marks);
+        let mut left = leaks(&marks);
+        left.extend(self.files_left(&marks));
+        assert!(left.is_empty(), "left behind: {left:#?}");
+    }
+
+    /// The same for what this bed as a whole may leave after [`Bed::down`]; its folder of state stays.
+    #[track_caller]
+    pub fn assert_nothing_runs(&self, instance: &str) {
+        let mut marks = self.marks();
+        marks.push(instance.to_owned());
+        let mut left = leaks(&marks);
+        left.extend(self.run_dir().exists().then(|| format!("folder {}", self.run_dir().display())));
+        left.extend(files(&[self.state().join("agent/machines")]).filter(|path| path.contains(instance)));
         assert!(left.is_empty(), "left behind: {left:#?}");
     }
 
@@ -136,9 +149,9 @@ impl Bed {
         finish(child, Duration::from_secs(300)).unwrap_or_else(|error| panic!("casemate {args:?}: {error:#}"))
     }
 
-    /// Starts the command line and leaves it running.
-    pub fn start_casemate(&self, args: &[&str]) -> anyhow::Result<Child> {
-        self.command(args).spawn().context("start casemate")
+    /// The command line, for whoever starts it himself; its output is piped.
+    pub fn casemate_command(&self, args: &[&str]) -> Command {
+        self.command(args)
     }
 
     /// Folder for a test's own files.
@@ -154,6 +167,14 @@ impl Bed {
         self.dir.path().join("dev")
     }
 
+    /// Run folder of `casemate dev`: sockets and, below `agent/ram`, the memory of guests.
+    pub fn run_dir(&self) -> PathBuf {
+        use sha2::{Digest as _, Sha256};
+        let digest = Sha256::digest(self.state().as_os_str().as_encoded_bytes());
+        let short: String = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+        PathBuf::from(format!("/run/casemate-dev-{short}"))
+    }
+
     /// The context file.
     pub fn context(&self) -> PathBuf {
         self.state().join("context.json")
@@ -166,24 +187,77 @@ impl Bed {
         text.split(' ').next().unwrap_or_default().parse().context("read a process number")
     }
 
-    /// Starts `server` or `agent` again after it was killed, as the service manager would.
+    /// Starts `server` or `agent` again after it was killed, as the service manager would: a server that ends at once is started
+    /// again, since clients that look for it may hold its port for a moment.
     pub fn restart(&self, part: &str) -> anyhow::Result<()> {
-        let verb = if part == "server" { "serve" } else { "run" };
-        let log = fs::File::options().create(true).append(true).open(self.state().join(format!("logs/{part}.log")))?;
         let config = self.state().join(format!("{part}.toml"));
         self.pin_address(&config, part)?;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let pid = self.start_part(part, &config)?;
+            if part != "server" || self.listens(pid)? {
+                return Ok(());
+            }
+            anyhow::ensure!(Instant::now() < deadline, "the server does not start; see its log");
+        }
+    }
+
+    fn start_part(&self, part: &str, config: &Path) -> anyhow::Result<u32> {
+        let verb = if part == "server" { "serve" } else { "run" };
+        let log = fs::File::options().create(true).append(true).open(self.state().join(format!("logs/{part}.log")))?;
         let mut command = Command::new(build_dir().join(format!("casemate-{part}")));
-        command.args([verb, "--config"]).arg(&config).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let child = command.spawn()?;
+        command.args([verb, "--config"]).arg(config).current_dir(self.work());
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         let pid = child.id();
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         // The parent is this test process: reap it there, so that it never looks alive as a zombie.
         std::thread::spawn(move || {
             let mut child = child;
             child.wait()
         });
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         let start = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19)).context("read a start time")?;
         fs::write(self.state().join(format!("{part}.pid")), format!("{pid} {start}\n"))?;
+        Ok(pid)
+    }
+
+    /// Waits for the server's port; false when the server ended instead.
+    fn listens(&self, pid: u32) -> anyhow::Result<bool> {
+        let run: Value = serde_json::from_slice(&fs::read(self.state().join("server/run.json"))?)?;
+        let address = run["rest"].as_str().context("run.json names its addresses")?;
+        // A connection to a port without a listener may meet itself.
+        let connects = || TcpStream::connect(address).is_ok_and(|stream| stream.local_addr().ok() != stream.peer_addr().ok());
+        while Path::new(&format!("/proc/{pid}")).exists() {
+            if connects() {
+                return Ok(true);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(false)
+    }
+
+    /// Sets or removes a line of the agent's configuration; its next start reads it.
+    pub fn configure_agent(&self, name: &str, value: Option<&str>) -> anyhow::Result<()> {
+        let path = self.state().join("agent.toml");
+        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let others = text.lines().filter(|line| line.split(" = ").next() != Some(name));
+        let line = value.map(|value| format!("{name} = {value}"));
+        let lines: Vec<String> = others.map(str::to_owned).chain(line).collect();
+        Ok(fs::write(&path, lines.join("\n") + "\n")?)
+    }
+
+    /// Waits until the agent that was started last has a session, and the platform knows of it.
+    pub fn wait_connected(&self) -> anyhow::Result<()> {
+        let (pid, path) = (self.pid("agent")?, self.run_dir().join("agent/agent.json"));
+        let opened = || Some(serde_json::from_slice::<Value>(&fs::read(&path).ok()?).ok()?["pid"] == pid);
+        let known = || {
+            let nodes: Value = serde_json::from_str(&self.casemate(&["nodes", "--json"]).stdout).unwrap_or_default();
+            nodes["nodes"].as_array().is_some_and(|nodes| nodes.iter().any(|node| node["connected"] == true))
+        };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while opened() != Some(true) || !known() {
+            anyhow::ensure!(Instant::now() < deadline, "the agent did not connect");
+            std::thread::sleep(Duration::from_millis(10));
+        }
         Ok(())
     }
 
@@ -241,15 +315,33 @@ impl Bed {
 
     /// Texts that mark what belongs to this bed.
     fn marks(&self) -> Vec<String> {
-        use sha2::{Digest as _, Sha256};
-        let digest = Sha256::digest(self.state().as_os_str().as_encoded_bytes());
-        let short: String = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
-        vec![self.dir.path().display().to_string(), format!("casemate-dev-{short}")]
+        vec![self.dir.path().display().to_string(), self.run_dir().display().to_string()]
+    }
+
+    /// Files of the node that carry a mark in their names. The agent forgets an instance only once the platform has its
+    /// receipt, a moment after the tenant knows of it.
+    fn files_left(&self, marks: &[String]) -> Vec<String> {
+        let roots = [self.state().join("agent"), self.run_dir()];
+        let look = || files(&roots).filter(|path| marks.iter().any(|mark| path.contains(mark))).collect::<Vec<_>>();
+        let deadline = Instant::now() + FORGET_LIMIT;
+        loop {
+            let left = look();
+            if left.is_empty() || Instant::now() > deadline {
+                return left;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 
 impl Drop for Bed {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            for path in files(&[self.state().join("agent/machines")]).filter(|path| path.ends_with("/console.log")) {
+                let path = path.trim_start_matches("file ");
+                eprintln!("---- {path}\n{}", String::from_utf8_lossy(&fs::read(path).unwrap_or_default()));
+            }
+        }
         if !self.down {
             let outcome = self.down();
             if outcome.code != 0 {
@@ -264,6 +356,23 @@ impl Drop for Bed {
         }
     }
 }
+
+/// Everything below `roots`.
+fn files(roots: &[PathBuf]) -> impl Iterator<Item = String> {
+    let (mut pending, mut found) = (roots.to_vec(), Vec::new());
+    while let Some(dir) = pending.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            found.push(format!("file {}", entry.path().display()));
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                pending.push(entry.path());
+            }
+        }
+    }
+    found.into_iter()
+}
+
+/// Longest time from a receipt at the platform to its instance's folder being gone from the node.
+const FORGET_LIMIT: Duration = Duration::from_secs(10);
 
 /// Folder with this workspace's executables: the parent of the one with the running test.
 pub fn build_dir() -> PathBuf {

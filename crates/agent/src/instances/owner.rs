@@ -28,7 +28,7 @@ use crate::{
     files::{self, FileError, off_thread},
     guest_os::GuestOs,
     images::{self, Packing},
-    journal::{Ending, Launched, Machine},
+    journal::{Ending, Launched},
     receipts,
     vtpm::Measurements,
 };
@@ -93,7 +93,6 @@ impl Owner {
 
     /// The whole life; returns when nothing is left but the folder.
     pub(super) async fn run(mut self, entry: Entry) -> (InstanceId, PathBuf, Gone) {
-        let wiped_before = self.book.journal.ending.is_some();
         let ended = match entry {
             Entry::Recovered(recover::Recovery::Linger) => None,
             Entry::Recovered(recover::Recovery::Adopt) => {
@@ -107,7 +106,7 @@ impl Owner {
             Entry::Unwanted => Some(Ended::Stopped),
         };
         if let Some(ended) = ended {
-            self.finish(ended, wiped_before).await;
+            self.finish(ended).await;
         }
         self.linger().await;
         self.book.pass(Failpoint::Forgetting);
@@ -228,7 +227,7 @@ impl Owner {
     }
 
     /// Ends the machine if it still runs, wipes, and makes the receipt.
-    async fn finish(&mut self, ended: Ended, wiped_before: bool) {
+    async fn finish(&mut self, ended: Ended) {
         let (ending, failure) = match ended {
             Ended::Exited => (Ending::Exited, None),
             Ended::Stopped => (Ending::Stopped, None),
@@ -242,15 +241,17 @@ impl Owner {
         self.book.pass(Failpoint::Wiping);
         let mut wipe = self.wipe().await;
         self.book.pass(Failpoint::Wiped);
-        if wiped_before && self.book.journal.machine != Machine::None {
-            receipts::mark_repeated(&mut wipe);
-        }
+        receipts::doubt(&mut wipe, &self.book.journal);
         self.remove_assets().await;
         let body = receipts::body(&self.book.journal, &self.ctx.node, &wipe, clock::now_ms());
         self.book.stage("wiped");
         self.book.receipted(receipts::sign(&body, &self.ctx.receipt_key));
         self.save_whatever_it_takes().await;
         self.book.pass(Failpoint::Receipted);
+        // The evidence is in the receipt now. What cannot be removed is removed by the next agent.
+        if let Err(error) = self.ctx.driver.forget(&self.id).await {
+            tracing::error!(instance.id = %self.id, error = failure::chain(&error), "could not remove the list of what was wiped");
+        }
         self.book.publish();
         tracing::info!(instance.id = %self.id, reason = body.reason, "wiped");
     }

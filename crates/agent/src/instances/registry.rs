@@ -93,6 +93,21 @@ impl Registry {
         told.await.unwrap_or_default()
     }
 
+    /// Ends every instance and returns when each has its receipt; the number of those that had none.
+    pub(crate) async fn drain(&self) -> usize {
+        let directory = self.directory.borrow().clone();
+        let mut count = 0;
+        for handle in directory.values() {
+            count += usize::from(handle.view.borrow().receipt.is_none());
+            // A closed queue: its owner is done.
+            let _ = handle.requests.send(Request::Stop).await;
+        }
+        for handle in directory.values() {
+            let _ = handle.view.clone().wait_for(|view| view.receipt.is_some()).await;
+        }
+        count
+    }
+
     /// The owner of an instance, if there is one.
     pub(crate) fn find(&self, id: &str) -> Option<Handle> {
         let id: InstanceId = id.parse().ok()?;
@@ -305,7 +320,12 @@ impl State {
             return;
         }
         tracing::warn!(instance.id = %id, machine = ?presence, "wiping an orphan");
-        if let Err(error) = self.ctx.driver.wipe(id).await {
+        let driver = &self.ctx.driver;
+        let wiped = match driver.wipe(id).await {
+            Ok(_) => driver.forget(id).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = wiped {
             tracing::error!(instance.id = %id, error = failure::chain(&error), "could not wipe an orphan");
         }
     }

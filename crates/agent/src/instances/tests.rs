@@ -389,6 +389,19 @@ async fn a_machine_that_ended_while_nobody_looked_is_wiped_with_a_reason() {
 }
 
 #[tokio::test]
+async fn a_drained_node_has_no_machine_and_keeps_the_receipts() {
+    let mut node = Node::new().await;
+    node.boot(&["x"]).await;
+    node.restart().await;
+    assert_eq!(timeout(Duration::from_secs(20), node.registry.drain()).await.unwrap(), 1);
+    assert_eq!(node.driver.list().await.unwrap(), []);
+    assert_eq!(timeout(Duration::from_secs(20), node.registry.drain()).await.unwrap(), 0, "a second time there is nothing to do");
+    node.restart().await;
+    let view = until(&node.registry.find("i-1").unwrap(), |view| view.receipt.is_some()).await;
+    assert_eq!(receipt_of(&view).reason, "stopped");
+}
+
+#[tokio::test]
 async fn an_interrupted_launch_is_ended_and_not_begun_again() {
     let mut node = Node::new().await;
     let workload = node.workload(&["x"]);

@@ -13,6 +13,7 @@ use rustix::{
     fs::{FallocateFlags, SeekFrom},
     mount::{MountFlags, UnmountFlags},
 };
+use serde::{Deserialize, Serialize};
 
 use super::layout::Places;
 use crate::{DriverError, error::Context};
@@ -57,9 +58,10 @@ pub(crate) fn create_ram(places: &Places, bytes: u64, user: u32) -> Result<(), D
     std::os::unix::fs::fchown(&file, Some(user), Some(user)).context("give guest memory to the VMM", &path)
 }
 
-/// What became of a wiped memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Wiped {
+/// What was found when a guest's memory was overwritten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Overwritten {
     /// Size of the file.
     pub(crate) bytes: u64,
     /// What the guest had touched, and was overwritten.
@@ -68,30 +70,40 @@ pub(crate) struct Wiped {
     pub(crate) sampled: u64,
     /// Pages among them that were not zero.
     pub(crate) dirty: u64,
-    /// Disk blocks that the file still had after its pages were given back.
-    pub(crate) blocks_left: u64,
 }
 
-/// Overwrites what was ever touched with zeros, reads a sample back, gives the pages to the kernel and removes the file.
-/// `None` when there is no such file. The VMM must be gone.
-pub(crate) fn wipe(path: &Path) -> Result<Option<Wiped>, DriverError> {
-    let file = match OpenOptions::new().read(true).write(true).open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).context("open guest memory", path),
-    };
+/// Overwrites what was ever touched with zeros and reads a sample back; the file stays, so that this can be done again. `None`
+/// when there is no such file. The VMM must be gone.
+pub(crate) fn overwrite(path: &Path) -> Result<Option<Overwritten>, DriverError> {
+    let Some(file) = open(path)? else { return Ok(None) };
     let bytes = file.metadata().context("measure guest memory", path)?.len();
     let extents = extents(&file, bytes).context("find the touched pages of", path)?;
     let touched = extents.iter().map(|(_, length)| length).sum();
-    overwrite(&file, &extents).context("overwrite", path)?;
+    write_zeros(&file, &extents).context("overwrite", path)?;
     let (sampled, dirty) = sample(&file, &extents, touched).context("read back", path)?;
+    Ok(Some(Overwritten { bytes, touched, sampled, dirty }))
+}
+
+/// Gives the pages to the kernel and removes the file; the number of disk blocks that it still had then. One that is gone has
+/// none.
+pub(crate) fn release(path: &Path) -> Result<u64, DriverError> {
+    let Some(file) = open(path)? else { return Ok(0) };
+    let bytes = file.metadata().context("measure guest memory", path)?.len();
     if bytes > 0 {
         rustix::fs::fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, bytes)
             .context("release the pages of", path)?;
     }
     let blocks_left = file.metadata().context("measure guest memory", path)?.blocks();
     fs::remove_file(path).context("remove", path)?;
-    Ok(Some(Wiped { bytes, touched, sampled, dirty, blocks_left }))
+    Ok(blocks_left)
+}
+
+fn open(path: &Path) -> Result<Option<File>, DriverError> {
+    match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).context("open guest memory", path),
+    }
 }
 
 /// Offset and length of what holds data; the rest are holes, which read as zeros because they have no page.
@@ -117,7 +129,7 @@ fn extents(file: &File, bytes: u64) -> io::Result<Vec<(u64, u64)>> {
 }
 
 /// Writing is bound by one core's speed, so that several do it.
-fn overwrite(file: &File, extents: &[(u64, u64)]) -> io::Result<()> {
+fn write_zeros(file: &File, extents: &[(u64, u64)]) -> io::Result<()> {
     in_threads(extents.len(), |index| {
         let (offset, length) = extents[index];
         let zeros = &ZEROS[..];
@@ -218,15 +230,17 @@ mod tests {
         file.set_len(64 << 20).unwrap();
         file.write_all_at(&[7; 3 * 4096], 10 << 20).unwrap();
         let keep = File::open(&path).unwrap();
-        let wiped = wipe(&path).unwrap().unwrap();
-        assert_eq!((wiped.bytes, wiped.dirty, wiped.blocks_left), (64 << 20, 0, 0));
+        let wiped = overwrite(&path).unwrap().unwrap();
+        assert_eq!(overwrite(&path).unwrap(), Some(wiped), "it can be done again");
+        assert_eq!((wiped.bytes, wiped.dirty), (64 << 20, 0));
         assert!(wiped.touched >= 3 * 4096 && wiped.touched < 1 << 20, "{wiped:?}");
         assert_eq!(wiped.sampled, wiped.touched / 4096);
+        assert_eq!(release(&path).unwrap(), 0);
         let mut byte = [1];
         keep.read_exact_at(&mut byte, 10 << 20).unwrap();
         assert_eq!(byte, [0]);
         assert!(!path.exists());
-        assert_eq!(wipe(&path).unwrap(), None);
+        assert_eq!((overwrite(&path).unwrap(), release(&path).unwrap()), (None, 0));
     }
 
     #[test]

@@ -256,6 +256,11 @@ impl Driver for QemuDriver {
         self.locked(&id.clone(), move |host| wipe::wipe(host, &id)).await
     }
 
+    async fn forget(&self, id: &InstanceId) -> Result<(), DriverError> {
+        let id = id.clone();
+        self.locked(&id.clone(), move |host| wipe::forget(host, &id)).await
+    }
+
     async fn list(&self) -> Result<Vec<(InstanceId, Presence)>, DriverError> {
         self.blocking(|host| {
             let found = instances(host).into_iter().map(|id| {
@@ -278,11 +283,12 @@ fn begin(host: &Host, plan: &Plan) -> Result<vtpm::Session, DriverError> {
         return Err(DriverError::Unsupported { what: format!("preparing instance {} again", plan.id), reason });
     }
     wipe::wipe(host, &plan.id)?;
+    wipe::forget(host, &plan.id)?;
     machine::prepare(host, plan).or_else(|error| undo(host, &plan.id, error))
 }
 
 fn undo<T>(host: &Host, id: &InstanceId, error: DriverError) -> Result<T, DriverError> {
-    if let Err(second) = wipe::wipe(host, id) {
+    if let Err(second) = wipe::wipe(host, id).and_then(|_| wipe::forget(host, id)) {
         tracing::error!(instance.id = %id, error = %machine::chain(&second), "cleaning up a failed preparation failed as well");
     }
     Err(error)

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{cgroup::Group, layout::Places};
+use super::{cgroup::Group, layout::Places, memory::Overwritten};
 use crate::{DriverError, WipedItem, error::Context};
 
 /// The record of one instance.
@@ -29,8 +29,11 @@ pub(crate) struct Record {
     pub(crate) serials: Vec<String>,
     /// How far it came.
     pub(crate) stage: Stage,
-    /// What a wipe that was cut short has done already.
+    /// What the wipe has done already.
     pub(crate) wiped: BTreeMap<String, WipedNote>,
+    /// What was found when guest memory was overwritten.
+    #[serde(default)]
+    pub(crate) overwritten: Option<Overwritten>,
 }
 
 /// How far an instance came.
@@ -86,7 +89,8 @@ impl WipedNote {
 impl Record {
     /// Of an instance that is about to be made.
     pub(crate) fn new(slot: Option<u32>, group: Group, serials: Vec<String>) -> Self {
-        Self { version: VERSION, boot: boot_id(), slot, group, serials, stage: Stage::Preparing, wiped: BTreeMap::new() }
+        let (stage, wiped) = (Stage::Preparing, BTreeMap::new());
+        Self { version: VERSION, boot: boot_id(), slot, group, serials, stage, wiped, overwritten: None }
     }
 
     /// Reads it; `None` where there is none. An unreadable one is an error of its own kind, so that a wipe can go on.

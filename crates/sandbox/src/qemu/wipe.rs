@@ -1,8 +1,11 @@
 //! Ending, wiping and removing an instance, from disk state alone.
 //!
 //! Order: every process ends; guest memory is overwritten, read back and released; vTPM state is overwritten and removed; the
-//! scratch disk, whose key died with guest memory, is discarded and removed; mounts and directories go; the cgroup goes; the
-//! record, which lists what was done, goes last.
+//! scratch disk, whose key died with guest memory, is discarded and removed; mounts and directories go; the cgroup goes.
+//!
+//! The record, which lists what was done, stays until it is forgotten: whoever asked for the wipe may die before he has written
+//! down the answer, and then asks again. For the same reason guest memory is removed only once the record says what was read
+//! back from it: a wipe that was cut short anywhere ends, when repeated, with all the evidence that an uncut one has.
 
 use std::{
     fs::{self, File},
@@ -33,19 +36,31 @@ pub(crate) fn wipe(host: &Host, id: &InstanceId) -> Result<WipeEvidence, DriverE
     machine::kill(host, &record)?;
     record.group.kill()?;
     host.children.reap();
+    let repeated = record.stage == Stage::Wiping;
     record.stage = Stage::Wiping;
-    let mut wipe = Wipe { places: &places, record: &mut record, evidence: WipeEvidence::default() };
-    wipe.note_stage()?;
-    wipe.item("guest-ram", guest_ram)?;
-    wipe.item("vtpm", vtpm_state)?;
-    wipe.item("scratch", scratch)?;
-    wipe.item("jail", jail)?;
-    wipe.item("cgroup", cgroup)?;
+    let mut wipe = Wipe { places: &places, record: &mut record, repeated, evidence: WipeEvidence::default() };
+    wipe.note()?;
+    for (name, step) in STEPS {
+        wipe.item(name, step)?;
+    }
     let evidence = wipe.evidence;
-    remove_directory(&places.state)?;
+    remove_all_but_record(&places)?;
     host.children.reap();
     Ok(evidence)
 }
+
+/// Removes the record of a finished wipe; an instance that is not wiped keeps everything.
+pub(crate) fn forget(host: &Host, id: &InstanceId) -> Result<(), DriverError> {
+    let places = host.layout.places(id);
+    match Record::load(&places)? {
+        Some(record) if STEPS.iter().all(|(name, _)| record.wiped.contains_key(*name)) => remove_directory(&places.state),
+        _ => Ok(()),
+    }
+}
+
+/// All steps, in order.
+const STEPS: [(&str, Step); 5] =
+    [("guest-ram", guest_ram), ("vtpm", vtpm_state), ("scratch", scratch), ("jail", jail), ("cgroup", cgroup)];
 
 /// Without a readable record everything is where the configuration says, and only the users are not known.
 fn record_of(host: &Host, id: &InstanceId, places: &Places) -> Result<Record, DriverError> {
@@ -70,19 +85,19 @@ fn anything_left(places: &Places, record: &Record) -> bool {
 fn nothing() -> WipeEvidence {
     let mut evidence = WipeEvidence::default();
     let item = never_existed("no trace of the instance on this host");
-    for name in ["guest-ram", "vtpm", "scratch", "jail", "cgroup"] {
-        evidence.items.insert(name, item.clone());
-    }
+    evidence.items.extend(STEPS.map(|(name, _)| (name, item.clone())));
     evidence
 }
 
 struct Wipe<'a> {
     places: &'a Places,
     record: &'a mut Record,
+    /// An earlier wipe was cut short: what is gone without a note was removed by it.
+    repeated: bool,
     evidence: WipeEvidence,
 }
 
-type Step = fn(&Places, &Record) -> Result<WipedItem, DriverError>;
+type Step = fn(&mut Wipe<'_>) -> Result<WipedItem, DriverError>;
 
 impl Wipe<'_> {
     /// Does one step, unless a wipe that was cut short has done it, and writes down that it is done.
@@ -92,10 +107,10 @@ impl Wipe<'_> {
             Some(item) => item,
             None => {
                 let begin = Instant::now();
-                let mut item = step(self.places, self.record)?;
+                let mut item = step(self)?;
                 item.duration_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
                 self.record.wiped.insert(name.to_owned(), WipedNote::from(&item));
-                self.note_stage()?;
+                self.note()?;
                 item
             }
         };
@@ -103,70 +118,75 @@ impl Wipe<'_> {
         Ok(())
     }
 
-    fn note_stage(&self) -> Result<(), DriverError> {
+    fn note(&self) -> Result<(), DriverError> {
         if !self.places.state.exists() {
             fs::create_dir_all(&self.places.state).context("create", &self.places.state)?;
         }
         self.record.save(self.places)
     }
+
+    /// What is to be said of something that is not there.
+    fn absent(&self, detail: &str) -> WipedItem {
+        match self.repeated {
+            true => removed(true, "gone when a wipe that had been cut short was repeated"),
+            false => never_existed(detail),
+        }
+    }
 }
 
-fn guest_ram(places: &Places, record: &Record) -> Result<WipedItem, DriverError> {
-    if let Some(wiped) = memory::wipe(&places.ram())? {
-        let verified = wiped.dirty == 0 && wiped.blocks_left == 0 && !places.ram().exists();
+fn guest_ram(wipe: &mut Wipe<'_>) -> Result<WipedItem, DriverError> {
+    let path = wipe.places.ram();
+    if wipe.record.overwritten.is_none() {
+        wipe.record.overwritten = memory::overwrite(&path)?;
+        wipe.note()?;
+    }
+    if let Some(found) = wipe.record.overwritten {
+        let blocks_left = memory::release(&path)?;
         return Ok(WipedItem {
             method: "overwritten",
-            verified,
+            verified: found.dirty == 0 && blocks_left == 0 && !path.exists(),
             detail: format!(
                 "{} of {} MiB were touched by the guest and overwritten with zeros; {} pages read back, {} not zero; \
-                 {} blocks left after release",
-                wiped.touched >> 20,
-                wiped.bytes >> 20,
-                wiped.sampled,
-                wiped.dirty,
-                wiped.blocks_left
+                 {blocks_left} blocks left after release",
+                found.touched >> 20,
+                found.bytes >> 20,
+                found.sampled,
+                found.dirty,
             ),
-            bytes: wiped.touched,
+            bytes: found.touched,
             duration_ms: 0,
         });
     }
-    if record.host_restarted() {
-        return Ok(WipedItem {
-            method: "released-by-kernel",
-            verified: false,
-            detail: "the host has started anew since".to_owned(),
-            bytes: 0,
-            duration_ms: 0,
-        });
+    if wipe.record.host_restarted() {
+        return Ok(released("the host has started anew since"));
     }
     Ok(never_existed("no guest memory was made"))
 }
 
-fn vtpm_state(places: &Places, record: &Record) -> Result<WipedItem, DriverError> {
-    match vtpm::wipe(places)? {
+fn vtpm_state(wipe: &mut Wipe<'_>) -> Result<WipedItem, DriverError> {
+    match vtpm::wipe(wipe.places)? {
         Some((files, bytes)) => Ok(WipedItem {
             method: "overwritten",
-            verified: !places.vtpm().exists(),
+            verified: !wipe.places.vtpm().exists(),
             detail: format!("{files} state files overwritten and removed; the directory is gone"),
             bytes,
             duration_ms: 0,
         }),
-        None if record.host_restarted() => Ok(WipedItem {
-            method: "released-by-kernel",
-            verified: false,
-            detail: "the host has started anew since; the state was in memory only".to_owned(),
-            bytes: 0,
-            duration_ms: 0,
-        }),
-        None => Ok(never_existed("no vTPM was made")),
+        None if wipe.record.host_restarted() => Ok(released("the host has started anew since; the state was in memory only")),
+        None => Ok(wipe.absent("no vTPM was made")),
     }
 }
 
-fn scratch(places: &Places, record: &Record) -> Result<WipedItem, DriverError> {
-    let path = places.scratch();
+fn scratch(wipe: &mut Wipe<'_>) -> Result<WipedItem, DriverError> {
+    let path = wipe.places.scratch();
+    let ram = wipe.record.wiped.get("guest-ram").and_then(WipedNote::item);
+    let key_dead = ram.is_some_and(|ram| ram.verified || ram.method == "released-by-kernel");
     let file = match File::options().write(true).open(&path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(never_existed("no scratch disk was made")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let absent = wipe.absent("no scratch disk was made");
+            return Ok(WipedItem { verified: absent.verified && (key_dead || !wipe.repeated), ..absent });
+        }
         Err(error) => return Err(error).context("open", &path),
     };
     let metadata = file.metadata().context("measure", &path)?;
@@ -176,11 +196,6 @@ fn scratch(places: &Places, record: &Record) -> Result<WipedItem, DriverError> {
     let discarded = rustix::fs::fallocate(&file, discard, 0, metadata.len().max(1)).is_ok();
     fs::remove_file(&path).context("remove", &path)?;
     sync_directory(&path).context("remove", &path)?;
-    let key_dead = record
-        .wiped
-        .get("guest-ram")
-        .and_then(WipedNote::item)
-        .is_some_and(|ram| ram.verified || ram.method == "released-by-kernel");
     Ok(WipedItem {
         method: "crypto-erased",
         verified: key_dead && !path.exists(),
@@ -194,25 +209,39 @@ fn scratch(places: &Places, record: &Record) -> Result<WipedItem, DriverError> {
     })
 }
 
-fn jail(places: &Places, _: &Record) -> Result<WipedItem, DriverError> {
+fn jail(wipe: &mut Wipe<'_>) -> Result<WipedItem, DriverError> {
+    let places = wipe.places;
     let existed = places.run.exists() || places.memory.exists();
     memory::unmount(places)?;
     remove_directory(&places.memory)?;
     remove_directory(&places.run)?;
     if !existed {
-        return Ok(never_existed("no jail was made"));
+        return Ok(wipe.absent("no jail was made"));
     }
     let gone = !places.run.exists() && !places.memory.exists() && !memory::is_mounted(&places.memory);
     Ok(removed(gone, "mounts, sockets and directories are gone"))
 }
 
-fn cgroup(_: &Places, record: &Record) -> Result<WipedItem, DriverError> {
-    if !record.group.exists() {
-        return Ok(never_existed("no cgroup was made"));
+fn cgroup(wipe: &mut Wipe<'_>) -> Result<WipedItem, DriverError> {
+    let group = &wipe.record.group;
+    if !group.exists() {
+        return Ok(wipe.absent("no cgroup was made"));
     }
-    record.group.kill()?;
-    record.group.remove()?;
-    Ok(removed(!record.group.exists(), "no process was left; the groups are gone"))
+    group.kill()?;
+    group.remove()?;
+    Ok(removed(!group.exists(), "no process was left; the groups are gone"))
+}
+
+/// Console, exit status, logs: the record alone says what was wiped.
+fn remove_all_but_record(places: &Places) -> Result<(), DriverError> {
+    let record = places.record();
+    for entry in fs::read_dir(&places.state).context("read", &places.state)? {
+        let path = entry.context("read", &places.state)?.path();
+        if path != record {
+            fs::remove_file(&path).context("remove", &path)?;
+        }
+    }
+    Ok(())
 }
 
 fn remove_directory(path: &Path) -> Result<(), DriverError> {
@@ -224,6 +253,10 @@ fn remove_directory(path: &Path) -> Result<(), DriverError> {
 
 fn removed(verified: bool, detail: &str) -> WipedItem {
     WipedItem { method: "removed", verified, detail: detail.to_owned(), bytes: 0, duration_ms: 0 }
+}
+
+fn released(detail: &str) -> WipedItem {
+    WipedItem { method: "released-by-kernel", verified: false, detail: detail.to_owned(), bytes: 0, duration_ms: 0 }
 }
 
 fn never_existed(detail: &str) -> WipedItem {

@@ -38,6 +38,7 @@ impl Subject {
     async fn wiped(&self, id: &InstanceId) -> WipeEvidence {
         let evidence = self.driver.wipe(id).await.unwrap();
         assert!(evidence.items.values().all(|item| item.verified), "{evidence:?}");
+        self.driver.forget(id).await.unwrap();
         assert!(self.driver.list().await.unwrap().iter().all(|(found, _)| found != id));
         evidence
     }
@@ -119,13 +120,22 @@ pub(crate) async fn runs_talks_and_is_wiped(subject: &Subject) {
     (subject.nothing_left)();
 }
 
-pub(crate) async fn a_second_wipe_finds_nothing(subject: &Subject) {
+pub(crate) async fn a_second_wipe_says_the_same_until_it_is_forgotten(subject: &Subject) {
     let plan = subject.new_plan();
     subject.driver.prepare(&plan, &Startup).await.unwrap();
+    subject.driver.forget(&plan.id).await.unwrap();
+    let words = |evidence: &WipeEvidence| -> Vec<_> {
+        evidence.items.iter().map(|(name, item)| (*name, item.method, item.verified, item.detail.clone())).collect()
+    };
+    let first = subject.driver.wipe(&plan.id).await.unwrap();
+    assert_eq!(first.items["guest-ram"].method, "overwritten", "what is not wiped cannot be forgotten");
+    assert_eq!(subject.driver.list().await.unwrap(), [(plan.id.clone(), Presence::Remains)]);
+    assert_eq!(words(&subject.driver.wipe(&plan.id).await.unwrap()), words(&first));
+    assert!(subject.driver.start(&plan).await.is_err(), "what is wiped does not run");
     subject.wiped(&plan.id).await;
-    let second = subject.wiped(&plan.id).await;
-    assert_eq!(second.items.len(), 5);
-    assert!(second.items.values().all(|item| item.method == "never-existed" && item.bytes == 0), "{second:?}");
+    let after = subject.wiped(&plan.id).await;
+    assert_eq!(after.items.len(), 5);
+    assert!(after.items.values().all(|item| item.method == "never-existed" && item.bytes == 0), "{after:?}");
     (subject.nothing_left)();
 }
 
@@ -192,6 +202,7 @@ pub(crate) async fn dropped_futures_leave_what_wipe_cleans(subject: &Subject) {
         };
         dropped_after(polls, whole).await;
         subject.driver.wipe(&plan.id).await.unwrap();
+        subject.driver.forget(&plan.id).await.unwrap();
         assert_eq!(subject.driver.list().await.unwrap(), []);
         (subject.nothing_left)();
     }

@@ -98,7 +98,7 @@ macro_rules! conforms {
 
 conforms!(
     runs_talks_and_is_wiped,
-    a_second_wipe_finds_nothing,
+    a_second_wipe_says_the_same_until_it_is_forgotten,
     tells_what_the_guest_complained_of,
     kill_ends_a_machine_and_its_waiter,
     wipe_ends_a_running_machine,

@@ -175,6 +175,7 @@ impl Bench {
     async fn end(&self, plan: &Plan) {
         let evidence = self.subject.driver.wipe(&plan.id).await.unwrap();
         assert!(evidence.items.values().all(|item| item.verified), "{evidence:?}");
+        self.subject.driver.forget(&plan.id).await.unwrap();
         self.places.assert_nothing_left();
     }
 
@@ -200,7 +201,7 @@ macro_rules! conforms {
 
 conforms!(
     runs_talks_and_is_wiped,
-    a_second_wipe_finds_nothing,
+    a_second_wipe_says_the_same_until_it_is_forgotten,
     tells_what_the_guest_complained_of,
     kill_ends_a_machine_and_its_waiter,
     wipe_ends_a_running_machine,
@@ -225,6 +226,7 @@ async fn guest_memory_is_overwritten_and_proven_so() {
     // The descriptor still reaches the very pages that the guest had.
     assert_eq!(count(&ram, &marker), 0);
     assert!(all_zero(&ram));
+    bench.subject.driver.forget(&plan.id).await.unwrap();
     bench.places.assert_nothing_left();
 }
 
@@ -360,6 +362,7 @@ async fn two_machines_share_nothing() {
     users.dedup();
     assert_eq!(users.len(), 4, "a VMM and a vTPM each: {users:?}");
     bench.subject.driver.wipe(&one.id).await.unwrap();
+    bench.subject.driver.forget(&one.id).await.unwrap();
     assert_eq!(second.ask("echo still").await, "still");
     bench.end(&other).await;
 }
@@ -457,6 +460,7 @@ async fn a_machine_outlives_its_agent_and_is_adopted() {
     line.tell("off").await;
     assert_eq!(ended(&*driver, &id).await.cause, ExitCause::PoweredOff);
     driver.wipe(&id).await.unwrap();
+    driver.forget(&id).await.unwrap();
     (bench.subject.nothing_left)();
 }
 
@@ -472,6 +476,7 @@ async fn an_agent_killed_at_any_moment_leaves_what_the_next_one_wipes() {
         drop(holder);
         let driver = places.driver();
         driver.wipe(&id).await.unwrap();
+        driver.forget(&id).await.unwrap();
         assert_eq!(driver.list().await.unwrap(), []);
         places.assert_nothing_left();
     }

@@ -5,8 +5,14 @@
 #![allow(clippy::unwrap_used, reason = "tests and their helpers")]
 
 mod bad_input;
+mod deaths;
+mod dev_down;
+mod failpoints;
+mod guest_init;
 mod images;
 mod kills;
 mod main_job;
+mod memory;
 mod refusals;
+mod renewal;
 mod support;

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader},
     path::PathBuf,
-    process::Child,
+    process::{Child, Command, ExitStatus},
     sync::mpsc,
     time::{Duration, Instant},
 };
@@ -71,7 +71,12 @@ pub(crate) struct Background {
 
 impl Background {
     pub(crate) fn start(bed: &Bed, args: &[&str]) -> Self {
-        let mut child = bed.start_casemate(args).unwrap();
+        Self::of(bed.casemate_command(args))
+    }
+
+    /// Of a command whose output is piped.
+    pub(crate) fn of(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
         let (sender, lines) = mpsc::channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
@@ -107,6 +112,15 @@ impl Background {
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for its end, which must have been brought about.
+    pub(crate) fn wait(mut self) -> ExitStatus {
+        self.child.wait().unwrap()
     }
 
     /// Waits for its end.

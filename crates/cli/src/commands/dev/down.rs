@@ -1,10 +1,18 @@
 //! `casemate dev down`.
 
-use std::{fs, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 
-use super::{layout::Layout, process::Process};
+use super::{
+    layout::Layout,
+    process::{self, Process},
+};
 use crate::{
     client::Client,
     context::{self, ContextFile},
@@ -19,22 +27,29 @@ const END_LIMIT: Duration = Duration::from_secs(15);
 /// In the order in which they are ended.
 pub(super) const PROCESSES: [&str; 3] = ["agent", "server", "tpm"];
 
-/// Stops instances, then agent, server and TPM. Calling it twice is fine.
+/// Stops instances, then agent, server and TPM. What the agent did not wipe, because it was dead or there was no platform to tell
+/// it to, is wiped by an agent that is started for nothing else. Calling it twice is fine.
 pub(super) async fn run(layout: &Layout, printer: &Printer) -> anyhow::Result<()> {
     if Process::find(layout, "server").is_some() && Process::find(layout, "agent").is_some() {
         match tokio::time::timeout(WIPE_LIMIT, stop_instances(layout, printer)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => printer.failed("instances", &format!("{error:#}")),
-            Err(_) => printer.failed("instances", "not all of them were wiped in time; the agent wipes them at its next start"),
+            Err(_) => printer.failed("instances", "not all of them were wiped in time"),
         }
     }
+    let mut drained = Ok(());
     for name in PROCESSES {
         if let Some(process) = Process::find(layout, name) {
             process.end(END_LIMIT).await.with_context(|| format!("end {name}"))?;
             printer.done("ended", name);
         }
         let _ = fs::remove_file(layout.pid_file(name));
+        if name == "agent" {
+            drained = drain(layout, printer).await;
+        }
     }
+    // Machines that still run have their memory in the folders below.
+    drained?;
     remove_run_folder(layout)?;
     forget_default_context(layout)
 }
@@ -56,6 +71,40 @@ async fn stop_instances(layout: &Layout, printer: &Printer) -> anyhow::Result<()
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// Lets an agent end and wipe what is left of machines; their receipts are sent at the next `up`.
+async fn drain(layout: &Layout, printer: &Printer) -> anyhow::Result<()> {
+    let count = remains(layout).len();
+    if count == 0 {
+        return Ok(());
+    }
+    printer.note("wiping", &format!("{count} machine(s) left by an agent that does not run; starting one that wipes them"));
+    let mut command = Command::new(super::sibling("casemate-agent")?);
+    command.args(["drain", "--config"]).arg(layout.agent_config());
+    let process = Process::spawn(layout, "agent", command)?;
+    let deadline = Instant::now() + WIPE_LIMIT;
+    while process.runs() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    process.end(END_LIMIT).await.context("end the wiping agent")?;
+    let _ = fs::remove_file(layout.pid_file("agent"));
+    let left = remains(layout);
+    let log = layout.logs().join("agent.log");
+    anyhow::ensure!(left.is_empty(), "not wiped: {left:?}; the agent says: {}", process::last_lines(&log));
+    printer.done("wiped", &format!("{count} machine(s); the receipts are sent at the next `casemate dev up`"));
+    Ok(())
+}
+
+/// The instances of which the agent's driver still has anything.
+fn remains(layout: &Layout) -> BTreeSet<String> {
+    let (state, run) = (layout.agent_data().join("machines"), layout.agent_run());
+    [state.join("instances"), run.join("instances"), run.join("ram")]
+        .iter()
+        .filter_map(|folder| fs::read_dir(folder).ok())
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect()
 }
 
 /// The agent's tmpfs of guest memory is below it; the agent unmounts it when nothing is left in it.

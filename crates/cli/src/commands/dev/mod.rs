@@ -18,6 +18,9 @@ use crate::{
     printer::Printer,
 };
 
+use std::path::PathBuf;
+
+use anyhow::Context as _;
 use layout::Layout;
 
 pub(crate) async fn run(globals: &Globals, args: Dev) -> anyhow::Result<Status> {
@@ -35,4 +38,9 @@ pub(crate) async fn run(globals: &Globals, args: Dev) -> anyhow::Result<Status> 
         DevCommand::Status { output } => return status::run(&layout, globals, output),
     }
     Ok(Status::Ok)
+}
+
+/// An executable beside this one.
+fn sibling(name: &str) -> anyhow::Result<PathBuf> {
+    Ok(std::env::current_exe().context("find this executable")?.with_file_name(name))
 }

@@ -94,9 +94,10 @@ impl Parts {
         })
     }
 
+    /// The same holder at every `up`: a tenant sees his earlier instances and their receipts.
     fn token(&self, layout: &Layout, role: &str) -> anyhow::Result<String> {
         let output = Command::new(&self.server)
-            .args(["token", "--role", role, "--config"])
+            .args(["token", "--role", role, "--subject", &format!("{role}-dev"), "--config"])
             .arg(layout.server_config())
             .output()
             .context("ask the server for a token")?;
