@@ -1,9 +1,9 @@
-//! Composite evidence of one confidential VM: processor + GPUs + (where asked for) the node that holds them.
+//! Composite evidence of one confidential VM: processor + GPUs + the node that holds them.
 //!
 //! Encoding: CBOR like [`crate::instance`]. What binds the parts to each other:
 //!
 //! ```text
-//! report data of the processor's evidence = SHA-512(domain, nonce, guest keys, instance)   -> confidential_binding
+//! report data of the processor's evidence = SHA-512(domain, nonce, guest keys, instance, devices) -> confidential_binding
 //! HOST_DATA / MRCONFIGID                  = workload digest
 //! nonce of each GPU's evidence            = SHA-256(domain, processor's evidence)           -> nvidia::nonce_for
 //! leaf under the node's quote             = SHA-256(domain, nonce, processor's, guest keys, GPUs' evidence) -> confidential_leaf
@@ -37,10 +37,22 @@ pub struct ConfidentialEvidence {
     pub guest_keys: Vec<u8>,
     /// The processor's statement about the guest.
     pub cpu: CpuEvidence,
+    /// How many GPUs and switches the guest sees on its buses.
+    pub seen: DevicesSeen,
     /// One entry for each GPU and switch that the guest drives, in the guest's order; at most [`MAX_GPUS`].
     pub gpus: Vec<GpuEvidence>,
-    /// The node's statement about itself; `None` where nobody asks which machine it is.
-    pub node: Option<NodeEvidence>,
+    /// The node's statement about itself.
+    pub node: NodeEvidence,
+}
+
+/// Devices on the guest's buses, as the guest counted them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DevicesSeen {
+    /// GPUs.
+    pub gpus: u32,
+    /// NVSwitches.
+    pub switches: u32,
 }
 
 /// The processor's statement. Which of the two is *expected* is the policy's to say.
@@ -68,6 +80,8 @@ pub enum CpuEvidence {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GpuEvidence {
+    /// It is said to be a switch.
+    pub switch: bool,
     /// SPDM request and response, one after the other, as signed.
     #[serde(with = "serde_blob")]
     pub report: Vec<u8>,
@@ -107,14 +121,16 @@ impl Record for ConfidentialEvidence {
 
 /// Report data of the processor's evidence.
 ///
-/// `SHA-512("casemate/confidential-binding/v1" || nonce || SHA-256(guest keys) || SHA-256(instance id))`. The workload digest
-/// has a field of its own there.
-pub fn confidential_binding(nonce: &[u8; 32], guest_keys: &[u8], instance: &str) -> [u8; 64] {
+/// `SHA-512("casemate/confidential-binding/v1" || nonce || SHA-256(guest keys) || SHA-256(instance id) || GPUs seen || switches
+/// seen)`, the numbers with 32 bits, big-endian. The workload digest has a field of its own there.
+pub fn confidential_binding(nonce: &[u8; 32], guest_keys: &[u8], instance: &str, seen: DevicesSeen) -> [u8; 64] {
     let mut hash = Sha512::new();
     hash.update(b"casemate/confidential-binding/v1");
     hash.update(nonce);
     hash.update(Sha256::digest(guest_keys));
     hash.update(Sha256::digest(instance.as_bytes()));
+    hash.update(seen.gpus.to_be_bytes());
+    hash.update(seen.switches.to_be_bytes());
     hash.finalize().into()
 }
 
@@ -138,16 +154,23 @@ pub fn confidential_leaf(evidence: &ConfidentialEvidence) -> Sha256Digest {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
+    const SEEN: DevicesSeen = DevicesSeen { gpus: 1, switches: 0 };
+
     fn evidence() -> ConfidentialEvidence {
+        let quote = QuoteBundle { attest: vec![5], signature: vec![6], ak_public: vec![7], pcrs: BTreeMap::new() };
+        let batch = merkle::InclusionPath { index: 0, count: 1, siblings: Vec::new() };
         ConfidentialEvidence {
             version: 1,
             nonce: [1; 32],
             guest_keys: vec![2; 8],
             cpu: CpuEvidence::Tdx { quote: vec![3; 16], event_log: Vec::new() },
-            gpus: vec![GpuEvidence { report: vec![4; 8], chain: "PEM".to_owned() }],
-            node: None,
+            seen: SEEN,
+            gpus: vec![GpuEvidence { switch: false, report: vec![4; 8], chain: "PEM".to_owned() }],
+            node: NodeEvidence { quote, event_log: Vec::new(), batch },
         }
     }
 
@@ -176,9 +199,11 @@ mod tests {
 
     #[test]
     fn the_binding_depends_on_each_part() {
-        let binding = confidential_binding(&[1; 32], b"keys", "instance");
-        assert_ne!(confidential_binding(&[2; 32], b"keys", "instance"), binding);
-        assert_ne!(confidential_binding(&[1; 32], b"kezs", "instance"), binding);
-        assert_ne!(confidential_binding(&[1; 32], b"keys", "instancf"), binding);
+        let binding = confidential_binding(&[1; 32], b"keys", "instance", SEEN);
+        assert_ne!(confidential_binding(&[2; 32], b"keys", "instance", SEEN), binding);
+        assert_ne!(confidential_binding(&[1; 32], b"kezs", "instance", SEEN), binding);
+        assert_ne!(confidential_binding(&[1; 32], b"keys", "instancf", SEEN), binding);
+        assert_ne!(confidential_binding(&[1; 32], b"keys", "instance", DevicesSeen { gpus: 2, ..SEEN }), binding);
+        assert_ne!(confidential_binding(&[1; 32], b"keys", "instance", DevicesSeen { switches: 1, ..SEEN }), binding);
     }
 }
