@@ -153,6 +153,8 @@ impl PlatformInfo {
     pub const CIPHERTEXT_HIDING_DRAM_EN: Self = Self(1 << 4);
     /// Bit 5: since the last reset, memory was found to have no aliased addresses (the answer to CVE-2024-21944).
     pub const ALIAS_CHECK_COMPLETE: Self = Self(1 << 5);
+    /// Bit 6: writes by devices through the IOMMU are safe. Only later revisions than 1.58 name it; Turin firmware sets it.
+    pub const IOMMU_WRITE_SAFE: Self = Self(1 << 6);
     /// Bit 7: trusted I/O is on.
     pub const TIO_EN: Self = Self(1 << 7);
 
@@ -163,6 +165,6 @@ impl PlatformInfo {
 
     /// Bits without a known meaning that are set.
     pub const fn unknown(self) -> u64 {
-        self.0 & !0b1011_1111
+        self.0 >> 8 << 8
     }
 }

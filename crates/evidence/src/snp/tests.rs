@@ -120,8 +120,8 @@ fn policy_and_platform_bits_without_meaning_are_seen() {
     assert_eq!((policy.abi(), policy.unknown()), ((0x1f, 0x37), 0));
     assert!(policy.has(GuestPolicy::DEBUG) && !GuestPolicy(0x30000).has(GuestPolicy::DEBUG));
     assert_eq!(GuestPolicy(1 << 26).unknown(), 1 << 26);
-    assert_eq!(PlatformInfo(0xbf).unknown(), 0);
-    assert_eq!(PlatformInfo(0x1_0040).unknown(), 0x1_0040);
+    assert_eq!(PlatformInfo(0xff).unknown(), 0);
+    assert_eq!(PlatformInfo(0x8001_0140).unknown(), 0x8001_0100);
 }
 
 proptest! {

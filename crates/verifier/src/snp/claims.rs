@@ -118,6 +118,8 @@ pub struct PlatformClaims {
     pub ciphertext_hiding: bool,
     /// Memory was looked through for aliases.
     pub alias_check_complete: bool,
+    /// Writes by devices are safe.
+    pub iommu_write_safe: bool,
     /// Trusted I/O is on.
     pub tio: bool,
 }
@@ -222,6 +224,7 @@ impl PlatformClaims {
             rapl_disabled: info.has(PlatformInfo::RAPL_DIS),
             ciphertext_hiding: info.has(PlatformInfo::CIPHERTEXT_HIDING_DRAM_EN),
             alias_check_complete: info.has(PlatformInfo::ALIAS_CHECK_COMPLETE),
+            iommu_write_safe: info.has(PlatformInfo::IOMMU_WRITE_SAFE),
             tio: info.has(PlatformInfo::TIO_EN),
         }
     }

@@ -192,6 +192,8 @@ pub struct PlatformRule {
     pub rapl_disabled: BitRule,
     /// Ciphertext is hidden.
     pub ciphertext_hiding: BitRule,
+    /// Writes by devices are safe; only Turin says so.
+    pub iommu_write_safe: BitRule,
     /// Trusted I/O is on.
     pub tio: BitRule,
     /// Accept platforms that did not look for aliased memory, or whose firmware is too old to say so (CVE-2024-21944).
@@ -208,6 +210,7 @@ impl PlatformRule {
             ecc: BitRule::Either,
             rapl_disabled: BitRule::Either,
             ciphertext_hiding: BitRule::Either,
+            iommu_write_safe: BitRule::Either,
             tio: BitRule::Either,
             danger_without_alias_check: false,
         }

@@ -174,6 +174,7 @@ pub(super) fn platform_info(info: PlatformInfo, rule: &PlatformRule) -> Result<F
         ("ECC_EN", PlatformInfo::ECC_EN, rule.ecc),
         ("RAPL_DIS", PlatformInfo::RAPL_DIS, rule.rapl_disabled),
         ("CIPHERTEXT_HIDING_DRAM_EN", PlatformInfo::CIPHERTEXT_HIDING_DRAM_EN, rule.ciphertext_hiding),
+        ("IOMMU_WRITE_SAFE", PlatformInfo::IOMMU_WRITE_SAFE, rule.iommu_write_safe),
         ("TIO_EN", PlatformInfo::TIO_EN, rule.tio),
     ];
     bits.into_iter().try_for_each(|(name, bit, rule)| require_bit(name, info.has(bit), rule))?;

@@ -59,8 +59,22 @@ impl Vector {
         Some(Self { report, chain, policy, identity: Identity::Absent, vmpl: 1, now: UnixTime(1_748_736_000) })
     }
 
+    /// Not in every copy of the folder.
+    fn turin() -> Option<Self> {
+        if !folder()?.join("turin-v5.report.bin").exists() {
+            eprintln!("SKIPPED: no vector snp/turin-v5.report.bin");
+            return None;
+        }
+        let mut policy = SnpPolicy::strict(None, Some(rule(1, 2, 71, [1, 55, 61])));
+        policy.revocation = RevocationRule::DangerWithout;
+        let report = read("turin-v5.report.bin")?;
+        let chain = [vec![read("turin-v5.vcek.der")?], pem("certs/turin_ask.pem")?, pem("certs/turin_ark.pem")?].concat();
+        // 2026-06-01.
+        Some(Self { report, chain, policy, identity: Identity::Absent, vmpl: 0, now: UnixTime(1_780_272_000) })
+    }
+
     fn all() -> Vec<Self> {
-        [Self::genoa(), Self::milan(), Self::vlek()].into_iter().flatten().collect()
+        [Self::genoa(), Self::milan(), Self::vlek(), Self::turin()].into_iter().flatten().collect()
     }
 
     /// What is expected of the guest is what the file has there; each is changed in a test of its own.
@@ -97,14 +111,18 @@ fn signed_identity(report: &[u8], min_guest_svn: u32) -> Identity {
     Identity::Signed { id_key_digest, author_key_digest: None, family_id: id(1), image_id: id(2), min_guest_svn }
 }
 
-fn read(name: &str) -> Option<Vec<u8>> {
+fn folder() -> Option<PathBuf> {
     let default = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vectors");
     let folder = std::env::var_os("CASEMATE_VECTORS").map_or_else(default, PathBuf::from);
     if !folder.is_dir() {
         eprintln!("SKIPPED: no vectors; set CASEMATE_VECTORS to their folder");
         return None;
     }
-    Some(fs::read(folder.join("snp").join(name)).unwrap())
+    Some(folder.join("snp"))
+}
+
+fn read(name: &str) -> Option<Vec<u8>> {
+    Some(fs::read(folder()?.join(name)).unwrap())
 }
 
 fn pem(name: &str) -> Option<Vec<Vec<u8>>> {
@@ -132,6 +150,17 @@ fn a_genoa_report_of_version_3_is_accepted() {
     assert!(claims.platform.alias_check_complete && !claims.revocation_checked && !claims.simulated);
     assert_eq!(verified.chip_id().map(hex::encode), claims.chip_id);
     assert_eq!(hex::encode(&verified.chip_id().unwrap()[..4]), "b1e24a27");
+}
+
+#[test]
+fn a_turin_report_of_version_5_is_accepted() {
+    let Some(vector) = Vector::turin() else { return };
+    let appraised = vector.judge();
+    assert_eq!(failed(&appraised), None);
+    let (claims, verified) = (appraised.claims().unwrap(), appraised.verified().unwrap());
+    assert_eq!((claims.version, claims.generation, claims.launch_mitigations), (5, Some(Generation::Turin), Some(0)));
+    assert_eq!(claims.reported_tcb, Some(Tcb { fmc: 0, bootloader: 1, tee: 0, snp: 2, microcode: 71 }));
+    assert!(claims.platform.iommu_write_safe && verified.chip_id().is_some_and(|chip| chip[8..] == [0; 56]));
 }
 
 #[test]
@@ -216,6 +245,7 @@ fn accepted_reports_with_any_byte_changed_are_refused_by_name() {
             let expected: &[&str] = match at {
                 // Version 2 becomes 3, without a processor.
                 0 if version == 2 => &["snp.generation"],
+                0x1f8..0x208 if version == 5 => &["snp.signature"],
                 0..4 | 0x49..0x50 | 0x18b..0x1a0 | 0x1eb | 0x1ef | 0x1f8..0x2a0 | 0x330.. => &["snp.format"],
                 0x188..0x18b if version == 2 => &["snp.format"],
                 0x188 => &["snp.generation"],

@@ -132,20 +132,21 @@ fn bits_of_the_guest_policy_follow_the_rule() {
 fn the_platforms_state_follows_the_rule() {
     let alias = PlatformInfo::ALIAS_CHECK_COMPLETE.0;
     refused("snp.platform-info", "ALIAS_CHECK_COMPLETE must be set", |case| case.report.platform_info.0 &= !alias);
-    refused("snp.platform-info", "the bits 0x40", |case| case.report.platform_info.0 |= 1 << 6);
     refused("snp.platform-info", "the bits 0x100", |case| case.report.platform_info.0 |= 1 << 8);
+    refused("snp.platform-info", "the bits 0x8000000000000000", |case| case.report.platform_info.0 |= 1 << 63);
     let claims = accepted(Case::new(Generation::Genoa), |case| {
         case.report.platform_info.0 &= !alias;
         case.policy.platform.danger_without_alias_check = true;
     });
     assert!(!claims.platform.alias_check_complete && claims.warnings.iter().any(|warning| warning.contains("aliased")));
     type Rule = fn(&mut PlatformRule) -> &mut BitRule;
-    let rules: [(&str, PlatformInfo, Rule); 6] = [
+    let rules: [(&str, PlatformInfo, Rule); 7] = [
         ("SMT_EN", PlatformInfo::SMT_EN, |rule| &mut rule.smt),
         ("TSME_EN", PlatformInfo::TSME_EN, |rule| &mut rule.tsme),
         ("ECC_EN", PlatformInfo::ECC_EN, |rule| &mut rule.ecc),
         ("RAPL_DIS", PlatformInfo::RAPL_DIS, |rule| &mut rule.rapl_disabled),
         ("CIPHERTEXT_HIDING_DRAM_EN", PlatformInfo::CIPHERTEXT_HIDING_DRAM_EN, |rule| &mut rule.ciphertext_hiding),
+        ("IOMMU_WRITE_SAFE", PlatformInfo::IOMMU_WRITE_SAFE, |rule| &mut rule.iommu_write_safe),
         ("TIO_EN", PlatformInfo::TIO_EN, |rule| &mut rule.tio),
     ];
     for (name, bit, field) in rules {
