@@ -7,7 +7,7 @@ use casemate_evidence::tdx::{Body, Quote, QuoteError, TdReport};
 use super::{
     Collateral, Endorsements, Expectation, PlatformClaims, TDX_CHECKS, TcbClaims, TcbStatus, TdxClaims, TdxPolicy,
     VerifiedCollateral, VerifiedPlatform, VerifiedTdx,
-    collateral::{CollateralError, SignedError, Unverified},
+    collateral::{CollateralError, SignedError, Signer, Unverified},
     documents::{QeIdentity, TcbInfo},
     domain, enclave,
     extension::SgxExtension,
@@ -102,8 +102,9 @@ impl<'a> Appraisal<'a> {
     ) -> Result<(Arc<Lists>, Arc<TcbInfo>, Arc<QeIdentity>), Stop> {
         let (policy, now) = (self.inputs.policy, self.inputs.now);
         let lists = self.ledger.enter(CheckName::TdxRevocation, source.lists(platform, now))?;
-        let info = self.ledger.enter(CheckName::TdxTcbInfo, source.tcb_info(platform, policy, now))?;
-        let identity = self.ledger.enter(CheckName::TdxQeIdentity, source.qe_identity(platform, policy, now))?;
+        let (info, signer) = self.ledger.enter(CheckName::TdxTcbInfo, source.tcb_info(platform, policy, now))?;
+        let identity = source.qe_identity(platform, signer.as_ref(), policy, now);
+        let identity = self.ledger.enter(CheckName::TdxQeIdentity, identity)?;
         Ok((lists, info, identity))
     }
 
@@ -157,10 +158,13 @@ impl<'a> Source<'a> {
         platform: &VerifiedPlatform,
         policy: &TdxPolicy,
         now: UnixTime,
-    ) -> Result<Finding<Arc<TcbInfo>>, SignedError> {
-        let info = match self {
-            Self::Fresh(unverified) => unverified.tcb_info.verify(platform, now)?,
-            Self::Kept(kept) => Arc::clone(&kept.tcb_info),
+    ) -> Result<Finding<(Arc<TcbInfo>, Option<Signer>)>, SignedError> {
+        let (info, signer) = match self {
+            Self::Fresh(unverified) => {
+                let (info, signer) = unverified.tcb_info.verify(platform, None, now)?;
+                (info, Some(signer))
+            }
+            Self::Kept(kept) => (Arc::clone(&kept.tcb_info), None),
         };
         require_form("TDX", TCB_INFO_VERSION, &info.id, info.version)?;
         if info.tcb_type != 0 {
@@ -171,17 +175,18 @@ impl<'a> Source<'a> {
         require_same("PCE id", &extension.pce_id, &info.pce_id.0)?;
         require_evaluation(info.tcb_evaluation_data_number, policy)?;
         let (number, end) = (info.tcb_evaluation_data_number, info.next_update.0);
-        Ok(Finding::new(info, format!("evaluation {number}, until {end}")))
+        Ok(Finding::new((info, signer), format!("evaluation {number}, until {end}")))
     }
 
     fn qe_identity(
         &self,
         platform: &VerifiedPlatform,
+        signer: Option<&Signer>,
         policy: &TdxPolicy,
         now: UnixTime,
     ) -> Result<Finding<Arc<QeIdentity>>, SignedError> {
         let identity = match self {
-            Self::Fresh(unverified) => unverified.qe_identity.verify(platform, now)?,
+            Self::Fresh(unverified) => unverified.qe_identity.verify(platform, signer, now)?.0,
             Self::Kept(kept) => Arc::clone(&kept.qe_identity),
         };
         require_form("TD_QE", QE_IDENTITY_VERSION, &identity.id, identity.version)?;
