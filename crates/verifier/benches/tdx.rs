@@ -17,6 +17,7 @@ use p256::{
     ecdsa::{Signature, VerifyingKey, signature::Verifier as _},
     pkcs8::DecodePublicKey as _,
 };
+use rcgen::PublicKeyData as _;
 use sha2::{Digest as _, Sha256};
 use tdx_world::{Case, keys, sign};
 
