@@ -121,7 +121,7 @@ pub enum CheckName {
     TdxMrtd,
     /// The event log replays to the run-time measurements, and they are expected ones.
     TdxRtmr,
-    /// MRCONFIGID is the workload digest.
+    /// MRCONFIGID is the workload digest; owner and service domain are the expected ones.
     TdxConfigId,
     /// REPORTDATA binds nonce and guest keys.
     TdxReportData,

@@ -25,8 +25,6 @@ mod revocation;
 mod stages;
 mod status;
 mod tcb;
-#[cfg(test)]
-mod tests;
 mod window;
 
 use std::sync::Arc;

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use p256::ecdsa::{Signature, VerifyingKey, signature::Verifier as _};
-use p256::pkcs8::DecodePublicKey as _;
+use p256::{
+    ecdsa::{Signature, VerifyingKey, signature::Verifier as _},
+    pkcs8::DecodePublicKey as _,
+};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
@@ -58,6 +60,13 @@ pub(super) struct Signed<T> {
     signature: Signature,
     pub(super) issuers: Vec<Certificate>,
     content: Arc<T>,
+}
+
+/// A TCB signing certificate that was verified.
+#[derive(Debug, Clone)]
+pub(super) struct Signer {
+    der: Vec<u8>,
+    key: VerifyingKey,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -143,23 +152,35 @@ impl<T: DeserializeOwned + Document> Signed<T> {
         Ok(Self { text, signature, issuers, content: Arc::new(content) })
     }
 
-    /// The content, signed under the root of `platform`, and current.
-    pub(super) fn verify(&self, platform: &VerifiedPlatform, now: UnixTime) -> Result<Arc<T>, SignedError> {
+    /// The content, signed under the root of `platform`, and current. `known` is a signer that was verified in this appraisal.
+    pub(super) fn verify(
+        &self,
+        platform: &VerifiedPlatform,
+        known: Option<&Signer>,
+        now: UnixTime,
+    ) -> Result<(Arc<T>, Signer), SignedError> {
+        let signer = self.signer(platform, known, now)?;
+        signer.key.verify(self.text.as_bytes(), &self.signature).map_err(|_| SignedError::Signature)?;
+        self.content.window().require(now)?;
+        Ok((Arc::clone(&self.content), signer))
+    }
+
+    fn signer(&self, platform: &VerifiedPlatform, known: Option<&Signer>, now: UnixTime) -> Result<Signer, SignedError> {
         let [signer, root] = &self.issuers[..] else {
             return Err(SignedError::Length(self.issuers.len()));
         };
         if root.der() != platform.root.certificate.der() {
             return Err(SignedError::Root);
         }
+        if let Some(known) = known.filter(|known| known.der == signer.der()) {
+            return Ok(known.clone());
+        }
         if signer.common_name().as_deref() != Some(TCB_SIGNING) {
             return Err(SignedError::Name { seen: signer.subject() });
         }
         let path = verify_path(&[signer.der().to_vec()], std::slice::from_ref(&platform.root), &INTEL, now)?;
         let key = path.leaf.key_der().ok().and_then(|der| VerifyingKey::from_public_key_der(&der).ok());
-        let key = key.ok_or(SignedError::Key)?;
-        key.verify(self.text.as_bytes(), &self.signature).map_err(|_| SignedError::Signature)?;
-        self.content.window().require(now)?;
-        Ok(Arc::clone(&self.content))
+        Ok(Signer { der: signer.der().to_vec(), key: key.ok_or(SignedError::Key)? })
     }
 
     /// When it is valid, and its signer's certificate.

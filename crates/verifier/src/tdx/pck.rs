@@ -31,6 +31,8 @@ pub struct VerifiedPlatform {
 pub(super) enum PckError {
     #[error("read the PCK certificate chain of the quote")]
     Certificates(#[source] CertificateError),
+    #[error("there is other text around the PCK certificates than line ends")]
+    Text,
     #[error("the PCK certificate chain has {0} certificates; expected are PCK certificate, PCK CA and root")]
     Length(usize),
     #[error("the chain ends with \"{subject}\" of fingerprint {fingerprint}, which is not Intel's root")]
@@ -55,6 +57,9 @@ impl VerifiedPlatform {
 
     /// Verifies the chain in a quote: PCK certificate, PCK CA, root.
     pub(super) fn verify(pem: &[u8], policy: &TdxPolicy, now: UnixTime) -> Result<Self, PckError> {
+        if !is_nothing_else(pem) {
+            return Err(PckError::Text);
+        }
         let certificates = certificates(pem).map_err(PckError::Certificates)?;
         let [leaf, intermediate, root]: [Certificate; 3] =
             certificates.try_into().map_err(|found: Vec<_>| PckError::Length(found.len()))?;
@@ -95,8 +100,23 @@ impl VerifiedPlatform {
 
 /// Certificates in PEM form. A text that is not UTF-8 holds none.
 pub(super) fn certificates(pem: &[u8]) -> Result<Vec<Certificate>, CertificateError> {
+    if pem.len() > MAX_CHAIN_BYTES {
+        return Err(CertificateError::TooLong { len: pem.len() });
+    }
     let text = std::str::from_utf8(pem).map_err(|_| CertificateError::Pem)?;
     Certificate::all_from_pem(text)
+}
+
+/// Around certificates there are line ends and a final zero at most. The signatures do not cover that text, so nothing may hide
+/// there.
+fn is_nothing_else(pem: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(pem) else {
+        return false;
+    };
+    let mut outside = text.split(BEGIN);
+    let is_blank = |text: &str| text.chars().all(|c| matches!(c, '\r' | '\n' | '\0'));
+    let first = outside.next().is_some_and(is_blank);
+    first && outside.all(|part| part.split_once(END).is_some_and(|(_, after)| is_blank(after)))
 }
 
 fn anchor(root: Certificate, policy: &TdxPolicy) -> Result<TrustAnchor, PckError> {
@@ -119,3 +139,7 @@ fn require_name(certificate: &Certificate, expected: &[&'static str]) -> Result<
 
 /// All certificates of Intel's provisioning service: P-256 with SHA-256, nothing critical beyond the usual.
 pub(super) const INTEL: Profile = Profile { algorithms: &[Algorithm::EcdsaSha256], leaf_critical: &[], extended_key_usage: None };
+/// Longest text of a chain: far more than three certificates of the size that there is.
+const MAX_CHAIN_BYTES: usize = 64 << 10;
+const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+const END: &str = "-----END CERTIFICATE-----";

@@ -7,7 +7,7 @@ use casemate_evidence::tdx::{Body, Quote, QuoteError, TdReport};
 use super::{
     Collateral, Endorsements, Expectation, PlatformClaims, TDX_CHECKS, TcbClaims, TcbStatus, TdxClaims, TdxPolicy,
     VerifiedCollateral, VerifiedPlatform, VerifiedTdx,
-    collateral::{CollateralError, SignedError, Unverified},
+    collateral::{CollateralError, SignedError, Signer, Unverified},
     documents::{QeIdentity, TcbInfo},
     domain, enclave,
     extension::SgxExtension,
@@ -41,6 +41,19 @@ enum Source<'a> {
     Kept(&'a Arc<VerifiedCollateral>),
 }
 
+/// Collateral of which every part was verified.
+struct Parts {
+    lists: Arc<Lists>,
+    tcb_info: Arc<TcbInfo>,
+    qe_identity: Arc<QeIdentity>,
+}
+
+/// TCB info, and who signed it where that was verified just now.
+struct SignedInfo {
+    tcb_info: Arc<TcbInfo>,
+    signer: Option<Signer>,
+}
+
 impl<'a> Appraisal<'a> {
     pub(super) fn new(inputs: Inputs<'a>) -> Self {
         Self { inputs, ledger: Ledger::new(TDX_CHECKS), claims: None }
@@ -56,15 +69,15 @@ impl<'a> Appraisal<'a> {
         let report = self.ledger.enter(CheckName::TdxKind, trust_domain(&quote))?;
         self.claims = Some(TdxClaims::of(&quote, &report, self.warnings()));
         let (source, platform) = self.open(&quote)?;
-        let (lists, info, identity) = self.collateral(&source, &platform)?;
-        let vouched = enclave::vouched(&quote, &platform.key, &identity);
+        let parts = self.collateral(&source, &platform)?;
+        let vouched = enclave::vouched(&quote, &platform.key, &parts.qe_identity);
         let vouched = self.ledger.enter(CheckName::TdxQeReport, vouched)?;
         self.ledger.enter(CheckName::TdxSignature, enclave::signature(&quote, &vouched))?;
-        let tcb = self.tcb(&report, &info, &platform.extension, &vouched.judged)?;
+        let tcb = self.tcb(&report, &parts.tcb_info, &platform.extension, &vouched.judged)?;
         self.domain(&report)?;
         let collateral = match source {
             Source::Kept(collateral) => Arc::clone(collateral),
-            Source::Fresh(unverified) => Arc::new(kept(&unverified, &platform, lists, info, identity)),
+            Source::Fresh(unverified) => Arc::new(kept(&unverified, &platform, parts)),
         };
         Ok(VerifiedTdx { report, tcb, platform, collateral })
     }
@@ -95,16 +108,14 @@ impl<'a> Appraisal<'a> {
         Ok((source, platform))
     }
 
-    fn collateral(
-        &mut self,
-        source: &Source<'_>,
-        platform: &VerifiedPlatform,
-    ) -> Result<(Arc<Lists>, Arc<TcbInfo>, Arc<QeIdentity>), Stop> {
+    fn collateral(&mut self, source: &Source<'_>, platform: &VerifiedPlatform) -> Result<Parts, Stop> {
         let (policy, now) = (self.inputs.policy, self.inputs.now);
         let lists = self.ledger.enter(CheckName::TdxRevocation, source.lists(platform, now))?;
-        let info = self.ledger.enter(CheckName::TdxTcbInfo, source.tcb_info(platform, policy, now))?;
-        let identity = self.ledger.enter(CheckName::TdxQeIdentity, source.qe_identity(platform, policy, now))?;
-        Ok((lists, info, identity))
+        let info = source.tcb_info(platform, policy, now);
+        let SignedInfo { tcb_info, signer } = self.ledger.enter(CheckName::TdxTcbInfo, info)?;
+        let identity = source.qe_identity(platform, signer.as_ref(), policy, now);
+        let qe_identity = self.ledger.enter(CheckName::TdxQeIdentity, identity)?;
+        Ok(Parts { lists, tcb_info, qe_identity })
     }
 
     fn tcb(&mut self, report: &TdReport, info: &TcbInfo, platform: &SgxExtension, qe: &Judged) -> Result<TcbClaims, Stop> {
@@ -157,11 +168,15 @@ impl<'a> Source<'a> {
         platform: &VerifiedPlatform,
         policy: &TdxPolicy,
         now: UnixTime,
-    ) -> Result<Finding<Arc<TcbInfo>>, SignedError> {
-        let info = match self {
-            Self::Fresh(unverified) => unverified.tcb_info.verify(platform, now)?,
-            Self::Kept(kept) => Arc::clone(&kept.tcb_info),
+    ) -> Result<Finding<SignedInfo>, SignedError> {
+        let signed = match self {
+            Self::Fresh(unverified) => {
+                let (tcb_info, signer) = unverified.tcb_info.verify(platform, None, now)?;
+                SignedInfo { tcb_info, signer: Some(signer) }
+            }
+            Self::Kept(kept) => SignedInfo { tcb_info: Arc::clone(&kept.tcb_info), signer: None },
         };
+        let info = &signed.tcb_info;
         require_form("TDX", TCB_INFO_VERSION, &info.id, info.version)?;
         if info.tcb_type != 0 {
             return Err(SignedError::Type(info.tcb_type));
@@ -171,17 +186,18 @@ impl<'a> Source<'a> {
         require_same("PCE id", &extension.pce_id, &info.pce_id.0)?;
         require_evaluation(info.tcb_evaluation_data_number, policy)?;
         let (number, end) = (info.tcb_evaluation_data_number, info.next_update.0);
-        Ok(Finding::new(info, format!("evaluation {number}, until {end}")))
+        Ok(Finding::new(signed, format!("evaluation {number}, until {end}")))
     }
 
     fn qe_identity(
         &self,
         platform: &VerifiedPlatform,
+        signer: Option<&Signer>,
         policy: &TdxPolicy,
         now: UnixTime,
     ) -> Result<Finding<Arc<QeIdentity>>, SignedError> {
         let identity = match self {
-            Self::Fresh(unverified) => unverified.qe_identity.verify(platform, now)?,
+            Self::Fresh(unverified) => unverified.qe_identity.verify(platform, signer, now)?.0,
             Self::Kept(kept) => Arc::clone(&kept.qe_identity),
         };
         require_form("TD_QE", QE_IDENTITY_VERSION, &identity.id, identity.version)?;
@@ -269,13 +285,8 @@ fn require_evaluation(seen: u32, policy: &TdxPolicy) -> Result<(), SignedError> 
 }
 
 /// What was verified in this appraisal, to be kept.
-fn kept(
-    unverified: &Unverified,
-    platform: &VerifiedPlatform,
-    lists: Arc<Lists>,
-    tcb_info: Arc<TcbInfo>,
-    qe_identity: Arc<QeIdentity>,
-) -> VerifiedCollateral {
+fn kept(unverified: &Unverified, platform: &VerifiedPlatform, parts: Parts) -> VerifiedCollateral {
+    let Parts { lists, tcb_info, qe_identity } = parts;
     let mut windows: Vec<Window> = lists.windows().into();
     windows.extend(unverified.tcb_info.windows());
     windows.extend(unverified.qe_identity.windows());

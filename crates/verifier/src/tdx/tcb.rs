@@ -169,3 +169,55 @@ impl Judged {
         Self { status: self.status.with(part.status), date: self.date.min(part.date), advisories }
     }
 }
+
+/// The same levels judge enclaves, whose quotes are refused here; a public vector says what comes out for one.
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        io::{self, Write as _},
+        path::PathBuf,
+    };
+
+    use casemate_evidence::tdx::{Quote, TeeKind};
+
+    use super::{
+        super::{TdxPolicy, collateral::Unverified, documents::Hex, enclave, pck::VerifiedPlatform},
+        TcbStatus, sgx_level,
+    };
+    use crate::time::UnixTime;
+
+    #[test]
+    fn an_enclaves_platform_is_judged_as_the_public_vector_says() {
+        let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/vectors");
+        let folder = std::env::var_os("CASEMATE_VECTORS").map_or_else(|| PathBuf::from(default), PathBuf::from);
+        if !folder.is_dir() {
+            // Not by `eprintln!`, which the test harness would swallow.
+            let _ = writeln!(io::stderr(), "SKIPPED: no vectors at {}; set CASEMATE_VECTORS to their folder", folder.display());
+            return;
+        }
+        let read = |name: &str| fs::read(folder.join("tdx").join(name)).unwrap();
+        let quote = Quote::decode(&read("sgx-v3.quote.bin")).unwrap();
+        assert_eq!((quote.header.version, quote.header.tee), (3, TeeKind::Sgx));
+        let now = UnixTime(1_750_420_800);
+        let platform = VerifiedPlatform::verify(&quote.auth.pck_chain, &TdxPolicy::strict(), now).unwrap();
+        let collateral = Unverified::decode(&read("sgx-v3.collateral.json")).unwrap();
+        let (info, signer) = collateral.tcb_info.verify(&platform, None, now).unwrap();
+        let (identity, _) = collateral.qe_identity.verify(&platform, Some(&signer), now).unwrap();
+        assert_eq!((info.id.as_str(), identity.id.as_str()), ("SGX", "QE"));
+
+        let vouched = enclave::vouched(&quote, &platform.key, &identity).ok().unwrap().value;
+        enclave::signature(&quote, &vouched).ok().unwrap();
+        let level = sgx_level(&info, &platform.extension).unwrap();
+        let status = level.tcb_status.with(vouched.judged.status);
+        assert_eq!(status, TcbStatus::ConfigurationAndSwHardeningNeeded);
+        assert_eq!(level.advisories, ["INTEL-SA-00289", "INTEL-SA-00615"]);
+    }
+
+    #[test]
+    fn a_masked_value_is_compared_where_the_mask_has_ones() {
+        let (value, mask) = (Hex([0x11, 0xf0]), Hex([0xfb, 0x00]));
+        assert!(value.equals(&[0x15, 0x0f], &mask));
+        assert!(!value.equals(&[0x13, 0xf0], &mask));
+    }
+}

@@ -175,9 +175,11 @@ pub(crate) fn verify_path<'a>(
 fn find_anchor<'a>(last: &Certificate, anchors: &'a [TrustAnchor], profile: &Profile) -> Result<&'a TrustAnchor, PathError> {
     let issuer = last.parsed().tbs_certificate().issuer();
     let of_name = || anchors.iter().filter(|anchor| anchor.certificate.parsed().tbs_certificate().subject() == issuer);
-    let signed = |anchor: &&TrustAnchor| signed_by(last, &anchor.certificate, profile.algorithms).is_ok();
+    // The link is checked afterwards in any case: with only one of the name there is nothing to decide.
+    let (first, only) = (of_name().next(), of_name().nth(1).is_none());
+    let signed = |anchor: &&TrustAnchor| only || signed_by(last, &anchor.certificate, profile.algorithms).is_ok();
     // With none that signed, the first of the name, so that the refusal is about the signature.
-    of_name().find(signed).or_else(|| of_name().next()).ok_or_else(|| PathError::Untrusted { issuer: last.issuer() })
+    of_name().find(signed).or(first).ok_or_else(|| PathError::Untrusted { issuer: last.issuer() })
 }
 
 fn check_link(certificate: &Certificate, issuer: &Certificate, profile: &Profile) -> Result<(), PathError> {
