@@ -120,6 +120,11 @@ impl VerifiedCrl {
         }
     }
 
+    /// End of its validity.
+    pub(crate) fn next_update(&self) -> UnixTime {
+        UnixTime(self.0.tbs_cert_list.next_update.map_or(0, |time| time.to_unix_duration().as_secs()))
+    }
+
     /// Start of its validity.
     pub(crate) fn this_update(&self) -> UnixTime {
         UnixTime(self.0.tbs_cert_list.this_update.to_unix_duration().as_secs())
