@@ -20,3 +20,4 @@ pub use path::PathError;
 pub(crate) use path::{Profile, TrustAnchor, verify_path};
 pub(crate) use signature::Algorithm;
 pub use signature::SignatureError;
+pub(crate) use signature::verify as verify_signature;

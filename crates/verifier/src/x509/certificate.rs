@@ -3,7 +3,7 @@
 use sha2::{Digest as _, Sha256};
 use x509_cert::{
     der::{self, Decode as _, Encode as _, Reader as _, SliceReader, asn1::ObjectIdentifier, oid::AssociatedOid},
-    ext::Extension,
+    ext::{Extension, pkix::SubjectKeyIdentifier},
     spki::SubjectPublicKeyInfoOwned,
 };
 
@@ -165,6 +165,12 @@ impl Certificate {
             return Ok(None);
         };
         T::from_der(extension.extn_value.as_bytes()).map(Some).map_err(|_| CertificateError::Extension { oid: T::OID, what })
+    }
+
+    /// The subject key identifier.
+    pub(crate) fn key_identifier(&self) -> Option<Vec<u8>> {
+        let id: SubjectKeyIdentifier = self.standard("subject key identifier").ok()??;
+        Some(id.0.into_bytes().into())
     }
 
     /// The content of an extension whose value is an OCTET STRING.

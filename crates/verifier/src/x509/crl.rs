@@ -121,8 +121,9 @@ impl VerifiedCrl {
     }
 
     /// End of its validity.
-    pub(crate) fn next_update(&self) -> Option<UnixTime> {
-        self.0.tbs_cert_list.next_update.map(|time| UnixTime(time.to_unix_duration().as_secs()))
+    pub(crate) fn next_update(&self) -> UnixTime {
+        let next_update = self.0.tbs_cert_list.next_update.expect("a list without an end is refused");
+        UnixTime(next_update.to_unix_duration().as_secs())
     }
 
     /// Start of its validity.

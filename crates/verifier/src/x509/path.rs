@@ -132,6 +132,15 @@ impl Profile {
     /// VCEK and VLEK certificates (AMD 57230): nothing in the leaf is critical, its content is judged by the caller.
     pub(crate) const SNP: Self =
         Self { algorithms: &[signature::Algorithm::RsaPssSha384], leaf_critical: &[], extended_key_usage: None };
+    /// NVIDIA's chains: of a device, and of who signs reference manifests. All keys are P-384.
+    pub(crate) const NVIDIA: Self =
+        Self { algorithms: &[signature::Algorithm::EcdsaSha384], leaf_critical: &[], extended_key_usage: None };
+    /// An OCSP responder that an issuer of such a chain certified (RFC 6960, section 4.2.2.2).
+    pub(crate) const OCSP_RESPONDER: Self = Self {
+        algorithms: &[signature::Algorithm::EcdsaSha384],
+        leaf_critical: &[EXTENDED_KEY_USAGE],
+        extended_key_usage: Some(OCSP_SIGNING),
+    };
 }
 
 /// A leaf with a verified path to an anchor.
@@ -271,3 +280,5 @@ const SUBJECT_ALT_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.
 const SUBJECT_DIRECTORY_ATTRIBUTES: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.9");
 /// tcg-kp-EKCertificate.
 const TCG_EK_CERTIFICATE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.8.1");
+/// id-kp-OCSPSigning.
+const OCSP_SIGNING: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.9");
