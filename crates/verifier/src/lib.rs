@@ -46,5 +46,7 @@ pub use node::{NodeAppraisal, NodeQuoteInput, VerifiedNode, appraise_node};
 pub use policy::{PlatformKind, Policy, Simulated};
 pub use receipt::{ReceiptError, VerifiedReceipt, verify_receipt};
 pub use references::{ReferenceError, ReferenceValues, TSC_KHZ};
-pub use result::{Anchor, AttestationResult, Tier, VerifiedGuest};
+pub use result::{
+    Anchor, AttestationResult, Kind, MicrovmClaims, NodeClaims, Silicon, Submodule, Tier, TrustVector, VerifiedGuest, claim,
+};
 pub use time::UnixTime;
