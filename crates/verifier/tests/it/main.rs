@@ -5,12 +5,14 @@
 
 mod attacks;
 mod certificates;
+mod corim;
 mod flips;
 mod golden;
 mod node;
 mod quotes;
 mod receipt;
 mod references;
+mod revocation;
 mod swtpm;
 mod vectors;
 mod world;
