@@ -6,6 +6,7 @@
 mod attacks;
 mod certificates;
 mod corim;
+mod ear;
 mod flips;
 mod golden;
 mod node;
