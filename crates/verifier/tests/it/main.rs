@@ -13,6 +13,7 @@ mod node;
 mod quotes;
 mod receipt;
 mod references;
+mod rego;
 mod revocation;
 mod swtpm;
 mod vectors;
