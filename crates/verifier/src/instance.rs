@@ -25,7 +25,10 @@ use crate::{
     node_certificate::NodeCertificate,
     policy::{PlatformKind, Policy, Simulated},
     references::ReferenceValues,
-    result::{Anchor, AttestationResult, Tier, VerifiedGuest},
+    result::{
+        Anchor, AttestationResult, Tier, VerifiedGuest,
+        microvm::{self, MicrovmClaims, NodeClaims, Seen},
+    },
     time::UnixTime,
 };
 
@@ -87,12 +90,17 @@ pub(crate) struct Notes {
     pub(crate) launch_record_digest: Option<[u8; 32]>,
     pub(crate) guest_os: Option<String>,
     pub(crate) warnings: Vec<String>,
+    node: Option<NodeClaims>,
+    node_verified: bool,
+    guest: Option<MicrovmClaims>,
+    pub(crate) guest_simulated: bool,
 }
 
 impl Appraisal {
     fn run(&mut self, evidence: &[u8], inputs: &Inputs<'_>) -> Result<VerifiedGuest, Stop> {
         self.ledger.enter(CheckName::PolicyPlatform, platform(inputs.policy))?;
         let decoded = self.ledger.enter(CheckName::EvidenceFormat, Decoded::new(evidence))?;
+        self.notes.guest = Some(MicrovmClaims::new(&decoded.launch));
         let fresh = self.ledger.enter(CheckName::EvidenceNonce, decoded.answering(&inputs.expectation.nonce))?;
         let node = self.node(&fresh, inputs)?;
         let bound = self.ledger.enter(CheckName::BatchInclusion, fresh.covered_by(node))?;
@@ -117,10 +125,14 @@ impl Appraisal {
         self.notes.anchors.push(platform_anchor(&certificate));
         let (endorsed, ek) = input.endorsement(&mut self.ledger, certificate)?;
         self.notes.anchors.push(vendor_anchor(&ek));
+        let claims = self.notes.node.insert(NodeClaims::new(&endorsed.certificate, &ek));
         if ek.is_simulated() {
             self.notes.simulated.push(format!("the node's TPM, under root {}", ek.root_subject()));
         }
-        input.measured(&mut self.ledger, endorsed)
+        let node = input.measured(&mut self.ledger, endorsed)?;
+        claims.measured(&node.software);
+        self.notes.node_verified = true;
+        Ok(node)
     }
 
     fn close(self, guest: Result<VerifiedGuest, Stop>, inputs: &Inputs<'_>) -> AttestationResult {
@@ -133,6 +145,15 @@ impl Appraisal {
             (None, true) => Tier::None,
             (None, false) => Tier::Contraindicated,
         };
+        let allowed = notes.simulated.is_empty() || inputs.policy.simulated() == Simulated::Allow;
+        let submodules = microvm::submodules(&Seen {
+            node: notes.node.as_ref(),
+            node_verified: notes.node_verified && allowed,
+            guest: notes.guest.as_ref(),
+            guest_verified: guest.is_some(),
+            guest_simulated: notes.guest_simulated,
+            anchors: &notes.anchors,
+        });
         let mut warnings = vec![MICROVM_LIMIT.to_owned(), VTPM_LIMIT.to_owned()];
         warnings.extend(notes.simulated.iter().map(|what| format!("simulated: {what}; it proves nothing about real hardware")));
         warnings.extend(notes.warnings);
@@ -150,6 +171,7 @@ impl Appraisal {
             checks,
             anchors: notes.anchors,
             warnings,
+            submodules,
             guest: guest.map(Arc::new),
         }
     }

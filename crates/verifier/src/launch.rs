@@ -95,6 +95,7 @@ impl BoundLaunch {
         ledger.enter(CheckName::VmmJail, jail(&self.launch.jail))?;
         if self.launch.vmm.name == FAKE_VMM {
             notes.simulated.push("the VMM is a fake that runs no machine".to_owned());
+            notes.guest_simulated = true;
         }
         if self.launch.machine.accel == "tcg" {
             notes

@@ -15,11 +15,13 @@
 
 mod anchors;
 pub mod boot;
+mod cbor;
 mod checks;
 pub mod corim;
 pub mod credential;
 pub mod ear;
 pub mod ek;
+mod envelope;
 pub mod gpu;
 pub mod ima;
 mod instance;
@@ -40,11 +42,15 @@ mod time;
 pub mod x509;
 
 pub use anchors::{AnchorError, MAX_ROOTS, TrustAnchors, VendorRoot};
+pub use cbor::CborError;
 pub use checks::{Appraised, Check, CheckName, INSTANCE_CHECKS, NODE_CHECKS, Outcome};
+pub use envelope::EnvelopeError;
 pub use instance::{Endorsements, Expectation, appraise_instance};
 pub use node::{NodeAppraisal, NodeQuoteInput, VerifiedNode, appraise_node};
 pub use policy::{PlatformKind, Policy, Simulated};
 pub use receipt::{ReceiptError, VerifiedReceipt, verify_receipt};
-pub use references::{ReferenceError, ReferenceValues, TSC_KHZ};
-pub use result::{Anchor, AttestationResult, Tier, VerifiedGuest};
+pub use references::{ConfidentialGuest, Machine, Processor, ReferenceError, ReferenceValues, TSC_KHZ, TdxReference};
+pub use result::{
+    Anchor, AttestationResult, Kind, MicrovmClaims, NodeClaims, Silicon, Submodule, Tier, TrustVector, VerifiedGuest, claim,
+};
 pub use time::UnixTime;

@@ -126,7 +126,7 @@ pub(crate) struct NodeInput<'a> {
 
 /// A node certificate and the endorsement of its TPM.
 pub(crate) struct EndorsedNode {
-    certificate: NodeCertificate,
+    pub(crate) certificate: NodeCertificate,
 }
 
 impl<'a> NodeInput<'a> {

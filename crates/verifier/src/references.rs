@@ -1,57 +1,38 @@
 //! Reference values: what good software looks like, signed by whoever the relying party believes in that.
 //!
-//! The file: `{"payload": "<JSON text>", "signature": "<base64>", "key": "<base64>"}`; the signature is Ed25519 over
-//! `"casemate/reference-values/v1" || 0x00 || payload`. The key in it is a hint for people; the *pinned* key decides.
+//! The file is signed JSON: `{"payload": "<JSON text>", "signature": "<base64>", "key": "<base64>"}`; the signature is Ed25519
+//! over `"casemate/reference-values/v1" || 0x00 || payload`, by the *pinned* key. The same values can come as a signed
+//! [CoRIM](crate::corim). The sections of the payload are in `docs/reference-values.md`.
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use ed25519_dalek::{Signature, VerifyingKey};
-use serde::Deserialize;
+mod command_line;
+mod sections;
 
-/// Largest file, in bytes.
-pub(crate) const MAX_BYTES: usize = 1 << 20;
+use std::collections::{BTreeMap, BTreeSet};
+
+use ed25519_dalek::SigningKey;
+
+use crate::envelope::{self, EnvelopeError};
+use sections::{
+    Digests, Hex, Payload, WireBoot, WireConfidential, WireFile, WireGuestOs, WireMachine, WireNodeSoftware, WireTdx, bytes,
+    digests,
+};
+
+pub(crate) use command_line::CommandLine;
+pub(crate) use sections::GuestOs;
+pub use sections::{ConfidentialGuest, Machine, Processor, TdxReference};
+
 /// The variable part of a command line template: the frequency of the time stamp counter, 1 to 10 decimal digits.
 pub const TSC_KHZ: &str = "{tsc_khz}";
 
 /// Why reference values were not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum ReferenceError {
-    /// Too many bytes.
-    #[error("the reference values have {len} bytes, more than the limit of {MAX_BYTES}")]
-    TooLong {
-        /// Found.
-        len: usize,
-    },
+    /// Not signed by the pinned key.
+    #[error("open the signed reference values")]
+    Envelope(#[source] EnvelopeError),
     /// Not the expected JSON.
-    #[error("the {part} of the reference values is not the expected JSON")]
-    Json {
-        /// `envelope` or `payload`.
-        part: &'static str,
-        /// Why.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// A field that is not base64 of the right length.
-    #[error("field \"{field}\" of the reference values is not base64 of {len} bytes")]
-    Base64 {
-        /// Which.
-        field: &'static str,
-        /// Bytes that it should have.
-        len: usize,
-    },
-    /// Signed by somebody else.
-    #[error("the reference values are signed by key {seen}, the pinned key is {pinned}")]
-    OtherKey {
-        /// Hex.
-        pinned: String,
-        /// Hex.
-        seen: String,
-    },
-    /// Not what was signed.
-    #[error("the signature on the reference values is not that of the pinned key")]
-    Signature,
-    /// The pinned key is none.
-    #[error("the pinned key for reference values is not an Ed25519 public key")]
-    PinnedKey,
+    #[error("the payload of the reference values is not the expected JSON")]
+    Json(#[source] serde_json::Error),
     /// A version that this code does not know.
     #[error("the reference values have version {version}, only 1 is known")]
     Version {
@@ -68,46 +49,82 @@ pub enum ReferenceError {
         /// What is wrong.
         problem: &'static str,
     },
+    /// A confidential guest without a value to compare with.
+    #[error("confidential guest \"{guest}\": {problem}")]
+    Confidential {
+        /// Which.
+        guest: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// A machine that cannot be.
+    #[error("machine with EK certificate {ek}: {problem}")]
+    Machine {
+        /// SHA-256 of the EK certificate, hex.
+        ek: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
 }
 
 /// Reference values whose signature was verified.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReferenceValues {
-    guest_os: Vec<GuestOs>,
-    agent: Vec<[u8; 32]>,
-    vmm: Vec<[u8; 32]>,
+    pub(crate) guest_os: Vec<GuestOs>,
+    pub(crate) agent: Vec<[u8; 32]>,
+    pub(crate) vmm: Vec<[u8; 32]>,
+    pub(crate) confidential: Vec<ConfidentialGuest>,
+    pub(crate) machines: BTreeMap<[u8; 32], Machine>,
+    pub(crate) boot: Digests,
+    pub(crate) ima: Digests,
 }
 
 impl ReferenceValues {
     /// Verifies and parses a file.
     pub fn from_signed(json: &[u8], pinned_key: &[u8; 32]) -> Result<Self, ReferenceError> {
-        if json.len() > MAX_BYTES {
-            return Err(ReferenceError::TooLong { len: json.len() });
-        }
-        let envelope: Envelope =
-            serde_json::from_slice(json).map_err(|source| ReferenceError::Json { part: "envelope", source })?;
-        let seen: [u8; 32] = base64(&envelope.key, "key")?;
-        if &seen != pinned_key {
-            return Err(ReferenceError::OtherKey { pinned: hex::encode(pinned_key), seen: hex::encode(seen) });
-        }
-        let key = VerifyingKey::from_bytes(pinned_key).map_err(|_| ReferenceError::PinnedKey)?;
-        let signature = Signature::from_bytes(&base64(&envelope.signature, "signature")?);
-        let signed = [SIGNATURE_DOMAIN, envelope.payload.as_bytes()].concat();
-        key.verify_strict(&signed, &signature).map_err(|_| ReferenceError::Signature)?;
-        Self::from_payload(&envelope.payload)
-    }
-
-    fn from_payload(json: &str) -> Result<Self, ReferenceError> {
-        let payload: Payload = serde_json::from_str(json).map_err(|source| ReferenceError::Json { part: "payload", source })?;
+        let payload = envelope::open(json, pinned_key, SIGNATURE_DOMAIN).map_err(ReferenceError::Envelope)?;
+        let payload: Payload = serde_json::from_str(&payload).map_err(ReferenceError::Json)?;
         if payload.version != 1 {
             return Err(ReferenceError::Version { version: payload.version });
         }
-        let digests = |list: Vec<Hex32>| list.into_iter().map(|digest| digest.0).collect();
-        Ok(Self {
+        let mut values = Self {
             guest_os: payload.guest_os.into_iter().map(GuestOs::new).collect::<Result<_, _>>()?,
-            agent: digests(payload.node_software.agent),
-            vmm: digests(payload.node_software.vmm),
-        })
+            agent: bytes(payload.node_software.agent),
+            vmm: bytes(payload.node_software.vmm),
+            confidential: payload.confidential.into_iter().map(ConfidentialGuest::from).collect(),
+            machines: BTreeMap::new(),
+            boot: digests(payload.boot.into_iter().map(|wire| (wire.component, wire.sha256))),
+            ima: digests(payload.ima.into_iter().map(|wire| (wire.path, wire.sha256))),
+        };
+        for machine in payload.machines {
+            values.add_machine(machine.try_into()?)?;
+        }
+        values.consistent()
+    }
+
+    /// The file that [`from_signed`](Self::from_signed) reads.
+    pub fn to_signed(&self, key: &SigningKey) -> String {
+        let payload = serde_json::to_string(&self.payload()).expect("reference values are plain data");
+        envelope::sign(payload, key, SIGNATURE_DOMAIN)
+    }
+
+    /// These and those: what either of them knows is known. A machine that both name must be the same in both.
+    pub fn merge(mut self, other: Self) -> Result<Self, ReferenceError> {
+        union(&mut self.guest_os, other.guest_os);
+        union(&mut self.agent, other.agent);
+        union(&mut self.vmm, other.vmm);
+        union(&mut self.confidential, other.confidential);
+        for machine in other.machines.into_values() {
+            if self.machines.get(&machine.ek) != Some(&machine) {
+                self.add_machine(machine)?;
+            }
+        }
+        for (ours, theirs) in [(&mut self.boot, other.boot), (&mut self.ima, other.ima)] {
+            for (name, digests) in theirs {
+                ours.entry(name).or_default().extend(digests);
+            }
+        }
+        self.consistent()
     }
 
     pub(crate) fn guest_os(&self) -> &[GuestOs] {
@@ -121,160 +138,118 @@ impl ReferenceValues {
     pub(crate) fn knows_vmm(&self, digest: &[u8; 32]) -> bool {
         self.vmm.contains(digest)
     }
-}
 
-/// One guest OS image.
-#[derive(Debug, Clone)]
-pub(crate) struct GuestOs {
-    pub(crate) name: String,
-    pub(crate) kernel: [u8; 32],
-    pub(crate) initrd: [u8; 32],
-    pub(crate) root_hash: [u8; 32],
-    pub(crate) command_lines: Vec<CommandLine>,
-}
-
-impl GuestOs {
-    fn new(wire: WireGuestOs) -> Result<Self, ReferenceError> {
-        let template = |template: String| {
-            CommandLine::parse(&template).map_err(|problem| ReferenceError::Template {
-                guest_os: wire.name.clone(),
-                template,
-                problem,
-            })
-        };
-        Ok(Self {
-            command_lines: wire.command_lines.into_iter().map(template).collect::<Result<_, _>>()?,
-            kernel: wire.kernel.0,
-            initrd: wire.initrd.0,
-            root_hash: wire.root_hash.0,
-            name: wire.name,
-        })
-    }
-}
-
-/// A command line with at most one variable part.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum CommandLine {
-    Fixed(String),
-    WithTscKhz { before: String, after: String },
-}
-
-impl CommandLine {
-    fn parse(template: &str) -> Result<Self, &'static str> {
-        let parsed = match template.split_once(TSC_KHZ) {
-            None => Self::Fixed(template.to_owned()),
-            Some((before, after)) => Self::WithTscKhz { before: before.to_owned(), after: after.to_owned() },
-        };
-        let fixed = match &parsed {
-            Self::Fixed(text) => text.clone(),
-            Self::WithTscKhz { before, after } => format!("{before}{after}"),
-        };
-        if fixed.contains(['{', '}']) {
-            return Err("only one {tsc_khz} is allowed, and no other braces");
-        }
-        if fixed.bytes().any(|byte| !(b' '..=b'~').contains(&byte)) {
-            return Err("it has characters other than printable ASCII");
-        }
-        Ok(parsed)
+    /// Guests in hardware-encrypted memory.
+    pub fn confidential(&self) -> &[ConfidentialGuest] {
+        &self.confidential
     }
 
-    pub(crate) fn matches(&self, line: &str) -> bool {
-        match self {
-            Self::Fixed(text) => text == line,
-            Self::WithTscKhz { before, after } => {
-                let middle = line.strip_prefix(before.as_str()).and_then(|rest| rest.strip_suffix(after.as_str()));
-                middle.is_some_and(|digits| (1..=10).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit()))
+    /// Every good SNP launch measurement.
+    pub fn snp_measurements(&self) -> Vec<[u8; 48]> {
+        self.confidential.iter().flat_map(|guest| guest.snp.iter().copied()).collect()
+    }
+
+    /// Every good TDX launch.
+    pub fn tdx_references(&self) -> impl Iterator<Item = &TdxReference> {
+        self.confidential.iter().flat_map(|guest| &guest.tdx)
+    }
+
+    /// The machine that was enrolled with this EK certificate (SHA-256).
+    pub fn machine(&self, ek: &[u8; 32]) -> Option<&Machine> {
+        self.machines.get(ek)
+    }
+
+    /// Good SHA-256 digests of a component of the boot chain.
+    pub fn boot_digests(&self, component: &str) -> Option<&BTreeSet<[u8; 32]>> {
+        self.boot.get(component)
+    }
+
+    /// Whether a digest is good for any component of the boot chain.
+    pub fn knows_boot_digest(&self, digest: &[u8; 32]) -> bool {
+        self.boot.values().any(|digests| digests.contains(digest))
+    }
+
+    /// Good SHA-256 digests of the file at a path, as IMA measures it.
+    pub fn ima_digests(&self, path: &str) -> Option<&BTreeSet<[u8; 32]>> {
+        self.ima.get(path)
+    }
+
+    /// Adds a machine. No part of one is a part of another.
+    pub(crate) fn add_machine(&mut self, machine: Machine) -> Result<(), ReferenceError> {
+        let refused = |problem| Err(ReferenceError::Machine { ek: hex::encode(machine.ek), problem });
+        for other in self.machines.values() {
+            if other.ek == machine.ek {
+                return refused("it is there twice, and not the same");
+            }
+            if other.processor.is_some() && other.processor == machine.processor {
+                return refused("its processor is another machine's, too");
+            }
+            if !other.gpus.is_disjoint(&machine.gpus) {
+                return refused("one of its GPUs is another machine's, too");
             }
         }
+        self.machines.insert(machine.ek, machine);
+        Ok(())
+    }
+
+    /// Nothing in them is empty where a comparison needs a value.
+    pub(crate) fn consistent(self) -> Result<Self, ReferenceError> {
+        for guest in &self.confidential {
+            let refused = |problem| Err(ReferenceError::Confidential { guest: guest.name.clone(), problem });
+            if guest.snp.is_empty() && guest.tdx.is_empty() {
+                return refused("it has neither SNP nor TDX measurements");
+            }
+            if guest.tdx.iter().any(|tdx| tdx.rtmr.iter().any(Vec::is_empty)) {
+                return refused("each of the four run-time measurements needs at least one value");
+            }
+        }
+        Ok(self)
+    }
+
+    fn payload(&self) -> Payload {
+        let hexes = |list: &[[u8; 32]]| list.iter().copied().map(Hex).collect();
+        let set = |set: &BTreeSet<[u8; 32]>| set.iter().copied().map(Hex).collect();
+        let long = |list: &[[u8; 48]]| list.iter().copied().map(Hex).collect::<Vec<_>>();
+        let guest_os = |os: &GuestOs| WireGuestOs {
+            name: os.name.clone(),
+            kernel: Hex(os.kernel),
+            initrd: Hex(os.initrd),
+            root_hash: Hex(os.root_hash),
+            command_lines: os.command_lines.iter().map(CommandLine::template).collect(),
+        };
+        let tdx = |tdx: &TdxReference| WireTdx { mrtd: Hex(tdx.mrtd), rtmr: tdx.rtmr.each_ref().map(|list| long(list)) };
+        let guest = |guest: &ConfidentialGuest| WireConfidential {
+            name: guest.name.clone(),
+            snp: long(&guest.snp),
+            tdx: guest.tdx.iter().map(tdx).collect(),
+        };
+        Payload {
+            version: 1,
+            guest_os: self.guest_os.iter().map(guest_os).collect(),
+            node_software: WireNodeSoftware { agent: hexes(&self.agent), vmm: hexes(&self.vmm) },
+            confidential: self.confidential.iter().map(guest).collect(),
+            machines: self.machines.values().map(wire_machine).collect(),
+            boot: self.boot.iter().map(|(name, list)| WireBoot { component: name.clone(), sha256: set(list) }).collect(),
+            ima: self.ima.iter().map(|(name, list)| WireFile { path: name.clone(), sha256: set(list) }).collect(),
+        }
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Envelope {
-    payload: String,
-    signature: String,
-    key: String,
+fn wire_machine(machine: &Machine) -> WireMachine {
+    let (chip_id, platform_instance_id) = match machine.processor {
+        Some(Processor::SnpChip(chip)) => (Some(Hex(chip)), None),
+        Some(Processor::TdxPlatform(platform)) => (None, Some(Hex(platform))),
+        None => (None, None),
+    };
+    WireMachine { ek: Hex(machine.ek), chip_id, platform_instance_id, gpus: machine.gpus.iter().cloned().collect() }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Payload {
-    version: u16,
-    guest_os: Vec<WireGuestOs>,
-    node_software: WireNodeSoftware,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WireGuestOs {
-    name: String,
-    kernel: Hex32,
-    initrd: Hex32,
-    root_hash: Hex32,
-    command_lines: Vec<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WireNodeSoftware {
-    agent: Vec<Hex32>,
-    vmm: Vec<Hex32>,
-}
-
-#[derive(Deserialize)]
-#[serde(try_from = "String")]
-struct Hex32([u8; 32]);
-
-impl TryFrom<String> for Hex32 {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let mut bytes = [0; 32];
-        hex::decode_to_slice(&text, &mut bytes).map_err(|_| format!("\"{text}\" is not 64 hexadecimal digits"))?;
-        Ok(Self(bytes))
+fn union<T: PartialEq>(ours: &mut Vec<T>, theirs: Vec<T>) {
+    for value in theirs {
+        if !ours.contains(&value) {
+            ours.push(value);
+        }
     }
-}
-
-fn base64<const N: usize>(text: &str, field: &'static str) -> Result<[u8; N], ReferenceError> {
-    let bytes = STANDARD.decode(text).ok().and_then(|bytes| bytes.try_into().ok());
-    bytes.ok_or(ReferenceError::Base64 { field, len: N })
 }
 
 const SIGNATURE_DOMAIN: &[u8] = b"casemate/reference-values/v1\0";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_frequency_of_a_template_may_vary() {
-        let template = CommandLine::parse("quiet tsc_early_khz={tsc_khz} panic=-1").unwrap();
-        for line in ["quiet tsc_early_khz=1 panic=-1", "quiet tsc_early_khz=1234567890 panic=-1"] {
-            assert!(template.matches(line), "{line}");
-        }
-        for line in [
-            "quiet tsc_early_khz= panic=-1",
-            "quiet tsc_early_khz=12345678901 panic=-1",
-            "quiet tsc_early_khz=1 init=/x panic=-1",
-            "quiet tsc_early_khz=+1 panic=-1",
-            "quiet tsc_early_khz=1 panic=-1 ",
-            " quiet tsc_early_khz=1 panic=-1",
-            "quiet tsc_early_khz={tsc_khz} panic=-1",
-            "quiet tsc_early_khz=\u{661} panic=-1",
-            "quiet tsc_early_khz=1panic=-1",
-            "",
-        ] {
-            assert!(!template.matches(line), "{line}");
-        }
-        let fixed = CommandLine::parse("quiet").unwrap();
-        assert!(fixed.matches("quiet") && !fixed.matches("quiet ") && !fixed.matches("quie"));
-    }
-
-    #[test]
-    fn refuses_templates_that_could_match_more() {
-        for template in ["{tsc_khz} {tsc_khz}", "a={other}", "a={tsc_khz", "a\nb", "\u{e9}"] {
-            assert!(CommandLine::parse(template).is_err(), "{template}");
-        }
-    }
-}

@@ -1,6 +1,9 @@
 //! The attestation result: what people see and what is stored.
 
-use std::sync::Arc;
+pub(crate) mod microvm;
+mod trust;
+
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +11,9 @@ use crate::{
     checks::{Check, Outcome},
     time::UnixTime,
 };
+
+pub use microvm::{MicrovmClaims, NodeClaims};
+pub use trust::{Kind, Silicon, Submodule, Tier, TrustVector, claim};
 
 /// The outcome of an appraisal. As JSON:
 ///
@@ -25,12 +31,16 @@ use crate::{
 ///   "at": 1790000000,
 ///   "checks": [{"name": "policy.platform", "outcome": "pass", "detail": "…"}],
 ///   "anchors": [{"kind": "platform-ca", "subject": "…", "fingerprint": "<hex>", "simulated": false, "proved": "…"}],
-///   "warnings": ["…"]
+///   "warnings": ["…"],
+///   "submodules": {"node": {"kind": "node", "status": "affirming", "trust": {"hardware": 2}, "claims": {}, "anchors": [],
+///                           "tcb_age_s": null, "silicon": null, "simulated": false}}
 /// }
 /// ```
 ///
 /// `launch_record_digest` and `guest_os` are `null` where the appraisal did not come that far. The guest's keys are *not* in
 /// it: they come from an appraisal only, so that a stored result can never stand in for one.
+///
+/// `submodules` came later than the rest; a result that was stored before reads as one without any. The version stayed 1.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AttestationResult {
@@ -60,22 +70,11 @@ pub struct AttestationResult {
     pub anchors: Vec<Anchor>,
     /// What a person must know to read the verdict right.
     pub warnings: Vec<String>,
+    /// What was appraised, by name: `node`, `guest`, `cpu`, `gpu0` and so on.
+    #[serde(default)]
+    pub submodules: BTreeMap<String, Submodule>,
     #[serde(skip)]
     pub(crate) guest: Option<Arc<VerifiedGuest>>,
-}
-
-/// The verdict (trust tiers of RFC 9334's attestation results, AR4SI).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Tier {
-    /// Every check passed. What that means, and what not, is the platform kind's and the warnings' to say.
-    Affirming,
-    /// Nothing is wrong, but something is not as good as it should be. This version never says so.
-    Warning,
-    /// A check failed.
-    Contraindicated,
-    /// There was nothing to judge: no policy for this platform, or no evidence that decodes.
-    None,
 }
 
 /// A pinned root, and what it proved.
@@ -118,11 +117,23 @@ impl AttestationResult {
         self.guest.as_deref().filter(|_| self.is_affirming())
     }
 
-    /// Whether the verdict is [`Tier::Affirming`] and each check says so, too.
+    /// Whether the verdict is [`Tier::Affirming`] and each check and each submodule says so, too.
     pub fn is_affirming(&self) -> bool {
-        self.status == Tier::Affirming
-            && !self.checks.is_empty()
-            && self.checks.iter().all(|check| check.outcome == Outcome::Pass)
+        self.status == Tier::Affirming && self.worst() == Tier::Affirming
+    }
+
+    /// The worst of status, checks and submodules. A result without checks has none.
+    pub fn worst(&self) -> Tier {
+        let checks = if self.checks.is_empty() {
+            Tier::None
+        } else if self.checks.iter().all(|check| check.outcome == Outcome::Pass) {
+            Tier::Affirming
+        } else {
+            Tier::Contraindicated
+        };
+        // A refusal before anything could be judged stays "none".
+        let checks = if self.status == Tier::None { Tier::None } else { checks };
+        self.submodules.values().fold(self.status.worst(checks), |worst, submodule| worst.worst(submodule.tier()))
     }
 
     /// The check that failed, if one did.

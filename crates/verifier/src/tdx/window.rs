@@ -31,7 +31,7 @@ impl Window {
     /// A list without an end was not accepted; were there one, it would be over as soon as it began.
     pub(super) fn of_list(what: &str, list: &VerifiedCrl) -> Self {
         let from = list.this_update();
-        Self { what: what.to_owned(), from, to: list.next_update().unwrap_or(from) }
+        Self { what: what.to_owned(), from, to: list.next_update() }
     }
 
     pub(super) fn require(&self, at: UnixTime) -> Result<(), NotCurrent> {

@@ -25,9 +25,28 @@ fn a_result_with_a_failed_check_is_not_affirming_whatever_its_status_says() {
 }
 
 #[test]
+fn a_result_that_was_stored_before_submodules_still_reads() {
+    let mut value = serde_json::to_value(Case::good().appraise()).unwrap();
+    value.as_object_mut().unwrap().remove("submodules");
+    let stored: AttestationResult = serde_json::from_value(value).unwrap();
+    assert!(stored.submodules.is_empty() && stored.is_affirming() && stored.guest().is_none());
+}
+
+#[test]
+fn a_result_with_a_bad_submodule_is_not_affirming() {
+    let mut result = Case::good().appraise();
+    result.submodules.get_mut("node").unwrap().status = casemate_verifier::Tier::Warning;
+    assert!(!result.is_affirming() && result.guest().is_none());
+    assert_eq!(result.worst(), casemate_verifier::Tier::Warning);
+}
+
+#[test]
 fn the_shape_is_stable() {
     let mut result = Case { nonce: [0; 32], ..Case::good() }.appraise();
     result.checks.truncate(4);
+    let guest = result.submodules.get_mut("guest").unwrap();
+    assert_eq!(guest.claims["cpus"], 1);
+    guest.claims = serde_json::Value::Null;
     let len = Case::good().encoded().len().to_string();
     assert_eq!(serde_json::to_string_pretty(&result).unwrap(), REFUSED.replace("LEN", &len));
     let good = serde_json::to_value(Case::good().appraise()).unwrap();
@@ -37,6 +56,8 @@ fn the_shape_is_stable() {
     assert_eq!(good["anchors"][1]["kind"], "tpm-vendor-root");
     assert_eq!(good["guest_os"], "casemate-guest-os 1");
     assert_eq!(good["checks"].as_array().unwrap().len(), 24);
+    assert_eq!(good["submodules"]["node"]["trust"], serde_json::json!({"instance-identity": 2, "executables": 3, "hardware": 2}));
+    assert_eq!(good["submodules"]["guest"]["claims"]["accel"], "kvm");
 }
 
 const REFUSED: &str = r#"{
@@ -76,5 +97,29 @@ const REFUSED: &str = r#"{
   "warnings": [
     "level microvm: the evidence anchors in the node's TPM, not in the processor that runs the guest; a physical attack, a hole in the host's kernel, or whoever controls the host after its measured start is not stopped by it",
     "the guest's TPM is software on the same host: its quote is as strong as the node's measured launcher, and no root of trust of its own"
-  ]
+  ],
+  "submodules": {
+    "guest": {
+      "kind": "microvm-guest",
+      "status": "contraindicated",
+      "trust": {
+        "instance-identity": 99
+      },
+      "claims": null,
+      "anchors": [],
+      "tcb_age_s": null,
+      "silicon": null,
+      "simulated": false
+    },
+    "node": {
+      "kind": "node",
+      "status": "none",
+      "trust": {},
+      "claims": null,
+      "anchors": [],
+      "tcb_age_s": null,
+      "silicon": null,
+      "simulated": false
+    }
+  }
 }"#;

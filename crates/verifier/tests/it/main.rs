@@ -5,6 +5,8 @@
 
 mod attacks;
 mod certificates;
+mod corim;
+mod ear;
 mod flips;
 mod golden;
 mod gpu;
@@ -17,6 +19,8 @@ mod node;
 mod quotes;
 mod receipt;
 mod references;
+mod rego;
+mod revocation;
 mod snp;
 mod snp_checks;
 mod snp_rules;

@@ -1,0 +1,135 @@
+//! What an appraisal of level `microvm` claims of node and guest.
+
+use std::collections::BTreeMap;
+
+use casemate_evidence::instance::LaunchRecord;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Anchor,
+    trust::{Kind, Submodule, TrustVector, claim},
+};
+use crate::{ek::VerifiedEk, log::NodeSoftware, node_certificate::NodeCertificate};
+
+/// What is known of the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeClaims {
+    /// Subject of its certificate.
+    pub subject: String,
+    /// TPM name of its attestation key, hex.
+    pub ak_name: String,
+    /// SHA-256 of the TPM's EK certificate, hex.
+    pub ek_certificate: String,
+    /// Subject of the root that the EK certificate leads to.
+    pub tpm_vendor_root: String,
+    /// That root is a simulator's.
+    pub tpm_simulated: bool,
+    /// Digest of the measured agent, hex; absent until the event log was believed.
+    pub agent: Option<String>,
+    /// Digest of the measured VMM, hex; absent until the event log was believed.
+    pub vmm: Option<String>,
+}
+
+impl NodeClaims {
+    pub(crate) fn new(certificate: &NodeCertificate, ek: &VerifiedEk) -> Self {
+        Self {
+            subject: certificate.subject.clone(),
+            ak_name: hex::encode(&certificate.ak_name),
+            ek_certificate: hex::encode(ek.certificate_digest()),
+            tpm_vendor_root: ek.root_subject().to_owned(),
+            tpm_simulated: ek.is_simulated(),
+            agent: None,
+            vmm: None,
+        }
+    }
+
+    pub(crate) fn measured(&mut self, software: &NodeSoftware) {
+        self.agent = Some(hex::encode(software.agent()));
+        self.vmm = Some(hex::encode(software.vmm()));
+    }
+}
+
+/// What the launch record says of the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MicrovmClaims {
+    /// Digest of the kernel, hex.
+    pub kernel: String,
+    /// Digest of the initrd, hex.
+    pub initrd: String,
+    /// Verity root hash, hex.
+    pub root_hash: String,
+    /// Name of the VMM.
+    pub vmm_name: String,
+    /// Its version.
+    pub vmm_version: String,
+    /// Its digest, hex.
+    pub vmm_digest: String,
+    /// What runs the guest's instructions: `kvm` or `tcg`.
+    pub accel: String,
+    /// Virtual processors.
+    pub cpus: u64,
+    /// Memory, MiB.
+    pub memory_mib: u64,
+}
+
+impl MicrovmClaims {
+    pub(crate) fn new(launch: &LaunchRecord) -> Self {
+        Self {
+            kernel: hex::encode(launch.kernel),
+            initrd: hex::encode(launch.initrd),
+            root_hash: hex::encode(launch.root_hash),
+            vmm_name: launch.vmm.name.clone(),
+            vmm_version: launch.vmm.version.clone(),
+            vmm_digest: hex::encode(launch.vmm.digest),
+            accel: launch.machine.accel.clone(),
+            cpus: launch.machine.cpus.into(),
+            memory_mib: launch.machine.memory_mib,
+        }
+    }
+}
+
+/// How far the appraisal came, and what it saw.
+pub(crate) struct Seen<'a> {
+    pub(crate) node: Option<&'a NodeClaims>,
+    pub(crate) node_verified: bool,
+    pub(crate) guest: Option<&'a MicrovmClaims>,
+    pub(crate) guest_verified: bool,
+    pub(crate) guest_simulated: bool,
+    pub(crate) anchors: &'a [Anchor],
+}
+
+/// The submodules `node` and `guest`.
+///
+/// Where a simulator stood in for the TPM nothing is claimed of hardware. Of the guest's memory nothing is claimed, either:
+/// the level `microvm` does not promise that the host cannot read it.
+pub(crate) fn submodules(seen: &Seen<'_>) -> BTreeMap<String, Submodule> {
+    let genuine = seen.node.is_some_and(|node| !node.tpm_simulated);
+    let trust = TrustVector {
+        instance_identity: claim::TRUSTWORTHY_INSTANCE,
+        executables: claim::APPROVED_BOOT,
+        hardware: if genuine { claim::GENUINE_HARDWARE } else { claim::NONE },
+        ..TrustVector::default()
+    };
+    let mut node = Submodule::judged(Kind::Node, seen.node_verified, seen.node.is_some(), trust);
+    node.claims = seen.node.map_or(serde_json::Value::Null, plain);
+    node.anchors = seen.anchors.to_vec();
+    node.simulated = seen.node.is_some_and(|node| node.tpm_simulated);
+
+    let trust = TrustVector {
+        instance_identity: claim::TRUSTWORTHY_INSTANCE,
+        configuration: claim::APPROVED_CONFIGURATION,
+        executables: claim::APPROVED_BOOT,
+        file_system: claim::APPROVED_FILES,
+        ..TrustVector::default()
+    };
+    let mut guest = Submodule::judged(Kind::MicrovmGuest, seen.guest_verified, seen.guest.is_some(), trust);
+    guest.claims = seen.guest.map_or(serde_json::Value::Null, plain);
+    guest.simulated = seen.guest_simulated;
+    BTreeMap::from([("node".to_owned(), node), ("guest".to_owned(), guest)])
+}
+
+fn plain(claims: &impl Serialize) -> serde_json::Value {
+    serde_json::to_value(claims).expect("claims are plain data")
+}
