@@ -157,8 +157,8 @@ pub enum CheckName {
     PolicyRevoked,
     /// The appraisal policy accepts the claims.
     PolicyAppraisal,
-    /// The parts of the evidence were made for each other.
-    EvidenceBinding,
+    /// The parts of the evidence are those that the policy asks for, and no others.
+    EvidenceParts,
 }
 
 impl CheckName {
@@ -242,7 +242,7 @@ impl CheckName {
             Self::LinkGpus => "link.gpus",
             Self::PolicyRevoked => "policy.revoked",
             Self::PolicyAppraisal => "policy.appraisal",
-            Self::EvidenceBinding => "evidence.binding",
+            Self::EvidenceParts => "evidence.parts",
         }
     }
 }
@@ -362,6 +362,11 @@ impl<T, C> Appraised<T, C> {
     /// The check that failed, if one did.
     pub fn failed(&self) -> Option<&Check> {
         self.checks.iter().find(|check| check.outcome == Outcome::Fail)
+    }
+
+    /// Checks and verified value.
+    pub(crate) fn into_parts(self) -> (Vec<Check>, Option<T>) {
+        (self.checks, self.verified)
     }
 }
 

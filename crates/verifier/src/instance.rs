@@ -107,7 +107,7 @@ impl Appraisal {
         self.notes.launch_record_digest = Some(bound.digest());
         let known = bound.judge(&mut self.ledger, &mut self.notes, inputs.expectation, inputs.references)?;
         let guest = known.guest(&mut self.ledger)?;
-        self.ledger.enter(CheckName::PolicySimulated, simulated(&self.notes.simulated, inputs.policy))?;
+        self.ledger.enter(CheckName::PolicySimulated, simulated(&self.notes.simulated, inputs.policy.simulated()))?;
         Ok(guest)
     }
 
@@ -217,7 +217,7 @@ impl Fresh {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum InclusionError {
+pub(crate) enum InclusionError {
     #[error("the inclusion path does not fit its own index and count")]
     Path,
     #[error("the node's quote was not made for a batch with this launch record, guest keys, guest quote and nonce")]
@@ -244,17 +244,17 @@ fn platform_name(kind: PlatformKind) -> &'static str {
 
 #[derive(Debug, thiserror::Error)]
 #[error("the policy refuses simulators, but there is one: {0}")]
-struct SimulatedRefused(String);
+pub(crate) struct SimulatedRefused(String);
 
-fn simulated(found: &[String], policy: &Policy) -> Result<Finding<()>, SimulatedRefused> {
-    match (found, policy.simulated()) {
+pub(crate) fn simulated(found: &[String], policy: Simulated) -> Result<Finding<()>, SimulatedRefused> {
+    match (found, policy) {
         ([], Simulated::Refuse | Simulated::Allow) => Ok(Finding::new((), "no simulator was involved")),
         (found, Simulated::Allow) => Ok(Finding::new((), format!("SIMULATED, allowed by the policy: {}", found.join("; ")))),
         (found, Simulated::Refuse) => Err(SimulatedRefused(found.join("; "))),
     }
 }
 
-fn platform_anchor(certificate: &NodeCertificate) -> Anchor {
+pub(crate) fn platform_anchor(certificate: &NodeCertificate) -> Anchor {
     Anchor {
         kind: "platform-ca".to_owned(),
         subject: certificate.ca_subject.clone(),
@@ -264,7 +264,7 @@ fn platform_anchor(certificate: &NodeCertificate) -> Anchor {
     }
 }
 
-fn vendor_anchor(ek: &VerifiedEk) -> Anchor {
+pub(crate) fn vendor_anchor(ek: &VerifiedEk) -> Anchor {
     let (ek_digest, root) = (hex::encode(ek.certificate_digest()), ek.root_subject());
     Anchor {
         kind: "tpm-vendor-root".to_owned(),

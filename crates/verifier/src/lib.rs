@@ -17,6 +17,7 @@ mod anchors;
 pub mod boot;
 mod cbor;
 mod checks;
+pub mod confidential;
 pub mod corim;
 pub mod credential;
 pub mod ear;

@@ -227,7 +227,6 @@ impl FreshList<'_> {
 }
 
 /// The check `policy.revoked`, for a ledger.
-#[expect(dead_code, reason = "for appraisals that are put together of several parts")]
 pub(crate) fn finding(
     list: Option<&RevocationList>,
     rests_on: &RestsOn<'_>,

@@ -87,6 +87,14 @@ impl Quote {
         Ok(Self { header, body, auth, padding: rest.len() })
     }
 
+    /// The report of a trust domain, if it is one's.
+    pub fn td_report(&self) -> Option<&TdReport> {
+        match &self.body {
+            Body::TrustDomain(report) => Some(report),
+            Body::Enclave(_) => None,
+        }
+    }
+
     /// The encoding.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = self.signed_part();

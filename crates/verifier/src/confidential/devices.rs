@@ -227,9 +227,9 @@ fn gpu_submodule(claims: &GpuClaims, verified: bool) -> Submodule {
         configuration: claim::APPROVED_CONFIGURATION,
         executables: claim::APPROVED_BOOT,
         hardware: if claims.simulated { claim::NONE } else { claim::GENUINE_HARDWARE },
-        runtime_opaque: claim::ISOLATED_MEMORY_OF_DEVICE,
         ..TrustVector::default()
     };
+    // Of the memory's opacity nothing is claimed: it is behind a firewall, and not encrypted.
     let mut submodule = Submodule::judged(Kind::Gpu, verified, true, trust);
     submodule.claims = serde_json::to_value(claims).expect("claims are plain data");
     submodule.simulated = claims.simulated;
@@ -264,7 +264,8 @@ fn tdx_anchor(verified: &VerifiedTdx) -> Anchor {
         subject: "Intel SGX Root CA".to_owned(),
         fingerprint: hex::encode(INTEL_SGX_ROOT_CA),
         simulated: verified.is_simulated(),
-        proved: "measurements of the trust domain, workload digest, and that its memory is encrypted by this processor".to_owned(),
+        proved: "measurements of the trust domain, workload digest, and that its memory is encrypted by this processor"
+            .to_owned(),
     }
 }
 

@@ -11,10 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     Believes, CONFIDENTIAL_HEAD_CHECKS, CONFIDENTIAL_NODE_CHECKS, CONFIDENTIAL_TAIL_CHECKS, ConfidentialEndorsements,
-    ConfidentialExpectation, CpuEndorsements, CpuPolicy,
-    devices::VerifiedCpu,
-    links,
-    sections::Sections,
+    ConfidentialExpectation, CpuEndorsements, CpuPolicy, devices::VerifiedCpu, links, sections::Sections,
 };
 use crate::{
     checks::{CheckName, Finding, Mismatch, Outcome, Stop},

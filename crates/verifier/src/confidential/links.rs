@@ -18,8 +18,8 @@ pub(super) enum LinkError {
     Hidden,
     #[error("the machine with this TPM was enrolled with another processor than {0}")]
     OtherProcessor(String),
-    #[error("GPU or switch {ueid} was not enrolled with this machine")]
-    OtherGpu { ueid: String },
+    #[error("the device with key {0} was not enrolled with this machine")]
+    OtherDevice(String),
 }
 
 /// `link.chip`: the machine with the TPM `ek` was enrolled with this processor.
@@ -40,8 +40,9 @@ pub(super) fn chip<'a>(
 /// `link.gpus`: each device was enrolled with the machine.
 pub(super) fn gpus(machine: &Machine, gpus: Option<&VerifiedGpus>) -> Result<Finding<()>, LinkError> {
     let devices = gpus.map_or(&[][..], VerifiedGpus::devices);
-    match devices.iter().find(|device| !machine.gpus.contains(device.ueid())) {
-        Some(device) => Err(LinkError::OtherGpu { ueid: device.ueid().to_owned() }),
+    let keys = devices.iter().map(|device| hex::encode(device.identity()));
+    match keys.into_iter().find(|key| !machine.gpus.contains(key)) {
+        Some(key) => Err(LinkError::OtherDevice(key)),
         None if devices.is_empty() => Ok(Finding::new((), "no GPU was promised and none is there")),
         None => Ok(Finding::new((), format!("all {} devices were enrolled with this TPM", devices.len()))),
     }

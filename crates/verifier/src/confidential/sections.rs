@@ -36,11 +36,8 @@ impl Sections {
     /// All checks, those of lists that were not reached included, and whether each one passed.
     pub(super) fn close(mut self) -> (Vec<Check>, bool) {
         for list in self.due.iter().skip(self.done) {
-            let not_reached = |name: &CheckName| Check {
-                name: name.to_string(),
-                outcome: Outcome::NotReached,
-                detail: String::new(),
-            };
+            let not_reached =
+                |name: &CheckName| Check { name: name.to_string(), outcome: Outcome::NotReached, detail: String::new() };
             self.checks.extend(list.iter().map(not_reached));
         }
         let count: usize = self.due.iter().map(|list| list.len()).sum();

@@ -43,7 +43,7 @@ pub struct Machine {
     pub ek: [u8; 32],
     /// The processor, where it has an identity.
     pub processor: Option<Processor>,
-    /// UUIDs or serial numbers of its GPUs.
+    /// Its GPUs and switches: SHA-256 of the device's key, which the vendor certified, in lower-case hex.
     pub gpus: BTreeSet<String>,
 }
 
@@ -52,7 +52,7 @@ pub struct Machine {
 pub enum Processor {
     /// CHIP_ID of an SNP report.
     SnpChip([u8; 64]),
-    /// Platform instance id of a TDX platform's PCK certificate.
+    /// Platform instance id of a TDX platform's PCK certificate, or its PPID where there is none.
     TdxPlatform([u8; 16]),
 }
 

@@ -105,18 +105,7 @@ pub(crate) struct Seen<'a> {
 /// Where a simulator stood in for the TPM nothing is claimed of hardware. Of the guest's memory nothing is claimed, either:
 /// the level `microvm` does not promise that the host cannot read it.
 pub(crate) fn submodules(seen: &Seen<'_>) -> BTreeMap<String, Submodule> {
-    let genuine = seen.node.is_some_and(|node| !node.tpm_simulated);
-    let trust = TrustVector {
-        instance_identity: claim::TRUSTWORTHY_INSTANCE,
-        executables: claim::APPROVED_BOOT,
-        hardware: if genuine { claim::GENUINE_HARDWARE } else { claim::NONE },
-        ..TrustVector::default()
-    };
-    let mut node = Submodule::judged(Kind::Node, seen.node_verified, seen.node.is_some(), trust);
-    node.claims = seen.node.map_or(serde_json::Value::Null, plain);
-    node.anchors = seen.anchors.to_vec();
-    node.simulated = seen.node.is_some_and(|node| node.tpm_simulated);
-
+    let node = node_submodule(seen.node, seen.node_verified, seen.anchors);
     let trust = TrustVector {
         instance_identity: claim::TRUSTWORTHY_INSTANCE,
         configuration: claim::APPROVED_CONFIGURATION,
@@ -128,6 +117,22 @@ pub(crate) fn submodules(seen: &Seen<'_>) -> BTreeMap<String, Submodule> {
     guest.claims = seen.guest.map_or(serde_json::Value::Null, plain);
     guest.simulated = seen.guest_simulated;
     BTreeMap::from([("node".to_owned(), node), ("guest".to_owned(), guest)])
+}
+
+/// The submodule `node`, of whatever level.
+pub(crate) fn node_submodule(claims: Option<&NodeClaims>, verified: bool, anchors: &[Anchor]) -> Submodule {
+    let genuine = claims.is_some_and(|node| !node.tpm_simulated);
+    let trust = TrustVector {
+        instance_identity: claim::TRUSTWORTHY_INSTANCE,
+        executables: claim::APPROVED_BOOT,
+        hardware: if genuine { claim::GENUINE_HARDWARE } else { claim::NONE },
+        ..TrustVector::default()
+    };
+    let mut node = Submodule::judged(Kind::Node, verified, claims.is_some(), trust);
+    node.claims = claims.map_or(serde_json::Value::Null, plain);
+    node.anchors = anchors.to_vec();
+    node.simulated = claims.is_some_and(|node| node.tpm_simulated);
+    node
 }
 
 fn plain(claims: &impl Serialize) -> serde_json::Value {

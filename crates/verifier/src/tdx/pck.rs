@@ -55,6 +55,11 @@ impl VerifiedPlatform {
         &self.extension.ppid
     }
 
+    /// What the machine is known by: the platform instance id where there is one (several packages), else the PPID.
+    pub fn identity(&self) -> &[u8; 16] {
+        self.extension.platform_instance.as_ref().unwrap_or(&self.extension.ppid)
+    }
+
     /// Verifies the chain in a quote: PCK certificate, PCK CA, root.
     pub(super) fn verify(pem: &[u8], policy: &TdxPolicy, now: UnixTime) -> Result<Self, PckError> {
         if !is_nothing_else(pem) {
