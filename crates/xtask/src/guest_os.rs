@@ -3,8 +3,7 @@
 //! ```text
 //! packages.lock --> linux source + kernel.config --> vmlinux      (cached by the digest of its inputs)
 //! crates/guest  --> static casemate-guest ---------> initrd.cpio
-//!                                       \----------> root.img     (EROFS | verity superblock | hash tree)
-//! packages.lock --> mke2fs and libraries --/
+//! recipe.toml   --> folders, name -----------------> root.img     (EROFS | verity superblock | hash tree)
 //! ```
 //!
 //! The same inputs give the same bytes: no time, owner, path or order of a folder enters.
@@ -53,7 +52,7 @@ pub(crate) fn build(workspace: &Workspace, options: &Options) -> Result<()> {
     let kernel = KernelInputs::gather(workspace, &recipe, &packages)?;
     let (vmlinux, guest) = build_programs(workspace, options, &kernel, &packages)?;
     let out = options.out.clone().unwrap_or_else(|| workspace.join("target/guest-os"));
-    let stamp = Stamp::of(&recipe, &packages, &kernel, &guest)?;
+    let stamp = Stamp::of(&recipe, &kernel, &guest)?;
     if stamp.holds(&out) {
         note("guest OS", &format!("unchanged in {}", out.display()));
         return Ok(());
@@ -88,7 +87,7 @@ fn build_programs(
 fn assemble(recipe: &Recipe, packages: &Packages, kernel: &KernelInputs, vmlinux: &Path, guest: &Path, out: &Path) -> Result<()> {
     let guest = files::read(guest)?;
     let initrd = initrd::make(recipe, &guest);
-    let root = root::make(recipe, packages, &guest)?;
+    let root = root::make(recipe)?;
     let vmlinux = files::read(vmlinux)?;
     for (name, bytes) in [("vmlinux", &vmlinux), ("initrd.cpio", &initrd), ("root.img", &root.image)] {
         files::write(&out.join(name), bytes)?;
@@ -110,10 +109,8 @@ fn sources(packages: &Packages, kernel: &KernelInputs, recipe: &Recipe) -> Resul
         ("compiler".to_owned(), kernel.compiler.clone()),
         ("mkfs.erofs".to_owned(), root::mkfs_version()?),
     ];
-    for role in recipe.root.packages.iter().map(String::as_str).chain([kernel::SOURCE_ROLE]) {
-        let package = packages.locked(role)?;
-        sources.push((package.package.clone(), package.version.clone()));
-    }
+    let package = packages.locked(kernel::SOURCE_ROLE)?;
+    sources.push((package.package.clone(), package.version.clone()));
     Ok(sources)
 }
 
@@ -121,17 +118,12 @@ fn sources(packages: &Packages, kernel: &KernelInputs, recipe: &Recipe) -> Resul
 struct Stamp(String);
 
 impl Stamp {
-    fn of(recipe: &Recipe, packages: &Packages, kernel: &KernelInputs, guest: &Path) -> Result<Self> {
+    fn of(recipe: &Recipe, kernel: &KernelInputs, guest: &Path) -> Result<Self> {
         let guest = digest::of_file(guest)?;
         let key = reference::public_key_hex(&reference::signing_key()?);
         let mkfs = root::mkfs_version()?;
         let kernel = kernel.key();
-        let mut debs = String::new();
-        for role in &recipe.root.packages {
-            debs += &packages.locked(role)?.sha256;
-        }
-        let parts =
-            [("recipe", &recipe.text), ("guest", &guest), ("key", &key), ("mkfs", &mkfs), ("kernel", &kernel), ("debs", &debs)];
+        let parts = [("recipe", &recipe.text), ("guest", &guest), ("key", &key), ("mkfs", &mkfs), ("kernel", &kernel)];
         Ok(Self(digest::of_parts(parts.map(|(name, text)| (name, text.as_bytes())))))
     }
 
