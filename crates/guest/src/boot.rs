@@ -35,13 +35,11 @@ pub(crate) fn first_stage() -> Result<(), Fatal> {
     Ok(())
 }
 
-/// In the verity root: the rest of the file systems, kernel settings, scratch volume.
+/// In the verity root: the rest of the file systems, kernel settings.
 pub(crate) fn second_stage() -> Result<(), Fatal> {
     mounts::mount_all(mounts::SYSTEM).or_fatal(Check::RootVerity, "mount the system file systems")?;
     hardening::apply();
-    entropy::wait_until_ready()?;
-    phase::mark("system");
-    storage::open_scratch()
+    entropy::wait_until_ready()
 }
 
 /// Reads the root once, so that a changed byte is found at boot and not when somebody comes to need it. A large root has

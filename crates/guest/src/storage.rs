@@ -34,9 +34,7 @@ pub(crate) fn open_scratch() -> Result<(), Fatal> {
     let device = dm::create("scratch", &dm::Table::crypt(&disk.number, disk.sectors, &key))
         .or_fatal(Check::Scratch, "open the scratch disk by dm-crypt")?;
     drop(key);
-    phase::mark("crypt");
     make_file_system(&device.node(), disk.sectors)?;
-    phase::mark("mkfs");
     fs::create_dir_all(SCRATCH).or_fatal(Check::Scratch, "make the scratch mount point")?;
     let flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOATIME;
     mount(device.node(), SCRATCH, "ext4", flags, MOUNT_OPTIONS).or_fatal(Check::Scratch, "mount the scratch volume")?;
