@@ -6,7 +6,12 @@ mod modules;
 pub(crate) mod mounts;
 mod root;
 
-use std::{convert::Infallible, fs, os::unix::process::CommandExt as _, process::Command, time::Duration};
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    path::Path,
+    time::Duration,
+};
 
 use crate::{
     disk, dm, entropy,
@@ -14,11 +19,9 @@ use crate::{
     phase, storage,
 };
 
-/// Argument that says: the root is verified already.
-pub(crate) const STAGE2: &str = "--stage2";
-
-/// In the initrd: opens the verity root and goes on from there. Returns only on failure.
-pub(crate) fn first_stage() -> Result<Infallible, Fatal> {
+/// In the initrd: opens the verity root and enters it. The process goes on: its program was measured with the initrd, and
+/// executing it again from the root would only have it read and hashed a second time.
+pub(crate) fn first_stage() -> Result<(), Fatal> {
     mounts::mount_all(mounts::EARLY).or_fatal(Check::RootVerity, "mount the first file systems")?;
     phase::mark("init");
     let command_line = fs::read_to_string("/proc/cmdline").or_fatal(Check::RootVerity, "read /proc/cmdline")?;
@@ -28,20 +31,27 @@ pub(crate) fn first_stage() -> Result<Infallible, Fatal> {
     storage::announce("root", &disk.number);
     let device = dm::create("root", &dm::Table::verity(&disk.number, &verity))
         .or_fatal(Check::RootVerity, "open the root disk by dm-verity")?;
+    read_beginning(&device.node()).or_fatal(Check::RootVerity, "read the root device")?;
     root::switch_to(&device.node()).or_fatal(Check::RootVerity, "mount and enter the root file system")?;
     phase::mark("root");
-    let error = Command::new("/sbin/casemate-guest").arg(STAGE2).exec();
-    Err(Fatal::new(Check::RootVerity, format!("execute /sbin/casemate-guest of the root file system: {error}")))
+    Ok(())
 }
 
-/// In the verity root: the rest of the file systems, kernel settings, scratch volume.
+/// In the verity root: the rest of the file systems, kernel settings.
 pub(crate) fn second_stage() -> Result<(), Fatal> {
-    phase::mark("stage2");
     mounts::mount_all(mounts::SYSTEM).or_fatal(Check::RootVerity, "mount the system file systems")?;
     hardening::apply();
-    entropy::wait_until_ready()?;
-    storage::open_scratch()
+    entropy::wait_until_ready()
 }
+
+/// Reads the root once, so that a changed byte is found at boot and not when somebody comes to need it. A large root has
+/// only its beginning read; the rest is verified when it is used.
+fn read_beginning(device: &Path) -> io::Result<()> {
+    io::copy(&mut File::open(device)?.take(READ_AT_BOOT), &mut io::sink()).map(drop)
+}
+
+/// The root is some kilobytes long.
+const READ_AT_BOOT: u64 = 4 << 20;
 
 /// How long the root disk may take to appear; virtio disks are there before the first process.
 const ROOT_LIMIT: Duration = Duration::from_secs(10);

@@ -30,6 +30,13 @@ pub(crate) fn secret32() -> Result<Zeroizing<[u8; 32]>, Fatal> {
     Ok(bytes)
 }
 
+/// 16 random bytes for identifiers, which are no secret.
+pub(crate) fn public16() -> Result<[u8; 16], Fatal> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).or_fatal(Check::Entropy, "read 16 random bytes")?;
+    Ok(bytes)
+}
+
 /// Waits until the kernel's pool was seeded (RDRAND/RDSEED at boot), with a limit in place of hanging forever.
 pub(crate) fn wait_until_ready() -> Result<(), Fatal> {
     let start = Instant::now();

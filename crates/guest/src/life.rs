@@ -7,6 +7,7 @@
 //! ```
 
 mod admission;
+mod chores;
 mod run;
 
 use std::{cell::RefCell, convert::Infallible, rc::Rc, time::Duration};
@@ -16,7 +17,11 @@ use casemate_api::{
     workload::{self, Isolation, Workload},
 };
 use casemate_seal::{KeyRelease, RecordSealer, open_release};
-use tokio::{pin, sync::mpsc, time::timeout};
+use tokio::{
+    pin,
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 
 use crate::{
     channel::{Channel, Ends},
@@ -29,6 +34,7 @@ use crate::{
     workload::spool::Spool,
 };
 use admission::{Admission, admit};
+use chores::Chores;
 
 /// Lives to the end, and powers off. Returns only a failure of the channel itself, of which the host cannot be told.
 pub(crate) fn run() -> Result<Infallible, Fatal> {
@@ -37,7 +43,7 @@ pub(crate) fn run() -> Result<Infallible, Fatal> {
         let spool = Rc::new(Spool::new());
         let (mut channel, ends) = Channel::open(spool.clone()).or_fatal(Check::Protocol, "open the channel to the host")?;
         let Ends { inbox, outbox } = ends;
-        let life = Life { inbox, outbox: outbox.clone(), spool, progress: Progress::booted(), quoter: None };
+        let life = Life { inbox, outbox: outbox.clone(), spool, progress: Progress::booted(), quoter: None, chores: None };
         // One future from here to the end: dropping it would end the session and with it the last words.
         let serve = channel.serve();
         pin!(serve);
@@ -66,6 +72,8 @@ struct Life {
     spool: Rc<Spool>,
     progress: Progress,
     quoter: Option<Quoter>,
+    /// What is left to be done for the workload, from the first answered challenge on.
+    chores: Option<Chores>,
 }
 
 /// What is known from `Launch` on.
@@ -103,6 +111,7 @@ impl Life {
             Heard::Launch(_) => return Err(out_of_order("Launch")),
         };
         let keys = configured.open(&release)?;
+        self.chores.take().unwrap_or_else(|| configured.chores()).all()?;
         self.run(configured, keys).await
     }
 
@@ -120,15 +129,25 @@ impl Life {
         let digest = workload::digest_of(&launch.workload);
         self.quoter()?.measure(digest)?;
         let identity = Identity::generate(launch.instance.clone(), digest)?;
-        layers::mount_root(&workload.image.layers, &launch.layers)?;
+        layers::open_all(&workload.image.layers, &launch.layers)?;
         Ok(Configured { launch, workload, tenant_key, identity })
     }
 
     /// Handles messages until one comes that changes the phase.
     async fn hear(&mut self, mut configured: Option<&mut Configured>) -> Result<Heard, Fatal> {
         loop {
+            let idle = self.chores.as_ref().is_some_and(|chores| !chores.is_done());
+            let heard = tokio::select! {
+                biased;
+                heard = self.inbox.recv() => heard,
+                // By now the answer is with the host, which verifies it.
+                () = sleep(ANSWER_SENT), if idle => {
+                    self.chores.as_mut().map_or(Ok(()), Chores::next)?;
+                    continue;
+                }
+            };
             // The channel holds the other end for as long as the machine lives.
-            let Some(ToGuest { message: Some(message) }) = self.inbox.recv().await else {
+            let Some(ToGuest { message: Some(message) }) = heard else {
                 return Err(Fatal::new(Check::Protocol, "a message of an unknown kind came"));
             };
             let known = configured.as_ref().map(|configured| &configured.launch);
@@ -149,6 +168,9 @@ impl Life {
     async fn answer(&mut self, configured: &mut Configured, challenge: &guest::Challenge) -> Result<(), Fatal> {
         let evidence = configured.identity.answer(self.quoter()?, challenge)?;
         self.send(from_guest::Message::Evidence(evidence)).await;
+        if self.progress.phase() == Phase::Configured && self.chores.is_none() {
+            self.chores = Some(configured.chores());
+        }
         Ok(())
     }
 
@@ -180,6 +202,10 @@ impl Life {
 }
 
 impl Configured {
+    fn chores(&self) -> Chores {
+        Chores::new(self.workload.image.layers.len())
+    }
+
     /// Opens the key release: from the tenant of the workload, for this instance and a nonce that was answered here.
     fn open(&mut self, release: &guest::Release) -> Result<KeyRelease, Fatal> {
         let Identity { hpke, instance, workload_digest, .. } = &self.identity;
@@ -201,6 +227,8 @@ fn out_of_order(message: &str) -> Fatal {
 }
 
 const ENTROPY: usize = 32;
+/// From an answer in the queue to its bytes at the host.
+const ANSWER_SENT: Duration = Duration::from_millis(2);
 const MAX_INSTANCE: usize = 128;
 /// The last status is on its way already when the last record was acknowledged.
 const NORMAL_END: Duration = Duration::from_millis(100);

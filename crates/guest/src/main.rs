@@ -1,8 +1,8 @@
 //! PID 1 of the guest.
 //!
-//! One static binary, started twice: as `/init` of the initrd (stage 1) it opens the verity root and executes itself from
-//! there (stage 2), which opens the scratch volume, answers the host, attests, receives sealed keys, runs the workload and
-//! powers the machine off. It never returns, never offers a shell, and ends the machine with a named reason on any failure.
+//! One static binary, measured with the initrd whose `/init` it is. It opens the verity root and enters it, opens the scratch
+//! volume, answers the host, attests, receives sealed keys, runs the workload and powers the machine off. It never returns,
+//! never offers a shell, and ends the machine with a named reason on any failure.
 //!
 //! Everything is synchronous and single-threaded until the machine is set up; then a current-thread runtime begins. There
 //! is never a second thread: the workload is started by a plain fork.
@@ -33,8 +33,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     power::off_on_panic();
-    let stage2 = std::env::args_os().nth(1).is_some_and(|arg| arg == boot::STAGE2);
-    let fatal = match if stage2 { second_stage() } else { boot::first_stage() } {
+    let fatal = match boot_and_live() {
         Ok(never) => match never {},
         Err(fatal) => fatal,
     };
@@ -42,8 +41,8 @@ fn main() -> ExitCode {
     power::off()
 }
 
-/// From the verity root on.
-fn second_stage() -> Result<Infallible, Fatal> {
+fn boot_and_live() -> Result<Infallible, Fatal> {
+    boot::first_stage()?;
     boot::second_stage()?;
     life::run()
 }

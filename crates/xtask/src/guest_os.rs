@@ -3,8 +3,7 @@
 //! ```text
 //! packages.lock --> linux source + kernel.config --> vmlinux      (cached by the digest of its inputs)
 //! crates/guest  --> static casemate-guest ---------> initrd.cpio
-//!                                       \----------> root.img     (EROFS | verity superblock | hash tree)
-//! packages.lock --> mke2fs and libraries --/
+//! recipe.toml   --> folders, name -----------------> root.img     (EROFS | verity superblock | hash tree)
 //! ```
 //!
 //! With `KERNEL=distro` the first line is: packages.lock --> the distribution's kernel --> vmlinux, and modules in the initrd.
@@ -62,7 +61,7 @@ pub(crate) fn build(workspace: &Workspace, options: &Options) -> Result<()> {
     let kernel = Inputs::gather(workspace, &recipe, &packages, Flavour::chosen()?)?;
     let guest = build_programs(workspace, options, &kernel, &packages)?;
     let out = options.out.clone().unwrap_or_else(|| workspace.join("target/guest-os"));
-    let stamp = Stamp::of(&recipe, &packages, &kernel, &guest)?;
+    let stamp = Stamp::of(&recipe, &kernel, &guest)?;
     if stamp.holds(&out) {
         note("guest OS", &format!("unchanged in {}", out.display()));
         return Ok(());
@@ -94,7 +93,7 @@ fn assemble(recipe: &Recipe, packages: &Packages, inputs: &Inputs, guest: &Path,
     let guest = files::read(guest)?;
     let kernel = inputs.load(recipe, packages)?;
     let initrd = initrd::make(recipe, &guest, &kernel.modules);
-    let root = root::make(recipe, packages, &guest)?;
+    let root = root::make(recipe)?;
     let vmlinux = kernel.vmlinux;
     for (name, bytes) in [("vmlinux", &vmlinux), ("initrd.cpio", &initrd), ("root.img", &root.image)] {
         files::write(&out.join(name), bytes)?;
@@ -117,10 +116,6 @@ fn sources(packages: &Packages, kernel: &Inputs, recipe: &Recipe) -> Result<Vec<
         ("mkfs.erofs".to_owned(), root::mkfs_version()?),
     ];
     sources.extend(kernel.sources(packages)?);
-    for role in &recipe.root.packages {
-        let package = packages.locked(role)?;
-        sources.push((package.package.clone(), package.version.clone()));
-    }
     Ok(sources)
 }
 
@@ -128,17 +123,12 @@ fn sources(packages: &Packages, kernel: &Inputs, recipe: &Recipe) -> Result<Vec<
 struct Stamp(String);
 
 impl Stamp {
-    fn of(recipe: &Recipe, packages: &Packages, kernel: &Inputs, guest: &Path) -> Result<Self> {
+    fn of(recipe: &Recipe, kernel: &Inputs, guest: &Path) -> Result<Self> {
         let guest = digest::of_file(guest)?;
         let key = reference::public_key_hex(&reference::signing_key()?);
         let mkfs = root::mkfs_version()?;
         let kernel = kernel.key();
-        let mut debs = String::new();
-        for role in &recipe.root.packages {
-            debs += &packages.locked(role)?.sha256;
-        }
-        let parts =
-            [("recipe", &recipe.text), ("guest", &guest), ("key", &key), ("mkfs", &mkfs), ("kernel", &kernel), ("debs", &debs)];
+        let parts = [("recipe", &recipe.text), ("guest", &guest), ("key", &key), ("mkfs", &mkfs), ("kernel", &kernel)];
         Ok(Self(digest::of_parts(parts.map(|(name, text)| (name, text.as_bytes())))))
     }
 

@@ -18,9 +18,9 @@ use crate::{
 /// Where the workload's root file system is mounted.
 pub(crate) const ROOT: &str = "/run/root";
 
-/// Opens all layers (lowest first) and mounts the root file system. What is opened is decided by the workload's root
-/// hashes and sizes alone; the host only says where to look.
-pub(crate) fn mount_root(layers: &[Layer], slices: &[guest::Slice]) -> Result<(), Fatal> {
+/// Opens all layers, lowest first. What is opened is decided by the workload's root hashes and sizes alone; the host only
+/// says where to look.
+pub(crate) fn open_all(layers: &[Layer], slices: &[guest::Slice]) -> Result<(), Fatal> {
     if layers.len() != slices.len() {
         let detail = format!("{} slices for {} layers", slices.len(), layers.len());
         return Err(Fatal::new(Check::Protocol, detail));
@@ -28,7 +28,12 @@ pub(crate) fn mount_root(layers: &[Layer], slices: &[guest::Slice]) -> Result<()
     for (index, (layer, slice)) in layers.iter().zip(slices).enumerate() {
         mount_layer(index, layer, slice)?;
     }
-    mount_overlay(layers.len()).or_fatal(Check::LayerVerity, "mount the layers as one root file system")
+    Ok(())
+}
+
+/// Mounts the open layers as the workload's root file system, which it changes on the scratch volume.
+pub(crate) fn mount_root(layers: usize) -> Result<(), Fatal> {
+    mount_overlay(layers).or_fatal(Check::LayerVerity, "mount the layers as one root file system")
 }
 
 fn mount_layer(index: usize, layer: &Layer, slice: &guest::Slice) -> Result<(), Fatal> {

@@ -44,13 +44,15 @@ pub(crate) fn prepare(host: &Host, plan: &Plan) -> Result<vtpm::Session, DriverE
         fs::metadata(from).map(|metadata| sum + metadata.len()).context("measure", from)
     })?;
     memory::mount(&places, size)?;
+    // Its process makes the TPM while the rest is made here.
+    vtpm::create(&places, users.vtpm)?;
+    let session = vtpm::Session::start(host, &places, &record)?;
     memory::create_ram(&places, ram, users.vmm)?;
     for (from, to) in &given {
         stage(from, to, users)?;
     }
     create_scratch(&places, plan.scratch_mib << 20)?;
-    vtpm::create(&places, users.vtpm)?;
-    vtpm::Session::start(host, &places, &record)
+    Ok(session)
 }
 
 /// Ends provisioning; afterwards the machine can be started.
@@ -161,15 +163,7 @@ pub(crate) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
     }
     record.stage = Stage::Started;
     record.save(&places)?;
-    let spec_args = command::vmm(plan, host.accel);
-    let largest = (plan.scratch_mib.max(plan.memory_mib)) << 20;
-    let spec = jails::vmm(host, &places, &record, spec_args, largest);
-    let descriptors = descriptors(host, &places, &record, plan)?;
-    let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-    let helper = jail::launch(&host.jail_command, &spec, &borrowed, |pid| record.group.join(pid))
-        .map_err(|error| vmm_failed(chain(&error)))?;
-    host.children.adopt(helper);
-    drop(descriptors);
+    launch(host, &places, &record, plan)?;
     let Some(vmm) = process::find_vmm(&record) else {
         wait_for_supervisor(&record, user);
         return Err(vmm_failed(early_end(&places)));
@@ -180,6 +174,28 @@ pub(crate) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
         let _ = fs::remove_file(staged);
     }
     Ok(Started { jail })
+}
+
+/// Executes VMM and vTPM, both in their jails, side by side: each takes a while until it listens to the other.
+fn launch(host: &Host, places: &Places, record: &Record, plan: &Plan) -> Result<(), DriverError> {
+    let spec_args = command::vmm(plan, host.accel);
+    let largest = (plan.scratch_mib.max(plan.memory_mib)) << 20;
+    let spec = jails::vmm(host, places, record, spec_args, largest);
+    let (vtpm_end, vmm_end) = vtpm::connection(places)?;
+    let descriptors = descriptors(places, vmm_end, plan)?;
+    let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+    let (vtpm, vmm) = std::thread::scope(|scope| {
+        let vtpm = scope.spawn(|| vtpm::serve(host, places, record, vtpm_end));
+        let vmm = jail::launch(&host.jail_command, &spec, &borrowed, |pid| record.group.join(pid))
+            .map(|helper| host.children.adopt(helper))
+            .map_err(|error| vmm_failed(chain(&error)));
+        (vtpm.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), vmm)
+    });
+    vtpm.and(vmm).inspect_err(|_| {
+        if let Some(vmm) = process::find_vmm(record) {
+            vmm.kill(DEATH_LIMIT);
+        }
+    })
 }
 
 /// Lets the machine run once its jail holds; ends it otherwise.
@@ -203,7 +219,7 @@ fn run_or_kill(vmm: &Process, record: &Record, user: u32, places: &Places) -> Re
 }
 
 /// In the order of [`command::VmmFd`], after the log and the file for the exit status.
-fn descriptors(host: &Host, places: &Places, record: &Record, plan: &Plan) -> Result<Vec<OwnedFd>, DriverError> {
+fn descriptors(places: &Places, vtpm: OwnedFd, plan: &Plan) -> Result<Vec<OwnedFd>, DriverError> {
     let (log, ended) = (places.console(), places.ended());
     let open = |path: &Path| OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path);
     let mut descriptors: Vec<OwnedFd> = vec![
@@ -211,7 +227,7 @@ fn descriptors(host: &Host, places: &Places, record: &Record, plan: &Plan) -> Re
         open(&ended).context("create", &ended)?.into(),
         listen(&places.run, QMP_SOCKET)?,
         listen(&places.run, GUEST_SOCKET)?,
-        vtpm::serve(host, places, record)?,
+        vtpm,
     ];
     for disk in &plan.disks {
         descriptors.push(File::open(&disk.path).context("open the disk", &disk.path)?.into());

@@ -82,11 +82,15 @@ impl Session {
     }
 }
 
-/// Starts the vTPM's process for the VMM; returns the VMM's end of its control connection. It ends with the VMM.
-pub(crate) fn serve(host: &Host, places: &Places, record: &Record) -> Result<OwnedFd, DriverError> {
-    let (theirs, ours) = UnixStream::pair().context("make sockets for", &places.vtpm())?;
-    spawn(host, places, record, command::vtpm(Path::new(command::inside::VTPM)), &[theirs.into()])?;
-    Ok(ours.into())
+/// The control connection between vTPM and VMM: the vTPM's end, the VMM's end.
+pub(crate) fn connection(places: &Places) -> Result<(OwnedFd, OwnedFd), DriverError> {
+    let (vtpm, vmm) = UnixStream::pair().context("make sockets for", &places.vtpm())?;
+    Ok((vtpm.into(), vmm.into()))
+}
+
+/// Starts the vTPM's process for the VMM. It ends with the VMM.
+pub(crate) fn serve(host: &Host, places: &Places, record: &Record, connection: OwnedFd) -> Result<(), DriverError> {
+    spawn(host, places, record, command::vtpm(Path::new(command::inside::VTPM)), &[connection])
 }
 
 fn spawn(host: &Host, places: &Places, record: &Record, args: Vec<String>, sockets: &[OwnedFd]) -> Result<(), DriverError> {

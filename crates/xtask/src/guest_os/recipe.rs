@@ -78,10 +78,6 @@ pub(crate) struct RootPart {
     pub(crate) uuid: String,
     /// Empty folders.
     pub(crate) folders: Vec<String>,
-    /// Roles of the packages.
-    pub(crate) packages: Vec<String>,
-    /// The files taken from them.
-    pub(crate) files: Vec<String>,
 }
 
 /// The accelerators that need a command line of their own.
