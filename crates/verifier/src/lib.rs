@@ -21,6 +21,7 @@ pub mod credential;
 pub mod ear;
 pub mod ek;
 pub mod gpu;
+pub mod iak;
 pub mod ima;
 mod instance;
 mod launch;

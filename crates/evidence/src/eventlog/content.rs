@@ -214,7 +214,8 @@ impl<'a> Variable<'a> {
 
 impl Guid {
     /// EFI_GLOBAL_VARIABLE: SecureBoot, PK, KEK.
-    pub const EFI_GLOBAL: Self = Self([0x61, 0xdf, 0xe4, 0x8b, 0xca, 0x93, 0xd2, 0x11, 0xaa, 0x0d, 0, 0xe0, 0x98, 0x03, 0x2b, 0x8c]);
+    pub const EFI_GLOBAL: Self =
+        Self([0x61, 0xdf, 0xe4, 0x8b, 0xca, 0x93, 0xd2, 0x11, 0xaa, 0x0d, 0, 0xe0, 0x98, 0x03, 0x2b, 0x8c]);
     /// EFI_IMAGE_SECURITY_DATABASE_GUID: db, dbx.
     pub const IMAGE_SECURITY: Self =
         Self([0xcb, 0xb2, 0x19, 0xd7, 0x3a, 0x3d, 0x96, 0x45, 0xa3, 0xbc, 0xda, 0xd0, 0x0e, 0x67, 0x65, 0x6f]);
@@ -269,7 +270,8 @@ impl<'a> Gpt<'a> {
 }
 
 impl<'a> Ipl<'a> {
-    fn of(data: &'a [u8]) -> Self {
+    /// The data of an EV_IPL event, by the conventions of boot loaders.
+    pub fn of(data: &'a [u8]) -> Self {
         if let Some((prefix, text)) = grub_text(data) {
             return match prefix {
                 GRUB_COMMAND => Self::GrubCommand(text),

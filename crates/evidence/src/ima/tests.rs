@@ -36,8 +36,7 @@ fn both_forms_of_each_template_give_the_same_entry() {
     ];
     for (template, fields, words) in cases {
         let (binary, text) = (record(template, &fields), line(template, &fields, &words));
-        let (mut a, mut b) =
-            (Reader::new(&binary, Format::Binary(HashAlg::Sha1)), Reader::new(text.as_bytes(), Format::Ascii));
+        let (mut a, mut b) = (Reader::new(&binary, Format::Binary(HashAlg::Sha1)), Reader::new(text.as_bytes(), Format::Ascii));
         let (x, y) = (a.next_entry().unwrap().unwrap(), b.next_entry().unwrap().unwrap());
         assert_eq!(x.template_digest(HashAlg::Sha1), x.listed(), "{template}");
         assert_eq!((x.data(), x.listed(), x.name(), x.digest()), (y.data(), y.listed(), y.name(), y.digest()), "{template}");

@@ -4,9 +4,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod attacks;
+mod banks;
+mod boot;
 mod certificates;
 mod flips;
 mod golden;
+mod iak;
+mod ima;
+mod names;
 mod node;
 mod quotes;
 mod receipt;
