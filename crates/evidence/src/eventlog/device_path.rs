@@ -51,7 +51,7 @@ fn text(out: &mut String, node: &Node<'_>) {
             let signature = Guid(hd[20..36].try_into().expect("sixteen bytes"));
             write!(out, "HD({},{signature})", le(&hd[..4]))
         }
-        (4, 4, name) => write!(out, "{}", utf16_text(name).escape_debug()),
+        (4, 4, name) => write!(out, "{}", utf16_text(name).replace(char::is_control, "?")),
         (4, 6, file) if file.len() == 16 => write!(out, "FvFile({})", Guid(file.try_into().expect("sixteen bytes"))),
         (4, 7, volume) if volume.len() == 16 => write!(out, "Fv({})", Guid(volume.try_into().expect("sixteen bytes"))),
         (4, 8, range) if range.len() == 20 => write!(out, "Offset({:#x},{:#x})", le(&range[4..12]), le(&range[12..])),

@@ -6,7 +6,7 @@ use casemate_evidence::tpm::{
     Attest, AttestBody, ClockInfo, Curve, Digest, HashAlg, KeyScheme, ObjectAttributes, PcrSelection, Public, PublicParams,
     Signature, Symmetric,
 };
-use casemate_verifier::quote::{AttestationKey, BankValues, KeyError, PcrError, QuoteError};
+use casemate_verifier::quote::{AttestationKey, BankValues, KeyError, PcrError, QuoteError, QuotedBanks};
 use p384::ecdsa::signature::hazmat::PrehashSigner as _;
 use rsa::{BoxedUint, RsaPrivateKey, pkcs1v15, pss, signature::SignatureEncoding as _, traits::PublicKeyParts as _};
 use sha2::{Sha256, Sha384};
@@ -59,6 +59,18 @@ fn p384_key(hash: HashAlg) -> (Public, impl Fn(&[u8]) -> Vec<u8>) {
         Signature::Ecdsa { hash, r: r.to_vec(), s: s.to_vec() }.encode()
     };
     (public(params), sign)
+}
+
+/// A quote of exactly these values, accepted.
+pub(crate) fn quoted(listed: &BankValues) -> QuotedBanks {
+    let (public, sign) = p384_key(HashAlg::Sha384);
+    let selection =
+        |(hash, values): (&HashAlg, &BTreeMap<u32, Digest>)| PcrSelection { hash: *hash, pcrs: values.keys().copied().collect() };
+    let selections: Vec<_> = listed.iter().map(selection).collect();
+    let values: Vec<&[u8]> = listed.values().flat_map(BTreeMap::values).map(Digest::as_slice).collect();
+    let bytes = attest(&selections, HashAlg::Sha384.digest(&values).as_slice());
+    let quote = AttestationKey::from_public(&public.encode()).unwrap().quote(&bytes, &sign(&bytes)).unwrap();
+    quote.banks(&selections, listed).unwrap()
 }
 
 fn rsa_key() -> RsaPrivateKey {

@@ -12,7 +12,7 @@ use std::{
 use casemate_attester::{Tpm, TpmAttester, open};
 use casemate_evidence::{
     instance::Pcr,
-    tpm::{Digest, HashAlg, PcrSelection},
+    tpm::{Digest, HashAlg, ObjectAttributes, PcrSelection, Public},
 };
 use casemate_verifier::{
     TrustAnchors, VendorRoot,
@@ -211,7 +211,9 @@ impl Swtpm {
         self.tool("tpm2_startauthsession", &["-Q", "--policy-session", "-S", "session"]);
         self.tool("tpm2_policysecret", &["-Q", "-S", "session", "-c", "e"]);
         let args = ["-Q", "-c", "ak", "-C", "ek", "-i", "credential", "-o", "opened", "-P", "session:session"];
-        let opened = self.try_tool("tpm2_activatecredential", &args);
+        // Keys of the high range are used with their (empty) password.
+        let high = Public::parse(&self.public("ek")).unwrap().attributes.0 & ObjectAttributes::USER_WITH_AUTH != 0;
+        let opened = self.try_tool("tpm2_activatecredential", &args[..args.len() - if high { 2 } else { 0 }]);
         self.tool("tpm2_flushcontext", &["session"]);
         opened.ok().map(|()| self.read("opened"))
     }

@@ -59,8 +59,9 @@ impl Reading {
         self.claims.unknown_events += u64::from(event.kind.name().is_none());
         match (role, event.pcr) {
             (Role::Separator, _) => {}
+            // No rule allows a change of secure boot by somebody else.
+            (Role::Firmware | Role::Later | Role::Late, 7) => self.secure.event(event, self.bank, role, &mut self.claims),
             (Role::Late, _) => self.claims.late.push(measured(event, digest)),
-            (Role::Firmware | Role::Later, 7) => self.secure.event(event, self.bank, role, &mut self.claims),
             (Role::Firmware | Role::Later, 4) => self.boot_manager(event, digest),
             (Role::Firmware, _) => self.firmware(event, digest),
             // GPT and actions: nothing to claim but that they are there.
