@@ -29,6 +29,7 @@ pub use self::{
 };
 use crate::{
     checks::{Appraised, CheckName, Finding, Ledger, Stop},
+    ima::IMA_PCR,
     log::LogError,
     quote::QuotedBanks,
 };
@@ -98,7 +99,8 @@ enum ReplayError {
     Format(#[source] EventLogError),
 }
 
-/// The log, if it leads to the quoted values of every bank. A PCR that it does not extend must be zero.
+/// The log, if it leads to the quoted values of every bank. A PCR that it does not extend must be zero, but for the kernel's own:
+/// what is in that is [`appraise_ima`](crate::ima::appraise_ima)'s to say.
 fn replayed<'a>(log: &'a [u8], quoted: &QuotedBanks) -> Result<Finding<(LogRef<'a>, HashAlg)>, ReplayError> {
     let (strongest, _) = quoted.strongest().ok_or(ReplayError::Bank)?;
     let log = LogRef::parse(log).map_err(ReplayError::Format)?;
@@ -107,7 +109,7 @@ fn replayed<'a>(log: &'a [u8], quoted: &QuotedBanks) -> Result<Finding<(LogRef<'
             return Err(ReplayError::NoDigests(*bank));
         }
         let replay = log.replay(*bank);
-        for (pcr, value) in values {
+        for (pcr, value) in values.iter().filter(|(pcr, _)| **pcr != IMA_PCR) {
             let seen = replay.get(pcr).copied().unwrap_or(Digest::zero(*bank));
             if seen != *value {
                 let (replayed, quoted) = (seen.to_string(), value.to_string());

@@ -195,7 +195,10 @@ impl Judge<'_> {
             self.claims.violations += 1;
             let refusal = self.policy.judge_violation(index, entry.name());
             self.refuse(refusal);
-            return Ok(Digest::ones(bank));
+            return Ok(match self.policy.extension {
+                ExtensionRule::Hashed => Digest::ones(bank),
+                ExtensionRule::DangerPaddedSha1 => padded(&Digest::ones(HashAlg::Sha1), bank),
+            });
         }
         let computed = entry.template_digest(entry.listed_alg());
         if computed != entry.listed() {

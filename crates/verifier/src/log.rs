@@ -7,6 +7,7 @@ use casemate_evidence::{
 
 use crate::{
     boot::{HexDigest, MokRule},
+    ima::IMA_PCR,
     quote::QuotedPcrs,
     references::ReferenceValues,
 };
@@ -68,11 +69,12 @@ pub struct MeasuredLog {
 }
 
 impl MeasuredLog {
-    /// Replays `log` against `quoted`. A PCR that the log does not extend must be zero.
+    /// Replays `log` against `quoted`. A PCR that the log does not extend must be zero, but for the kernel's own, which only an
+    /// IMA list explains.
     pub fn replay(log: &[u8], quoted: &QuotedPcrs) -> Result<Self, LogError> {
         let log = LogRef::parse(log).map_err(LogError::Format)?;
         let replayed = log.replay(HashAlg::Sha256);
-        for (pcr, value) in quoted.values() {
+        for (pcr, value) in quoted.values().iter().filter(|(pcr, _)| **pcr != IMA_PCR) {
             let seen = replayed.get(pcr).copied().unwrap_or(Digest::zero(HashAlg::Sha256));
             if seen.as_slice() != value {
                 return Err(LogError::Replay { pcr: *pcr, replayed: seen.to_string(), quoted: hex::encode(value) });

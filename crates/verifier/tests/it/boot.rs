@@ -212,6 +212,55 @@ fn a_log_that_does_not_lead_to_the_quote_is_refused_before_it_is_read() {
     assert!(refusal(&appraise_boot(&good, &sha384, &Machine::good().policy)).1.contains("no digests of the quoted bank"));
 }
 
+#[test]
+fn the_kernels_own_pcr_is_not_the_firmware_logs_to_explain_and_every_other_is() {
+    let log = EventLog { events: Machine::good().events, ..EventLog::sha256() }.encode();
+    let with = |pcr: u32| {
+        let mut values = LogRef::parse(&log).unwrap().replay(HashAlg::Sha256);
+        values.insert(pcr, HashAlg::Sha256.digest(&[b"something"]));
+        appraise_boot(&log, &quoted(&BTreeMap::from([(HashAlg::Sha256, values)])), &Machine::good().policy)
+    };
+    let appraised = with(10);
+    assert_eq!(appraised.failed(), None);
+    assert!(!appraised.claims().unwrap().pcrs.contains(&10));
+    for pcr in [9, 11, 14, 16, 23] {
+        assert_eq!(refusal(&with(pcr)).0, "node.event-log", "PCR {pcr}");
+    }
+}
+
+/// Not covered: the header, most types, and labels (device paths, addresses, the names of files). Changes there may pass, and then
+/// everything that a policy is about is as it was.
+#[test]
+fn a_changed_byte_is_refused_or_changes_nothing_that_counts() {
+    let machine = Machine::good();
+    let log = EventLog { events: machine.events, ..EventLog::sha256() }.encode();
+    let quote = quoted(&BTreeMap::from([(HashAlg::Sha256, LogRef::parse(&log).unwrap().replay(HashAlg::Sha256))]));
+    let what_counts = |appraised: &Appraised| {
+        let claims = appraised.claims().unwrap().clone();
+        let digests: BTreeSet<String> = (claims.images.iter().map(|image| image.digest.clone()))
+            .chain(claims.loader.iter().chain(&claims.firmware).map(|event| event.digest.clone()))
+            .collect();
+        let secure = (claims.secure_boot, claims.dbx_entries, claims.variables, claims.authorities);
+        (secure, claims.command_lines, digests, claims.late, claims.shim)
+    };
+    let good = what_counts(&appraise_boot(&log, &quote, &machine.policy));
+    let mut passed = 0;
+    for at in 0..log.len() {
+        for flip in [0x01, 0x80] {
+            let mut changed = log.clone();
+            changed[at] ^= flip;
+            let appraised = appraise_boot(&changed, &quote, &machine.policy);
+            if appraised.verified().is_some() {
+                assert_eq!(what_counts(&appraised), good, "byte {at}");
+                passed += 1;
+            } else {
+                assert!(["node.event-log", "node.boot-policy"].contains(&refusal(&appraised).0));
+            }
+        }
+    }
+    assert!((1..150).contains(&passed), "{passed} of {}", 2 * log.len());
+}
+
 /// GRUB's commands and its kernel's command line look alike.
 #[test]
 fn a_command_line_by_grub_counts_only_beside_a_list_of_its_commands() {

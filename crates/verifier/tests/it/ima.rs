@@ -212,11 +212,8 @@ fn a_real_list_is_judged_entry_by_entry() {
     let mut reader = Reader::new(list.as_bytes(), Format::Ascii);
     let mut pcr = Digest::zero(BANK);
     while let Some(entry) = reader.next_entry().unwrap() {
-        let padded = if entry.is_violation() {
-            Digest::ones(BANK).as_slice().to_vec()
-        } else {
-            [entry.listed().as_slice(), &[0; 12]].concat()
-        };
+        let sha1 = if entry.is_violation() { Digest::ones(HashAlg::Sha1) } else { entry.listed() };
+        let padded = [sha1.as_slice(), &[0; 12]].concat();
         pcr = pcr.extended(BANK, &padded);
     }
     let old = quoted(&BankValues::from([(BANK, BTreeMap::from([(IMA_PCR, pcr)]))]));

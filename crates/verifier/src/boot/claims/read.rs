@@ -11,6 +11,7 @@ use crate::{
         BootPolicy,
         phases::{Phases, Role},
     },
+    ima::IMA_PCR,
     quote::QuotedBanks,
 };
 
@@ -21,7 +22,8 @@ pub(in crate::boot) fn read(
     quoted: &QuotedBanks,
     policy: &BootPolicy,
 ) -> (BootClaims, Vec<Digest>) {
-    let pcrs = quoted.banks().get(&bank).map_or_else(Vec::new, |values| values.keys().copied().collect());
+    let values = quoted.banks().get(&bank);
+    let pcrs = values.map_or_else(Vec::new, |values| values.keys().copied().filter(|pcr| *pcr != IMA_PCR).collect());
     let mut reading = Reading {
         bank,
         claims: BootClaims { bank: bank.name().to_owned(), pcrs, warnings: policy.warnings(), ..BootClaims::default() },
@@ -87,8 +89,8 @@ impl Reading {
                 let label = bounded(device_path_text(image.device_path));
                 self.claims.images.push(Image { pcr: event.pcr, digest: hex::encode(digest), label });
             }
-            // "Calling EFI Application from Boot Option" and the like.
-            Content::Text(_) => {}
+            // "Calling EFI Application from Boot Option" and the like, unless it is a binary under a false name.
+            Content::Text(_) if event.coverage(self.bank).is_whole() => {}
             _ => self.claims.loader.push(measured(event, digest)),
         }
     }
