@@ -88,7 +88,7 @@ fn events_of_a_real_machine_are_read_by_their_types() {
         assert_eq!(event.coverage(HashAlg::Sha256), Coverage::Part(variable.value));
     }
     for event in of(EventType::IPL).filter(|event| event.pcr == 8) {
-        let (Content::Ipl(Ipl::GrubCommand(text) | Ipl::KernelCommandLine(text))) = event.content() else {
+        let Content::Ipl(Ipl::GrubCommand(text) | Ipl::KernelCommandLine(text)) = event.content() else {
             panic!("event {}", event.index)
         };
         assert_eq!(event.coverage(HashAlg::Sha256), Coverage::Part(text));

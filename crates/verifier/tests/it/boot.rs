@@ -241,7 +241,9 @@ fn a_changed_byte_is_refused_or_changes_nothing_that_counts() {
             .chain(claims.loader.iter().chain(&claims.firmware).map(|event| event.digest.clone()))
             .collect();
         let secure = (claims.secure_boot, claims.dbx_entries, claims.variables, claims.authorities);
-        (secure, claims.command_lines, digests, claims.late, claims.shim)
+        // A text that its digest no longer covers is not claimed; the digest is still that of an accepted one.
+        let lines: Vec<_> = claims.command_lines.iter().map(|line| (line.source.clone(), line.digest.clone())).collect();
+        (secure, lines, digests, claims.late, claims.shim)
     };
     let good = what_counts(&appraise_boot(&log, &quote, &machine.policy));
     let mut passed = 0;
@@ -258,7 +260,7 @@ fn a_changed_byte_is_refused_or_changes_nothing_that_counts() {
             }
         }
     }
-    assert!((1..150).contains(&passed), "{passed} of {}", 2 * log.len());
+    assert!((1..log.len() / 5).contains(&passed), "{passed} of {}", 2 * log.len());
 }
 
 /// GRUB's commands and its kernel's command line look alike.
