@@ -3,17 +3,21 @@
 
 use std::convert::Infallible;
 
-use aes::{Aes128, cipher::KeyIvInit as _};
+use aes::{Aes128, Aes256, cipher::KeyIvInit as _};
+use casemate_evidence::tpm::HashAlg;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use p256::elliptic_curve::sec1::ToSec1Point as _;
 use rsa::{
     Oaep, RsaPublicKey,
     rand_core::{TryCryptoRng, TryRng},
 };
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest as _, Sha256, Sha384};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use crate::ek::{EkKey, EkPublic};
+use crate::{
+    ek::{EkPublic, Protection},
+    quote::Key,
+};
 
 /// Longest secret, in bytes: a digest of the EK's name algorithm.
 pub const MAX_SECRET: usize = 32;
@@ -28,7 +32,7 @@ pub enum CredentialError {
         len: usize,
     },
     /// Not a TPM name.
-    #[error("make a credential: the name has {len} bytes, a SHA-256 name has 34")]
+    #[error("make a credential: the name has {len} bytes, a SHA-256 name has 34 and a SHA-384 name 50")]
     Name {
         /// Found.
         len: usize,
@@ -66,72 +70,123 @@ pub fn make_credential(ek: &EkPublic, ak_name: &[u8], secret: &[u8], random: &Ra
     if secret.len() > MAX_SECRET {
         return Err(CredentialError::Secret { len: secret.len() });
     }
-    if ak_name.len() != NAME_LEN {
+    if !NAME_LENS.contains(&ak_name.len()) {
         return Err(CredentialError::Name { len: ak_name.len() });
     }
-    let (seed, encrypted_secret) = match &ek.0 {
-        EkKey::Rsa(key) => wrap_rsa(key, random)?,
-        EkKey::P256(key) => wrap_ecc(key, random)?,
+    let (seed, encrypted_secret) = match &ek.key {
+        Key::Rsa(key) => wrap_rsa(key, ek.protection, random)?,
+        Key::P256(key) => {
+            let ephemeral = p256::SecretKey::from_slice(&random.ephemeral).map_err(|_| CredentialError::Scalar)?;
+            let shared = p256::ecdh::diffie_hellman(ephemeral.to_nonzero_scalar(), key.as_affine());
+            let (own, theirs) = (ephemeral.public_key().to_sec1_point(false), key.to_sec1_point(false));
+            wrap_ecc(ek.protection, shared.raw_secret_bytes(), own.as_bytes(), theirs.as_bytes())
+        }
+        Key::P384(key) => {
+            // As many bits as the curve has, from the 256 that were given.
+            let wide = stretched(HashAlg::Sha384, b"casemate/ephemeral-p384", &random.ephemeral);
+            let ephemeral = p384::SecretKey::from_slice(&wide).map_err(|_| CredentialError::Scalar)?;
+            let shared = p384::ecdh::diffie_hellman(ephemeral.to_nonzero_scalar(), key.as_affine());
+            let (own, theirs) = (ephemeral.public_key().to_sec1_point(false), key.to_sec1_point(false));
+            wrap_ecc(ek.protection, shared.raw_secret_bytes(), own.as_bytes(), theirs.as_bytes())
+        }
     };
-    Ok(Credential { blob: id_object(&seed, ak_name, secret), encrypted_secret })
+    Ok(Credential { blob: id_object(&seed, ek.protection, ak_name, secret), encrypted_secret })
 }
 
-type Seed = Zeroizing<[u8; 32]>;
+/// As long as a digest of the EK's name algorithm.
+type Seed = Zeroizing<Vec<u8>>;
 
-fn wrap_rsa(key: &RsaPublicKey, random: &Randomness) -> Result<(Seed, Vec<u8>), CredentialError> {
-    let seed = Zeroizing::new(random.seed);
-    let padding = Oaep::<Sha256>::new_with_label(IDENTITY);
-    let encrypted = key.encrypt(&mut Stretched { key: &random.oaep, next: 0 }, padding, seed.as_slice());
+impl Protection {
+    fn hash(self) -> HashAlg {
+        match self {
+            Self::Sha256Aes128 => HashAlg::Sha256,
+            Self::Sha384Aes256 => HashAlg::Sha384,
+        }
+    }
+
+    fn aes_bits(self) -> u32 {
+        match self {
+            Self::Sha256Aes128 => 128,
+            Self::Sha384Aes256 => 256,
+        }
+    }
+}
+
+fn wrap_rsa(key: &RsaPublicKey, protection: Protection, random: &Randomness) -> Result<(Seed, Vec<u8>), CredentialError> {
+    let mut oaep = Stretched { key: &random.oaep, next: 0 };
+    let (seed, encrypted) = match protection {
+        Protection::Sha256Aes128 => {
+            let seed = Zeroizing::new(random.seed.to_vec());
+            let encrypted = key.encrypt(&mut oaep, Oaep::<Sha256>::new_with_label(IDENTITY), &seed);
+            (seed, encrypted)
+        }
+        Protection::Sha384Aes256 => {
+            let seed = stretched(HashAlg::Sha384, b"casemate/credential-seed", &random.seed);
+            let encrypted = key.encrypt(&mut oaep, Oaep::<Sha384>::new_with_label(IDENTITY), &seed);
+            (seed, encrypted)
+        }
+    };
     Ok((seed, encrypted.map_err(|_| CredentialError::Encrypt)?))
 }
 
-/// One-pass Diffie-Hellman; the encrypted secret is a TPMS_ECC_POINT.
-fn wrap_ecc(key: &p256::PublicKey, random: &Randomness) -> Result<(Seed, Vec<u8>), CredentialError> {
-    let ephemeral = p256::SecretKey::from_slice(&random.ephemeral).map_err(|_| CredentialError::Scalar)?;
-    let shared = p256::ecdh::diffie_hellman(ephemeral.to_nonzero_scalar(), key.as_affine());
-    let (x, y) = coordinates(&ephemeral.public_key());
-    let (ek_x, _) = coordinates(key);
+/// One-pass Diffie-Hellman; the encrypted secret is a TPMS_ECC_POINT. Points are uncompressed (SEC 1).
+fn wrap_ecc(protection: Protection, shared: &[u8], own: &[u8], theirs: &[u8]) -> (Seed, Vec<u8>) {
+    let half = own.len() / 2;
+    let (x, y) = own[1..].split_at(half);
     // KDFe (Part 1, 11.4.10.3), one block: the seed has as many bits as the hash.
-    let mut hash = Sha256::new();
-    hash.update(1u32.to_be_bytes());
-    hash.update(shared.raw_secret_bytes());
-    hash.update(IDENTITY);
-    hash.update(x);
-    hash.update(ek_x);
-    Ok((Zeroizing::new(hash.finalize().into()), [&sized(&x)[..], &sized(&y)].concat()))
+    let seed = protection.hash().digest(&[&1u32.to_be_bytes(), shared, IDENTITY, x, &theirs[1..=half]]);
+    (Zeroizing::new(seed.as_slice().to_vec()), [&sized(x)[..], &sized(y)].concat())
 }
 
-fn id_object(seed: &Seed, ak_name: &[u8], secret: &[u8]) -> Vec<u8> {
-    let mut key = Zeroizing::new([0; 16]);
-    key.copy_from_slice(&kdfa(seed.as_slice(), b"STORAGE\0", ak_name, 128)[..16]);
+fn id_object(seed: &Seed, protection: Protection, ak_name: &[u8], secret: &[u8]) -> Vec<u8> {
+    let hash = protection.hash();
+    let key = kdfa(hash, seed, b"STORAGE\0", ak_name, protection.aes_bits());
     let mut identity = sized(secret);
-    cfb_mode::Encryptor::<Aes128>::new((&*key).into(), &[0; 16].into()).encrypt(&mut identity);
-    let integrity_key = kdfa(seed.as_slice(), b"INTEGRITY\0", &[], 256);
-    let integrity = mac(integrity_key.as_slice(), &[&identity, ak_name]);
-    [&sized(integrity.as_slice())[..], &identity].concat()
+    match protection {
+        Protection::Sha256Aes128 => {
+            let key = Zeroizing::new(*key.first_chunk::<16>().expect("a digest is longer"));
+            cfb_mode::Encryptor::<Aes128>::new((&*key).into(), &[0; 16].into()).encrypt(&mut identity);
+        }
+        Protection::Sha384Aes256 => {
+            let key = Zeroizing::new(*key.first_chunk::<32>().expect("a digest is longer"));
+            cfb_mode::Encryptor::<Aes256>::new((&*key).into(), &[0; 16].into()).encrypt(&mut identity);
+        }
+    }
+    let bits = u32::try_from(hash.size() * 8).expect("a digest is short");
+    let integrity_key = kdfa(hash, seed, b"INTEGRITY\0", &[], bits);
+    let integrity = mac(hash, &integrity_key, &[&identity, ak_name]);
+    [&sized(&integrity)[..], &identity].concat()
 }
 
 /// KDFa (Part 1, 11.4.10.2), one block, with an empty contextV; `label` with its final zero.
-fn kdfa(key: &[u8], label: &[u8], context: &[u8], bits: u32) -> Zeroizing<[u8; 32]> {
-    mac(key, &[&1u32.to_be_bytes(), label, context, &bits.to_be_bytes()])
+fn kdfa(hash: HashAlg, key: &[u8], label: &[u8], context: &[u8], bits: u32) -> Zeroizing<Vec<u8>> {
+    mac(hash, key, &[&1u32.to_be_bytes(), label, context, &bits.to_be_bytes()])
 }
 
-fn mac(key: &[u8], parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
-    parts.iter().for_each(|part| mac.update(part));
-    Zeroizing::new(mac.finalize().into_bytes().into())
+fn mac(hash: HashAlg, key: &[u8], parts: &[&[u8]]) -> Zeroizing<Vec<u8>> {
+    const ANY: &str = "HMAC takes a key of any length";
+    match hash {
+        HashAlg::Sha384 => {
+            let mut mac = Hmac::<Sha384>::new_from_slice(key).expect(ANY);
+            parts.iter().for_each(|part| mac.update(part));
+            Zeroizing::new(mac.finalize().into_bytes().to_vec())
+        }
+        _ => {
+            let mut mac = Hmac::<Sha256>::new_from_slice(key).expect(ANY);
+            parts.iter().for_each(|part| mac.update(part));
+            Zeroizing::new(mac.finalize().into_bytes().to_vec())
+        }
+    }
+}
+
+/// As many bytes as a digest has, from 256 random bits.
+fn stretched(hash: HashAlg, label: &[u8], random: &[u8; 32]) -> Zeroizing<Vec<u8>> {
+    mac(hash, random, &[label])
 }
 
 fn sized(bytes: &[u8]) -> Vec<u8> {
     let len = u16::try_from(bytes.len()).expect("at most a digest or a coordinate");
     [&len.to_be_bytes()[..], bytes].concat()
-}
-
-fn coordinates(key: &p256::PublicKey) -> ([u8; 32], [u8; 32]) {
-    let point = key.to_sec1_point(false);
-    let coordinate =
-        |bytes: Option<&_>| -> [u8; 32] { *<_ as AsRef<[u8; 32]>>::as_ref(bytes.expect("an uncompressed point has both")) };
-    (coordinate(point.x()), coordinate(point.y()))
 }
 
 /// OAEP's randomness from an argument: SHA-256 of the argument and a counter.
@@ -169,5 +224,5 @@ impl TryCryptoRng for Stretched<'_> {}
 
 /// Label of OAEP and of KDFe, with its final zero.
 const IDENTITY: &[u8] = b"IDENTITY\0";
-/// Algorithm identifier and SHA-256.
-const NAME_LEN: usize = 34;
+/// Algorithm identifier and digest, of SHA-256 and SHA-384.
+const NAME_LENS: [usize; 2] = [34, 50];

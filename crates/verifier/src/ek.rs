@@ -1,14 +1,12 @@
 //! Endorsement keys: is this a TPM of a vendor that the relying party pinned?
 
 use casemate_evidence::tpm::{Curve, HashAlg, Public, PublicParams, Symmetric, TpmDecodeError};
-use p256::pkcs8::DecodePublicKey as _;
-use rsa::{RsaPublicKey, traits::PublicKeyParts as _};
 
 use crate::{
     anchors::TrustAnchors,
-    quote::{p256_point, rsa_2048},
+    quote::{Key, p256_point, p384_point, rsa_key},
     time::UnixTime,
-    x509::{PathError, Profile, verify_path},
+    x509::{PathError, Profile, public_key, verify_path},
 };
 
 /// Why an endorsement key is not accepted.
@@ -18,7 +16,7 @@ pub enum EkError {
     #[error("verify the EK certificate against the pinned TPM vendor roots")]
     Path(#[source] PathError),
     /// A key that no credential can be made for.
-    #[error("the EK certificate's key is neither RSA-2048 nor ECC P-256")]
+    #[error("the EK certificate's key is neither RSA of 2048 to 4096 bits nor ECC P-256 or P-384")]
     KeyKind,
     /// The public area does not decode.
     #[error("read the public area of the EK")]
@@ -41,31 +39,34 @@ pub struct VerifiedEk {
     root_subject: String,
     root_fingerprint: [u8; 32],
     simulated: bool,
-    key: EkPublic,
+    key: Key,
 }
 
 /// An endorsement key that a credential can be made for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EkPublic(pub(crate) EkKey);
+pub struct EkPublic {
+    pub(crate) key: Key,
+    pub(crate) protection: Protection,
+}
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum EkKey {
-    Rsa(RsaPublicKey),
-    P256(p256::PublicKey),
+/// How an endorsement key protects a credential: the algorithms of its template.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protection {
+    /// SHA-256 and AES-128: templates L-1, L-2, H-1, H-2.
+    Sha256Aes128,
+    /// SHA-384 and AES-256: templates H-3, H-6.
+    Sha384Aes256,
 }
 
 /// Verifies an EK certificate, DER, leaf first, with or without the root.
 pub fn verify_chain(chain: &[Vec<u8>], anchors: &TrustAnchors, now: UnixTime) -> Result<VerifiedEk, EkError> {
     let path = verify_path(chain, anchors.vendors(), &Profile::EK, now).map_err(EkError::Path)?;
-    let der = path.leaf.key_der().map_err(|_| EkError::KeyKind)?;
-    let rsa = RsaPublicKey::from_public_key_der(&der).ok().filter(|key| key.n().bits_vartime() == 2048).map(EkKey::Rsa);
-    let key = rsa.or_else(|| p256::PublicKey::from_public_key_der(&der).ok().map(EkKey::P256)).ok_or(EkError::KeyKind)?;
     Ok(VerifiedEk {
         certificate: path.leaf.fingerprint(),
         root_subject: path.anchor.certificate.subject(),
         root_fingerprint: path.anchor.certificate.fingerprint(),
         simulated: path.anchor.simulated,
-        key: EkPublic(key),
+        key: public_key(&path.leaf).ok_or(EkError::KeyKind)?,
     })
 }
 
@@ -91,8 +92,8 @@ impl VerifiedEk {
     }
 
     /// The key for [`make_credential`](crate::credential::make_credential), if `tpmt_public`, which the node sent, is of this
-    /// certificate's key and of the kind that [`make_credential`](crate::credential::make_credential) assumes: the default EK
-    /// templates L-1 and L-2 and whatever has the same algorithms.
+    /// certificate's key and of the kind that [`make_credential`](crate::credential::make_credential) assumes: the templates of
+    /// the low and the high range ("TCG EK Credential Profile", annex B) with SHA-256 and AES-128 or SHA-384 and AES-256.
     pub fn public_area(&self, tpmt_public: &[u8]) -> Result<EkPublic, EkError> {
         let public = Public::parse(tpmt_public).map_err(EkError::PublicArea)?;
         let a = public.attributes;
@@ -101,18 +102,25 @@ impl VerifiedEk {
             let problem = "it must be fixedTPM, fixedParent, sensitiveDataOrigin, restricted, decrypt and not sign";
             return Err(EkError::Template { problem });
         }
-        if public.name_alg != HashAlg::Sha256 {
-            return Err(EkError::Template { problem: "its name algorithm must be SHA-256" });
-        }
-        let key = match &public.params {
-            PublicParams::Rsa { symmetric: AES_128, bits: 2048, exponent, n, .. } => rsa_2048(n, *exponent).map(EkKey::Rsa),
-            PublicParams::Ecc { symmetric: AES_128, curve: Curve::P256, x, y, .. } => p256_point(x, y).map(EkKey::P256),
-            PublicParams::Rsa { .. } | PublicParams::Ecc { .. } => {
-                return Err(EkError::Template { problem: "it must be RSA-2048 or ECC P-256 with AES-128-CFB" });
+        let (symmetric, key) = match &public.params {
+            PublicParams::Rsa { symmetric, bits, exponent, n, .. } => (symmetric, rsa_key(n, *bits, *exponent).map(Key::Rsa)),
+            PublicParams::Ecc { symmetric, curve: Curve::P256, x, y, .. } => (symmetric, p256_point(x, y).map(Key::P256)),
+            PublicParams::Ecc { symmetric, curve: Curve::P384, x, y, .. } => (symmetric, p384_point(x, y).map(Key::P384)),
+            PublicParams::Ecc { curve: Curve::P521, .. } => {
+                return Err(EkError::Template { problem: "its curve must be P-256 or P-384" });
             }
         };
-        if key.as_ref() == Some(&self.key.0) { Ok(self.key.clone()) } else { Err(EkError::OtherKey) }
+        let protection = match (public.name_alg, symmetric) {
+            (HashAlg::Sha256, Symmetric::AesCfb { bits: 128 }) => Protection::Sha256Aes128,
+            (HashAlg::Sha384, Symmetric::AesCfb { bits: 256 }) => Protection::Sha384Aes256,
+            (_, Symmetric::AesCfb { .. } | Symmetric::Null) => {
+                let problem = "its algorithms must be SHA-256 with AES-128-CFB or SHA-384 with AES-256-CFB";
+                return Err(EkError::Template { problem });
+            }
+        };
+        match key.filter(|key| *key == self.key) {
+            Some(key) => Ok(EkPublic { key, protection }),
+            None => Err(EkError::OtherKey),
+        }
     }
 }
-
-const AES_128: Symmetric = Symmetric::AesCfb { bits: 128 };

@@ -5,6 +5,7 @@
 //!
 //! * [`appraise_instance`]: may keys be released to this guest?
 //! * [`appraise_node`], [`ek`], [`credential`]: may this node have a certificate?
+//! * [`boot::appraise_boot`], [`ima::appraise_ima`]: what came up on a node, and what it executed since?
 //! * [`verify_receipt`]: did a node of the platform sign this?
 //!
 //! Everything fails closed. A value of a type such as [`quote::AuthenticQuote`] or [`VerifiedGuest`] exists only after its
@@ -24,6 +25,7 @@ pub mod ear;
 pub mod ek;
 mod envelope;
 pub mod gpu;
+pub mod iak;
 pub mod ima;
 mod instance;
 mod launch;
@@ -43,9 +45,11 @@ mod time;
 pub mod x509;
 
 pub use anchors::{AnchorError, MAX_ROOTS, TrustAnchors, VendorRoot};
+pub use boot::BOOT_CHECKS;
 pub use cbor::CborError;
 pub use checks::{Appraised, Check, CheckName, INSTANCE_CHECKS, NODE_CHECKS, Outcome};
 pub use envelope::EnvelopeError;
+pub use ima::IMA_CHECKS;
 pub use instance::{Endorsements, Expectation, appraise_instance};
 pub use node::{NodeAppraisal, NodeQuoteInput, VerifiedNode, appraise_node};
 pub use policy::{PlatformKind, Policy, Simulated};

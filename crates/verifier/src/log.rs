@@ -1,8 +1,16 @@
 //! The node's event log: does it explain the quoted PCRs, and which software does it name?
 
-use casemate_evidence::eventlog::{Event, EventLog, EventLogError, replay_sha256};
+use casemate_evidence::{
+    eventlog::{Event, EventLogError, EventType, Ipl, LogRef},
+    tpm::{Digest, HashAlg},
+};
 
-use crate::{quote::QuotedPcrs, references::ReferenceValues};
+use crate::{
+    boot::{HexDigest, MokRule},
+    ima::IMA_PCR,
+    quote::QuotedPcrs,
+    references::ReferenceValues,
+};
 
 /// The PCR of the node's own software.
 pub const SOFTWARE_PCR: u32 = 14;
@@ -54,24 +62,27 @@ pub enum SoftwareError {
     },
 }
 
-/// Events whose digests, in order, are what the quoted PCRs hold.
+/// Events of [`SOFTWARE_PCR`] whose digests, in order, are what it holds; and the log's other events lead to the other PCRs.
 #[derive(Debug)]
 pub struct MeasuredLog {
     events: Vec<Event>,
 }
 
 impl MeasuredLog {
-    /// Replays `log` against `quoted`. A PCR that the log does not extend must be zero.
+    /// Replays `log` against `quoted`. A PCR that the log does not extend must be zero, but for the kernel's own, which only an
+    /// IMA list explains.
     pub fn replay(log: &[u8], quoted: &QuotedPcrs) -> Result<Self, LogError> {
-        let events = EventLog::parse(log).map_err(LogError::Format)?.events;
-        let replayed = replay_sha256(&events);
-        for (pcr, value) in quoted.values() {
-            let seen = replayed.get(pcr).unwrap_or(&[0; 32]);
-            if seen != value {
-                return Err(LogError::Replay { pcr: *pcr, replayed: hex::encode(seen), quoted: hex::encode(value) });
+        let log = LogRef::parse(log).map_err(LogError::Format)?;
+        let replayed = log.replay(HashAlg::Sha256);
+        for (pcr, value) in quoted.values().iter().filter(|(pcr, _)| **pcr != IMA_PCR) {
+            let seen = replayed.get(pcr).copied().unwrap_or(Digest::zero(HashAlg::Sha256));
+            if seen.as_slice() != value {
+                return Err(LogError::Replay { pcr: *pcr, replayed: seen.to_string(), quoted: hex::encode(value) });
             }
         }
-        Ok(Self { events: events.into_iter().filter(|event| quoted.values().contains_key(&event.pcr)).collect() })
+        // The rest is the boot policy's to judge.
+        let software = log.events.iter().filter(|event| event.pcr == SOFTWARE_PCR && quoted.values().contains_key(&event.pcr));
+        Ok(Self { events: software.map(|event| event.to_owned()).collect() })
     }
 
     /// The agent and the VMM, if they are what the log measured into PCR 14, once each and nothing else, and known.
@@ -79,11 +90,23 @@ impl MeasuredLog {
     /// The digest is what was measured. The text beside it, which no PCR covers, only says which of the two it is; a wrong
     /// label therefore leads to a digest that is not known as such.
     pub fn software(&self, references: &ReferenceValues) -> Result<NodeSoftware, SoftwareError> {
+        self.software_beside(references, &MokRule::Refuse)
+    }
+
+    /// The same on a machine that starts through shim, which extends its variables into the same PCR: `mok` says which values of
+    /// them are accepted.
+    pub fn software_beside(&self, references: &ReferenceValues, mok: &MokRule) -> Result<NodeSoftware, SoftwareError> {
         let (mut agents, mut vmms) = (Vec::new(), Vec::new());
-        for (index, event) in self.events.iter().filter(|event| event.pcr == SOFTWARE_PCR).enumerate() {
+        for (index, event) in self.events.iter().enumerate() {
             let unknown =
                 || SoftwareError::Unknown { index, label: event.data.escape_ascii().take(MAX_LABEL).map(char::from).collect() };
             let digest = event.measured_sha256().ok_or_else(unknown)?;
+            if let (EventType::IPL, Ipl::ShimVariable(name)) = (event.kind, Ipl::of(&event.data)) {
+                let accepted = Digest::from_slice(&digest).is_some_and(|digest| mok.accepts(name, HexDigest(digest)));
+                if accepted {
+                    continue;
+                }
+            }
             let is = |label: &str| event.data == format!("{label} sha256:{}", hex::encode(digest)).as_bytes();
             match (is(AGENT_LABEL), is(VMM_LABEL)) {
                 (true, _) => agents.push(digest),

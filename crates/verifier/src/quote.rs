@@ -2,19 +2,20 @@
 //!
 //! [`AttestationKey`] -> [`AuthenticQuote`] -> [`QuotedPcrs`]: each exists only after its check.
 
+mod banks;
+mod key;
+
 use std::collections::BTreeMap;
 
 use casemate_evidence::{
     instance::Pcr,
-    tpm::{
-        Attest, AttestBody, Curve, HashAlg, KeyScheme, PcrSelection, Public, PublicParams, Signature, Symmetric, TpmDecodeError,
-        pcr_digest_sha256,
-    },
+    tpm::{Attest, AttestBody, ClockInfo, Digest, HashAlg, PcrSelection, Public, Signature, TpmDecodeError},
 };
-use p256::ecdsa::signature::hazmat::PrehashVerifier as _;
-use rsa::{BoxedUint, RsaPublicKey, pkcs1v15, pss};
-use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
+
+pub use self::banks::{BankValues, QuotedBanks};
+use self::key::Verifier;
+pub(crate) use self::key::{Key, p256_point, p384_point, rsa_key};
 
 /// Why a key is not accepted as an attestation key.
 #[derive(Debug, thiserror::Error)]
@@ -31,10 +32,12 @@ pub enum KeyError {
         seen: casemate_evidence::tpm::ObjectAttributes,
     },
     /// Another name algorithm.
-    #[error("the attestation key's name algorithm is not SHA-256")]
+    #[error("the attestation key's name algorithm is neither SHA-256 nor SHA-384")]
     NameAlgorithm,
     /// Another kind of key or scheme.
-    #[error("the attestation key is neither ECC P-256 with ECDSA nor RSA-2048 with RSASSA or RSAPSS, with SHA-256")]
+    #[error(
+        "the attestation key is neither ECC P-256 or P-384 with ECDSA nor RSA of 2048 to 4096 bits with RSASSA or RSAPSS, with SHA-256 or SHA-384"
+    )]
     Scheme,
     /// Not a point of the curve, or not a modulus.
     #[error("the attestation key's numbers are not those of a public key")]
@@ -83,6 +86,22 @@ pub enum PcrError {
         /// Those listed.
         seen: Vec<u32>,
     },
+    /// Other banks or PCRs than expected.
+    #[error("expected a quote of exactly {expected}, seen {seen}")]
+    Banks {
+        /// Bank by bank.
+        expected: String,
+        /// What the quote says.
+        seen: String,
+    },
+    /// The list has other banks or PCRs than the quote, or values of another size.
+    #[error("expected values of exactly {expected}, seen {seen}")]
+    ListedBanks {
+        /// Bank by bank.
+        expected: String,
+        /// Those listed.
+        seen: String,
+    },
     /// The values are not those that were quoted.
     #[error("the listed values have digest {listed}, the quote says {quoted}")]
     Digest {
@@ -100,13 +119,6 @@ pub struct AttestationKey {
     key: Verifier,
 }
 
-#[derive(Debug, Clone)]
-enum Verifier {
-    Ecdsa(p256::ecdsa::VerifyingKey),
-    Rsassa(RsaPublicKey),
-    Rsapss(RsaPublicKey),
-}
-
 impl AttestationKey {
     /// The key in a TPMT_PUBLIC.
     pub fn from_public(bytes: &[u8]) -> Result<Self, KeyError> {
@@ -116,7 +128,7 @@ impl AttestationKey {
         if !held || !a.is_sign() || a.is_decrypt() {
             return Err(KeyError::Attributes { seen: a });
         }
-        if public.name_alg != HashAlg::Sha256 {
+        if !matches!(public.name_alg, HashAlg::Sha256 | HashAlg::Sha384) {
             return Err(KeyError::NameAlgorithm);
         }
         Ok(Self { name: public.name(), key: Verifier::new(&public.params)? })
@@ -127,67 +139,27 @@ impl AttestationKey {
         &self.name
     }
 
+    /// The key itself.
+    pub(crate) fn key(&self) -> &Key {
+        self.key.key()
+    }
+
     /// The quote in `attest` (TPMS_ATTEST), if this key signed it with `signature` (TPMT_SIGNATURE).
     pub fn quote(&self, attest: &[u8], signature: &[u8]) -> Result<AuthenticQuote, QuoteError> {
         let signature = Signature::parse(signature).map_err(QuoteError::SignatureFormat)?;
         // Nothing of the attestation is looked at before its signature was.
-        self.key.verify(attest, &signature)?;
+        let hash = self.key.verify(attest, &signature)?;
         let parsed = Attest::parse(attest).map_err(QuoteError::Attest)?;
         match parsed.body {
-            AttestBody::Quote { selections, pcr_digest } => {
-                Ok(AuthenticQuote { qualifying: parsed.extra_data, selections, pcr_digest })
-            }
+            AttestBody::Quote { selections, pcr_digest } => Ok(AuthenticQuote {
+                qualifying: parsed.extra_data,
+                selections,
+                pcr_digest,
+                hash,
+                clock: parsed.clock,
+                firmware_version: parsed.firmware_version,
+            }),
             AttestBody::Other(kind) => Err(QuoteError::Kind { kind }),
-        }
-    }
-}
-
-impl Verifier {
-    fn new(params: &PublicParams) -> Result<Self, KeyError> {
-        match params {
-            PublicParams::Ecc {
-                symmetric: Symmetric::Null,
-                scheme: KeyScheme::Ecdsa(HashAlg::Sha256),
-                curve: Curve::P256,
-                x,
-                y,
-            } => {
-                let key = p256_point(x, y).ok_or(KeyError::Numbers)?;
-                Ok(Self::Ecdsa(key.into()))
-            }
-            PublicParams::Rsa { symmetric: Symmetric::Null, scheme, bits: 2048, exponent, n } => {
-                let key = rsa_2048(n, *exponent).ok_or(KeyError::Numbers)?;
-                match scheme {
-                    KeyScheme::Rsassa(HashAlg::Sha256) => Ok(Self::Rsassa(key)),
-                    KeyScheme::Rsapss(HashAlg::Sha256) => Ok(Self::Rsapss(key)),
-                    KeyScheme::Null | KeyScheme::Ecdsa(_) | KeyScheme::Rsassa(_) | KeyScheme::Rsapss(_) => Err(KeyError::Scheme),
-                }
-            }
-            PublicParams::Ecc { .. } | PublicParams::Rsa { .. } => Err(KeyError::Scheme),
-        }
-    }
-
-    fn verify(&self, message: &[u8], signature: &Signature) -> Result<(), QuoteError> {
-        let digest = Sha256::digest(message);
-        let wrong = |_| QuoteError::Signature;
-        match (self, signature) {
-            (Self::Ecdsa(key), Signature::Ecdsa { hash: HashAlg::Sha256, r, s }) => {
-                let (r, s) = (padded(r).ok_or(QuoteError::Signature)?, padded(s).ok_or(QuoteError::Signature)?);
-                let signature = p256::ecdsa::Signature::from_scalars(r, s).map_err(wrong)?;
-                key.verify_prehash(&digest, &signature).map_err(wrong)
-            }
-            (Self::Rsassa(key), Signature::Rsassa { hash: HashAlg::Sha256, sig }) => {
-                let signature = pkcs1v15::Signature::try_from(sig.as_slice()).map_err(wrong)?;
-                pkcs1v15::VerifyingKey::<Sha256>::new(key.clone()).verify_prehash(&digest, &signature).map_err(wrong)
-            }
-            (Self::Rsapss(key), Signature::Rsapss { hash: HashAlg::Sha256, sig }) => {
-                let signature = pss::Signature::try_from(sig.as_slice()).map_err(wrong)?;
-                // TPMs differ in the length of the salt: as long as fits, or as long as the digest.
-                pss::VerifyingKey::<Sha256>::new_with_auto_salt_len(key.clone())
-                    .verify_prehash(&digest, &signature)
-                    .map_err(wrong)
-            }
-            (Self::Ecdsa(_) | Self::Rsassa(_) | Self::Rsapss(_), _) => Err(QuoteError::Scheme),
         }
     }
 }
@@ -198,6 +170,9 @@ pub struct AuthenticQuote {
     qualifying: Vec<u8>,
     selections: Vec<PcrSelection>,
     pcr_digest: Vec<u8>,
+    hash: HashAlg,
+    clock: ClockInfo,
+    firmware_version: u64,
 }
 
 impl AuthenticQuote {
@@ -211,27 +186,55 @@ impl AuthenticQuote {
         self.qualifying.ct_eq(qualifying).into()
     }
 
+    /// The TPM's clock and its counts of resets and restarts: a count that changed says that the machine was started anew.
+    pub fn clock(&self) -> ClockInfo {
+        self.clock
+    }
+
+    /// The TPM's firmware version, as its vendor counts.
+    pub fn firmware_version(&self) -> u64 {
+        self.firmware_version
+    }
+
     /// `listed` as the quoted values, if the quote covers exactly `expected` (ascending) of the SHA-256 bank, and they are
     /// exactly what is listed.
     pub fn pcrs(&self, expected: &[u32], listed: &BTreeMap<u32, Pcr>) -> Result<QuotedPcrs, PcrError> {
         match self.selections.as_slice() {
             [only] if only.hash == HashAlg::Sha256 && only.pcrs == expected => {}
-            _ => return Err(PcrError::Selection { expected: expected.to_vec(), seen: self.selection_text() }),
+            _ => return Err(PcrError::Selection { expected: expected.to_vec(), seen: banks::selection_text(&self.selections) }),
         }
         if !listed.keys().eq(expected) {
             return Err(PcrError::Listed { expected: expected.to_vec(), seen: listed.keys().copied().collect() });
         }
         let values: BTreeMap<u32, [u8; 32]> = listed.iter().map(|(index, value)| (*index, value.0)).collect();
-        let digest = pcr_digest_sha256(&values);
-        if !bool::from(digest.as_slice().ct_eq(&self.pcr_digest)) {
-            return Err(PcrError::Digest { listed: hex::encode(digest), quoted: hex::encode(&self.pcr_digest) });
-        }
+        let parts: Vec<&[u8]> = values.values().map(<[u8; 32]>::as_slice).collect();
+        self.require_digest(&parts)?;
         Ok(QuotedPcrs { values })
     }
 
-    fn selection_text(&self) -> String {
-        let one = |selection: &PcrSelection| format!("{:?} PCRs {:?}", selection.hash, selection.pcrs);
-        self.selections.iter().map(one).collect::<Vec<_>>().join(" and ")
+    /// `listed` as the quoted values, if the quote covers exactly `expected`, bank by bank in this order, and they are exactly
+    /// what is listed.
+    pub fn banks(&self, expected: &[PcrSelection], listed: &BankValues) -> Result<QuotedBanks, PcrError> {
+        if self.selections != expected {
+            let (expected, seen) = (banks::selection_text(expected), banks::selection_text(&self.selections));
+            return Err(PcrError::Banks { expected, seen });
+        }
+        let values = banks::in_order(expected, listed).ok_or_else(|| PcrError::ListedBanks {
+            expected: banks::selection_text(expected),
+            seen: banks::listed_text(listed),
+        })?;
+        let parts: Vec<&[u8]> = values.iter().map(Digest::as_slice).collect();
+        self.require_digest(&parts)?;
+        Ok(QuotedBanks::new(listed.clone()))
+    }
+
+    /// The digest is by the hash of the signing scheme, whatever the banks are (Part 3, section 18.4.1).
+    fn require_digest(&self, parts: &[&[u8]]) -> Result<(), PcrError> {
+        let digest = self.hash.digest(parts);
+        if bool::from(digest.as_slice().ct_eq(&self.pcr_digest)) {
+            return Ok(());
+        }
+        Err(PcrError::Digest { listed: digest.to_string(), quoted: hex::encode(&self.pcr_digest) })
     }
 }
 
@@ -246,26 +249,11 @@ impl QuotedPcrs {
     pub fn values(&self) -> &BTreeMap<u32, [u8; 32]> {
         &self.values
     }
-}
 
-/// A point of P-256 from coordinates that may lack leading zeros.
-pub(crate) fn p256_point(x: &[u8], y: &[u8]) -> Option<p256::PublicKey> {
-    let encoded = [&[0x04][..], &padded(x)?, &padded(y)?].concat();
-    p256::PublicKey::from_sec1_bytes(&encoded).ok()
-}
-
-/// An RSA-2048 key; exponent 0 stands for 65537.
-pub(crate) fn rsa_2048(n: &[u8], exponent: u32) -> Option<RsaPublicKey> {
-    if n.len() != 256 || n[0] & 0x80 == 0 {
-        return None;
+    /// The same as values of a bank.
+    pub fn to_banks(&self) -> QuotedBanks {
+        let digest = |value: &[u8; 32]| Digest::from_slice(value).expect("32 bytes are a digest");
+        let values = self.values.iter().map(|(pcr, value)| (*pcr, digest(value))).collect();
+        QuotedBanks::new(BTreeMap::from([(HashAlg::Sha256, values)]))
     }
-    let exponent = if exponent == 0 { 65537 } else { exponent };
-    RsaPublicKey::new(BoxedUint::from_be_slice(n, 2048).ok()?, BoxedUint::from(u64::from(exponent))).ok()
-}
-
-/// 32 bytes, zeros first.
-fn padded(number: &[u8]) -> Option<[u8; 32]> {
-    let mut out = [0; 32];
-    out[32usize.checked_sub(number.len())?..].copy_from_slice(number);
-    Some(out)
 }

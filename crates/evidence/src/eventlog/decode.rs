@@ -1,11 +1,11 @@
-//! Bytes to events.
+//! Bytes to events, without copying.
 
-use std::collections::BTreeMap;
-
-use super::{Bank, Event, EventLog, EventLogError, EventType, LogFormat, MAX_EVENTS, MAX_LOG_BYTES, SPEC_ID_03, SpecId};
+use super::{
+    Bank, EventLogError, EventRef, EventType, LogFormat, LogRef, MAX_EVENTS, MAX_LOG_BYTES, SPEC_ID_03, SpecId, view::Digests,
+};
 use crate::tpm::{HashAlg, MAX_PCR, alg_id};
 
-pub(super) fn log(bytes: &[u8]) -> Result<EventLog, EventLogError> {
+pub(super) fn log(bytes: &[u8]) -> Result<LogRef<'_>, EventLogError> {
     if bytes.len() > MAX_LOG_BYTES {
         return Err(EventLogError::TooLong { len: bytes.len() });
     }
@@ -13,8 +13,8 @@ pub(super) fn log(bytes: &[u8]) -> Result<EventLog, EventLogError> {
     // The first event has the old form in both formats.
     let first = cursor.sha1_event()?;
     let mut log = match spec_id(&first)? {
-        Some(spec) => EventLog { format: LogFormat::CryptoAgile(spec), events: Vec::new() },
-        None => EventLog { format: LogFormat::Sha1, events: vec![first] },
+        Some(spec) => LogRef { format: LogFormat::CryptoAgile(spec), events: Vec::new() },
+        None => LogRef { format: LogFormat::Sha1, events: vec![first] },
     };
     while !cursor.rest.is_empty() {
         if cursor.index >= MAX_EVENTS {
@@ -30,7 +30,7 @@ pub(super) fn log(bytes: &[u8]) -> Result<EventLog, EventLogError> {
 }
 
 /// The header where `first` is one.
-fn spec_id(first: &Event) -> Result<Option<SpecId>, EventLogError> {
+fn spec_id(first: &EventRef<'_>) -> Result<Option<SpecId>, EventLogError> {
     if first.kind != EventType::NO_ACTION || !first.data.starts_with(SPEC_ID_03) {
         return Ok(None);
     }
@@ -55,7 +55,7 @@ struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     fn banks(&mut self) -> Result<Vec<Bank>, EventLogError> {
         let count = self.u32("number of algorithms")?;
-        if count == 0 || count > MAX_BANKS {
+        if count == 0 || usize::try_from(count).is_ok_and(|count| count > MAX_BANKS) {
             return Err(self.invalid("number of algorithms", count));
         }
         let mut banks: Vec<Bank> = Vec::new();
@@ -77,32 +77,36 @@ impl<'a> Cursor<'a> {
     }
 
     /// TCG_PCR_EVENT.
-    fn sha1_event(&mut self) -> Result<Event, EventLogError> {
+    fn sha1_event(&mut self) -> Result<EventRef<'a>, EventLogError> {
+        let index = self.index;
         let (pcr, kind) = self.pcr_and_kind()?;
-        let digest = self.take("digest", 20)?.to_vec();
-        Ok(Event { pcr, kind, digests: BTreeMap::from([(alg_id::SHA1, digest)]), data: self.data()? })
+        let mut digests = Digests::default();
+        digests.push(alg_id::SHA1, self.take("digest", 20)?);
+        Ok(EventRef { index, pcr, kind, digests, data: self.data()? })
     }
 
     /// TCG_PCR_EVENT2: exactly one digest for each bank. An event without a digest of some bank would be invisible in that bank's
     /// replay and yet be there to be read.
-    fn agile_event(&mut self, banks: &[Bank]) -> Result<Event, EventLogError> {
+    fn agile_event(&mut self, banks: &[Bank]) -> Result<EventRef<'a>, EventLogError> {
+        let index = self.index;
         let (pcr, kind) = self.pcr_and_kind()?;
         let count = self.u32("number of digests")?;
         if usize::try_from(count) != Ok(banks.len()) {
             return Err(self.invalid("number of digests", count));
         }
-        let mut digests = BTreeMap::new();
+        let mut digests = Digests::default();
         for _ in 0..count {
             let alg = self.u16("digest algorithm")?;
             let Some(bank) = banks.iter().find(|bank| bank.alg == alg) else {
                 return Err(self.invalid("unannounced algorithm", alg.into()));
             };
-            let digest = self.take("digest", bank.digest_size.into())?.to_vec();
-            if digests.insert(alg, digest).is_some() {
+            let digest = self.take("digest", bank.digest_size.into())?;
+            if digests.of(alg).is_some() {
                 return Err(self.invalid("repeated algorithm", alg.into()));
             }
+            digests.push(alg, digest);
         }
-        Ok(Event { pcr, kind, digests, data: self.data()? })
+        Ok(EventRef { index, pcr, kind, digests, data: self.data()? })
     }
 
     fn pcr_and_kind(&mut self) -> Result<(u32, EventType), EventLogError> {
@@ -115,10 +119,10 @@ impl<'a> Cursor<'a> {
         Ok((pcr, kind))
     }
 
-    fn data(&mut self) -> Result<Vec<u8>, EventLogError> {
+    fn data(&mut self) -> Result<&'a [u8], EventLogError> {
         let size = self.u32("event size")?;
         let size = usize::try_from(size).map_err(|_| self.invalid("event size", size))?;
-        Ok(self.take("event data", size)?.to_vec())
+        self.take("event data", size)
     }
 
     fn u16(&mut self, field: &'static str) -> Result<u16, EventLogError> {
@@ -146,6 +150,6 @@ impl<'a> Cursor<'a> {
 }
 
 /// More than any TPM has.
-const MAX_BANKS: u32 = 8;
+pub(super) const MAX_BANKS: usize = 8;
 /// SHA-512.
 const MAX_DIGEST: u16 = 64;

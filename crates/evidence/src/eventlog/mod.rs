@@ -14,7 +14,8 @@
 //!   the digest ([`Event::data_is_digested`]; it holds for version strings and separators, not for boot binaries, whose digest
 //!   is that of the binary). And an `EV_NO_ACTION` event is measured nowhere, so all of it is hearsay.
 //!
-//! A judge therefore reads digests by [`Event::measured_sha256`], which knows of this, and takes data as a label only.
+//! A judge therefore reads digests by [`EventRef::measured`], and data by [`EventRef::coverage`], which know of this; what
+//! [`EventRef::content`] reads from the rest is a label only.
 //!
 //! # Writing a log
 //!
@@ -33,16 +34,31 @@
 //! assert!(replay_sha256(&log.events).contains_key(&14));
 //! ```
 
+mod content;
+mod coverage;
 mod decode;
+mod device_path;
 mod encode;
+mod kinds;
+mod signatures;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::collections::BTreeMap;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::{Sha256Digest, tpm::alg_id};
+pub use content::{Content, Gpt, Guid, ImageLoad, Ipl, Partition, Separator, Variable};
+pub use coverage::Coverage;
+pub use device_path::device_path_text;
+pub use signatures::{SignatureList, count_signatures, signature_lists};
+pub use view::{EventRef, LogRef};
+
+use crate::{
+    Sha256Digest,
+    tpm::{HashAlg, alg_id},
+};
 
 /// Largest accepted log, in bytes; it must fit into [`crate::instance::MAX_BYTES`] with the rest.
 pub const MAX_LOG_BYTES: usize = 768 << 10;
@@ -150,7 +166,7 @@ impl EventLog {
 
     /// The log in `bytes`, with nothing after it.
     pub fn parse(bytes: &[u8]) -> Result<Self, EventLogError> {
-        decode::log(bytes)
+        Ok(LogRef::parse(bytes)?.to_owned())
     }
 
     /// The encoding.
@@ -183,43 +199,17 @@ impl Event {
     pub fn data_is_digested(&self) -> bool {
         self.measured_sha256().is_some_and(|digest| digest == *Sha256::digest(&self.data))
     }
-
-    fn startup_locality(&self) -> Option<u8> {
-        let (locality, signature) = self.data.split_last()?;
-        (self.kind == EventType::NO_ACTION && self.pcr == 0 && signature == STARTUP_LOCALITY).then_some(*locality)
-    }
 }
 
-impl EventType {
-    /// EV_NO_ACTION: informative, never extended.
-    pub const NO_ACTION: Self = Self(0x03);
-    /// EV_SEPARATOR: end of the firmware's measurements in a PCR.
-    pub const SEPARATOR: Self = Self(0x04);
-    /// EV_S_CRTM_VERSION: version of the first code that measures.
-    pub const S_CRTM_VERSION: Self = Self(0x08);
-    /// EV_IPL: boot loader's own.
-    pub const IPL: Self = Self(0x0d);
-}
-
-/// The SHA-256 PCR values that `events` lead to, for every PCR that one of them extends.
-///
-/// PCRs start at zero; PCR 0 at the locality of TPM2_Startup where a `StartupLocality` event comes before anything is
-/// extended into it. (PCRs 17 to 22 start at zero after a dynamic launch only.)
+/// The SHA-256 PCR values that `events` lead to, for every PCR that one of them extends; see [`LogRef::replay`].
 pub fn replay_sha256(events: &[Event]) -> BTreeMap<u32, Sha256Digest> {
-    let mut pcrs = BTreeMap::new();
-    let mut first_pcr0 = [0; 32];
+    let mut replay = view::Replay::new(HashAlg::Sha256);
     for event in events {
-        if let (Some(locality), false) = (event.startup_locality(), pcrs.contains_key(&0)) {
-            first_pcr0[31] = locality;
-        }
-        let Some(digest) = event.measured_sha256() else {
-            continue;
-        };
-        let start = if event.pcr == 0 { first_pcr0 } else { [0; 32] };
-        let value = pcrs.entry(event.pcr).or_insert(start);
-        *value = extend_sha256(value, &digest);
+        let measured = event.measured_sha256();
+        replay.event(event.pcr, event.kind, &event.data, measured.as_ref().map(<[u8; 32]>::as_slice));
     }
-    pcrs
+    let value = |digest: crate::tpm::Digest| digest.as_slice().try_into().expect("SHA-256 has 32 bytes");
+    replay.finish().into_iter().map(|(pcr, digest)| (pcr, value(digest))).collect()
 }
 
 /// The value of a SHA-256 PCR after `digest` is extended into it.
@@ -230,5 +220,4 @@ pub fn extend_sha256(value: &Sha256Digest, digest: &Sha256Digest) -> Sha256Diges
     hash.finalize().into()
 }
 
-const STARTUP_LOCALITY: &[u8] = b"StartupLocality\0";
 const SPEC_ID_03: &[u8; 16] = b"Spec ID Event03\0";

@@ -63,6 +63,39 @@ fn startup_locality_after_a_measurement_changes_nothing() {
 }
 
 #[test]
+fn an_h_crtm_starts_pcr_0_at_locality_4() {
+    let event = Event::of_data(0, EventType::EFI_HCRTM_EVENT, *b"HCRTM");
+    let mut start = [0; 32];
+    start[31] = 4;
+    let digest = event.measured_sha256().unwrap();
+    assert_eq!(replay_sha256(std::slice::from_ref(&event))[&0], extend_sha256(&start, &digest));
+    // Later it is an event like others.
+    let first = Event::of_data(0, EventType::S_CRTM_VERSION, *b"1");
+    let plain = extend_sha256(&[0; 32], &first.measured_sha256().unwrap());
+    assert_eq!(replay_sha256(&[first, event])[&0], extend_sha256(&plain, &digest));
+}
+
+#[test]
+fn signature_lists_that_do_not_add_up_are_refused() {
+    let list = |total: u32, header: u32, size: u32, body: usize| {
+        [&[1; 16][..], &total.to_le_bytes(), &header.to_le_bytes(), &size.to_le_bytes(), &vec![0; body]].concat()
+    };
+    assert_eq!(count_signatures(&[]), Some(0));
+    assert_eq!(count_signatures(&[list(28 + 96, 0, 48, 96), list(28 + 20, 4, 16, 20)].concat()), Some(3));
+    for (total, header, size, body) in [
+        (28 + 96, 0, 48, 95),
+        (28 + 95, 0, 48, 95),
+        (28, 0, 0, 0),
+        (27, 0, 48, 0),
+        (28 + 48, 49, 48, 48),
+        (28 + 48, u32::MAX, 48, 48),
+        (28 + 15, 0, 15, 15),
+    ] {
+        assert_eq!(count_signatures(&list(total, header, size, body)), None, "{total} {header} {size}");
+    }
+}
+
+#[test]
 fn unmeasured_events_have_no_digest_to_believe() {
     assert_eq!(no_action(14, b"casemate-agent").measured_sha256(), None);
     assert!(!no_action(14, b"casemate-agent").data_is_digested());
@@ -160,9 +193,25 @@ proptest! {
         let at = at % bytes.len();
         bytes[at] ^= flip;
         bytes.truncate(cut.max(1));
+        if let Ok(log) = LogRef::parse(&bytes) {
+            for event in &log.events {
+                let _ = (event.content(), event.coverage(HashAlg::Sha256));
+            }
+        }
         if let Ok(log) = EventLog::parse(&bytes) {
             let _ = replay_sha256(&log.events);
             prop_assert_eq!(EventLog::parse(&log.encode()), Ok(log));
         }
+    }
+
+    #[test]
+    fn no_data_makes_a_type_panic(kind in 0usize..40, data in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let kinds = [0x04, 0x06, 0x08, 0x0d, 0x13, 0x8000_0001, 0x8000_0003, 0x8000_0006, 0x8000_0008, 0x8000_0009, 0x8000_000a, 0x8000_000b];
+        let mut log = EventLog::sha256();
+        log.events.push(Event::of_data(1, EventType(kinds[kind % kinds.len()]), data.clone()));
+        let bytes = log.encode();
+        let event = &LogRef::parse(&bytes).unwrap().events[0];
+        let _ = (event.content(), device_path_text(&data), signature_lists(&data));
+        prop_assert!(event.coverage(HashAlg::Sha256) != Coverage::Nothing);
     }
 }

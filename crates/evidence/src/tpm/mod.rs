@@ -8,6 +8,7 @@
 
 mod alg;
 mod attest;
+mod digest;
 mod pcr;
 mod public;
 mod signature;
@@ -17,6 +18,7 @@ pub mod wire;
 
 pub use alg::{Curve, HashAlg, alg_id};
 pub use attest::{Attest, AttestBody, ClockInfo, MAGIC, st};
+pub use digest::Digest;
 pub use pcr::{MAX_PCR, PcrSelection, decode_selections, encode_selections, pcr_digest_sha256};
 pub use public::{KeyScheme, ObjectAttributes, Public, PublicParams, Symmetric};
 pub use signature::Signature;

@@ -6,7 +6,8 @@ use std::{
 };
 
 use casemate_evidence::{
-    eventlog::{EventLog, EventType, replay_sha256},
+    eventlog::{Content, Coverage, EventLog, EventType, Ipl, LogRef, count_signatures, device_path_text, replay_sha256},
+    ima::{Format, Reader},
     tpm::{Attest, AttestBody, HashAlg, Signature, pcr_digest_sha256},
 };
 
@@ -49,6 +50,74 @@ fn logs_of_real_machines_replay_to_the_values_that_tpm2_tools_compute() {
         assert_eq!(replay, expected, "{name}");
         assert_eq!(log.encode(), bytes, "{name}: written as it was read");
     }
+}
+
+/// The `sha1:` section has the values as they are; PCR 0 differs for the same reason as below.
+#[test]
+fn the_sha1_bank_of_a_real_log_replays_too() {
+    let Some(folder) = folder("SHA-1 bank") else { return };
+    let bytes = fs::read(folder.join("uefi-log-2.bin")).unwrap();
+    let yaml = fs::read_to_string(folder.join("uefi-log-2.expected-pcrs.yaml")).unwrap();
+    let replay = LogRef::parse(&bytes).unwrap().replay(HashAlg::Sha1);
+    let mut compared = 0;
+    for line in yaml.lines().skip_while(|line| line.trim() != "sha1:").skip(1).take_while(|line| line.contains(": 0x")) {
+        let (pcr, value) = line.split_once(": 0x").unwrap();
+        let pcr = pcr.trim().parse().unwrap();
+        assert_eq!(replay[&pcr].to_string() == value.trim(), pcr != 0, "PCR {pcr}");
+        compared += 1;
+    }
+    assert_eq!(compared, replay.len());
+}
+
+/// What is read from a real log, type by type, and how much of it the digests cover.
+#[test]
+fn events_of_a_real_machine_are_read_by_their_types() {
+    let Some(folder) = folder("typed events") else { return };
+    let bytes = fs::read(folder.join("uefi-log-secureboot.bin")).unwrap();
+    let log = LogRef::parse(&bytes).unwrap();
+    let of = |kind: EventType| log.events.iter().filter(move |event| event.kind == kind);
+    for event in &log.events {
+        assert!(event.kind.name().is_some(), "{:?}", event.kind);
+        assert!(!matches!(event.content(), Content::Malformed | Content::Unknown), "event {}", event.index);
+    }
+    for event in of(EventType::EFI_VARIABLE_DRIVER_CONFIG).chain(of(EventType::EFI_ACTION)).chain(of(EventType::EFI_GPT_EVENT)) {
+        assert_eq!(event.coverage(HashAlg::Sha256), Coverage::Whole(event.data));
+    }
+    for event in of(EventType::EFI_VARIABLE_BOOT) {
+        let Content::Variable(variable) = event.content() else { panic!("event {}", event.index) };
+        assert_eq!(event.coverage(HashAlg::Sha256), Coverage::Part(variable.value));
+    }
+    for event in of(EventType::IPL).filter(|event| event.pcr == 8) {
+        let Content::Ipl(Ipl::GrubCommand(text) | Ipl::KernelCommandLine(text)) = event.content() else {
+            panic!("event {}", event.index)
+        };
+        assert_eq!(event.coverage(HashAlg::Sha256), Coverage::Part(text));
+    }
+    let image = of(EventType::EFI_BOOT_SERVICES_APPLICATION).next().unwrap();
+    assert_eq!(image.coverage(HashAlg::Sha256), Coverage::DigestOnly);
+    let Content::Image(load) = image.content() else { panic!("an image") };
+    let text = device_path_text(load.device_path);
+    assert!(text.starts_with("/PciRoot(0x0)/Pci(") && text.ends_with("\\EFI\\redhat\\shimx64.efi"), "{text}");
+    let gpt = of(EventType::EFI_GPT_EVENT).next().unwrap();
+    let Content::Gpt(gpt) = gpt.content() else { panic!("a partition table") };
+    assert_eq!(gpt.partitions().count(), 3);
+    let dbx = of(EventType::EFI_VARIABLE_DRIVER_CONFIG).find_map(|event| match event.content() {
+        Content::Variable(variable) if variable.is_named("dbx") => Some(variable),
+        _ => None,
+    });
+    assert_eq!(count_signatures(dbx.unwrap().value), Some(371));
+}
+
+#[test]
+fn each_line_of_a_real_ima_list_recomputes() {
+    let Some(folder) = folder("IMA list") else { return };
+    let list = fs::read(folder.join("ima-ng.ascii.txt")).unwrap();
+    let mut reader = Reader::new(&list, Format::Ascii);
+    while let Some(entry) = reader.next_entry().unwrap() {
+        let (listed, computed) = (entry.listed(), entry.template_digest(HashAlg::Sha1));
+        assert!(entry.is_violation() || listed == computed, "{}", entry.name().escape_ascii());
+    }
+    assert_eq!((reader.count(), reader.offset()), (826, list.len()));
 }
 
 /// tpm2-tools up to 5.4 extend the digest (all zero) of a `StartupLocality` event into PCR 0, start at zero and so give a value that

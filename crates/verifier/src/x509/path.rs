@@ -5,7 +5,7 @@ use x509_cert::{
     ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage},
 };
 
-use super::{Certificate, CertificateError, SignatureError, signature};
+use super::{Certificate, CertificateError, SignatureError, names, signature};
 use crate::time::UnixTime;
 
 /// Most certificates that a sender may give.
@@ -70,6 +70,14 @@ pub enum PathError {
     #[error("\"{subject}\" {problem}")]
     Role {
         /// Of this certificate.
+        subject: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// A name that an issuer above may not give, or whose constraint cannot be judged.
+    #[error("\"{subject}\" {problem}")]
+    Constraint {
+        /// Of the certificate with the name.
         subject: String,
         /// What is wrong.
         problem: &'static str,
@@ -141,6 +149,13 @@ impl Profile {
         leaf_critical: &[EXTENDED_KEY_USAGE],
         extended_key_usage: Some(OCSP_SIGNING),
     };
+    /// IAK certificates ("TPM 2.0 Keys for Device Identity and Attestation", section 8): the policies that say what the issuer
+    /// verified are for [`iak`](crate::iak) to judge.
+    pub(crate) const IAK: Self = Self {
+        algorithms: signature::Algorithm::TPM,
+        leaf_critical: &[EXTENDED_KEY_USAGE, SUBJECT_ALT_NAME, CERTIFICATE_POLICIES],
+        extended_key_usage: Some(TCG_AIK_CERTIFICATE),
+    };
 }
 
 /// A leaf with a verified path to an anchor.
@@ -175,6 +190,7 @@ pub(crate) fn verify_path<'a>(
         require_ca(issuer, index)?;
     }
     require_valid_at(&anchor.certificate, at)?;
+    names::require_permitted(&path, &anchor.certificate)?;
     let leaf = path.swap_remove(0);
     require_leaf(&leaf, profile)?;
     Ok(VerifiedPath { leaf, anchor })
@@ -249,7 +265,12 @@ fn require_leaf(leaf: &Certificate, profile: &Profile) -> Result<(), PathError> 
 }
 
 fn require_understood(certificate: &Certificate, also: &[ObjectIdentifier]) -> Result<(), PathError> {
-    let understood = |oid| [BASIC_CONSTRAINTS, KEY_USAGE].contains(oid) || also.contains(oid);
+    let understood = |oid: &ObjectIdentifier| match *oid {
+        BASIC_CONSTRAINTS | KEY_USAGE => true,
+        NAME_CONSTRAINTS => names::are_understood(certificate),
+        CERTIFICATE_POLICIES => names::policies_are_understood(certificate),
+        _ => also.contains(oid),
+    };
     match certificate.extensions().iter().find(|extension| extension.critical && !understood(&extension.extn_id)) {
         None => Ok(()),
         Some(extension) => Err(PathError::Critical { subject: certificate.subject(), oid: extension.extn_id }),
@@ -278,6 +299,10 @@ const KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.15");
 const EXTENDED_KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37");
 const SUBJECT_ALT_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.17");
 const SUBJECT_DIRECTORY_ATTRIBUTES: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.9");
+const NAME_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.30");
+const CERTIFICATE_POLICIES: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.32");
+/// tcg-kp-AIKCertificate.
+const TCG_AIK_CERTIFICATE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.8.3");
 /// tcg-kp-EKCertificate.
 const TCG_EK_CERTIFICATE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.8.1");
 /// id-kp-OCSPSigning.

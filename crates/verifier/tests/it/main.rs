@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod attacks;
+mod banks;
+mod boot;
 mod certificates;
 mod corim;
 mod ear;
@@ -15,6 +17,9 @@ mod gpu_manifest;
 mod gpu_status;
 mod gpu_vectors;
 mod gpu_world;
+mod iak;
+mod ima;
+mod names;
 mod node;
 mod quotes;
 mod receipt;

@@ -125,9 +125,9 @@ fn refuses_each_key_that_could_sign_more_or_leave_the_tpm() {
 
 #[test]
 fn refuses_keys_with_other_algorithms() {
-    let sha384 = Public { name_alg: HashAlg::Sha384, ..public() };
-    assert!(matches!(AttestationKey::from_public(&sha384.encode()), Err(KeyError::NameAlgorithm)));
-    for weak in [KeyScheme::Null, KeyScheme::Ecdsa(HashAlg::Sha1), KeyScheme::Ecdsa(HashAlg::Sha384)] {
+    let sha512 = Public { name_alg: HashAlg::Sha512, ..public() };
+    assert!(matches!(AttestationKey::from_public(&sha512.encode()), Err(KeyError::NameAlgorithm)));
+    for weak in [KeyScheme::Null, KeyScheme::Ecdsa(HashAlg::Sha1), KeyScheme::Ecdsa(HashAlg::Sha512)] {
         let mut bad = public();
         if let PublicParams::Ecc { scheme, .. } = &mut bad.params {
             *scheme = weak;
@@ -147,7 +147,9 @@ fn refuses_signatures_with_other_hashes_and_odd_numbers() {
     let Signature::Ecdsa { r, s, .. } = Signature::parse(&sign(&bytes)).unwrap() else { unreachable!() };
     let of = |hash, r: &[u8], s: &[u8]| key().quote(&bytes, &Signature::Ecdsa { hash, r: r.to_vec(), s: s.to_vec() }.encode());
     assert!(of(HashAlg::Sha256, &r, &s).is_ok());
-    assert!(matches!(of(HashAlg::Sha1, &r, &s), Err(QuoteError::Scheme)));
+    for other in [HashAlg::Sha1, HashAlg::Sha384, HashAlg::Sha512] {
+        assert!(matches!(of(other, &r, &s), Err(QuoteError::Scheme)), "{other:?}");
+    }
     for (r, s) in [(&[][..], &s[..]), (&[0; 32], &s), (&[0xff; 32], &s), (&[0; 33], &s), (&r, &[])] {
         assert!(matches!(of(HashAlg::Sha256, r, s), Err(QuoteError::Signature)));
     }

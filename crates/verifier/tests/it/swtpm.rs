@@ -10,12 +10,15 @@ use std::{
 };
 
 use casemate_attester::{Tpm, TpmAttester, open};
-use casemate_evidence::instance::Pcr;
+use casemate_evidence::{
+    instance::Pcr,
+    tpm::{Digest, HashAlg, ObjectAttributes, PcrSelection, Public},
+};
 use casemate_verifier::{
     TrustAnchors, VendorRoot,
     credential::{Randomness, make_credential},
     ek::{EkPublic, verify_chain},
-    quote::{AttestationKey, PcrError, QuoteError},
+    quote::{AttestationKey, BankValues, PcrError, QuoteError},
 };
 use rcgen::{Issuer, SubjectPublicKeyInfo};
 
@@ -54,7 +57,7 @@ fn quotes_of_tpm2_tools_are_accepted() {
 #[test]
 fn credentials_are_opened_by_tpm2_tools_for_the_right_keys_only() {
     let tpm = Swtpm::start();
-    for kind in ["rsa", "ecc"] {
+    for kind in ["rsa", "ecc", "ecc384"] {
         tpm.tool("tpm2_createek", &["-Q", "-G", kind, "-c", "ek", "-u", "ek.pem", "-f", "pem"]);
         tpm.tool("tpm2_createprimary", &["-Q", "-C", "o", "-g", "sha256", "-G", AK, "-a", ATTRIBUTES, "-c", "ak"]);
         let ek = endorsed(&tpm.text("ek.pem"), &tpm.public("ek"));
@@ -65,6 +68,30 @@ fn credentials_are_opened_by_tpm2_tools_for_the_right_keys_only() {
         let mut other = name.clone();
         other[33] ^= 1;
         assert_eq!(tpm.activate(&ek, &other, &secret), None, "a credential for another attestation key");
+    }
+}
+
+#[test]
+fn quotes_with_longer_keys_and_over_several_banks_are_accepted() {
+    let tpm = Swtpm::start();
+    for (kind, scheme, hash) in [("ecc384", "ecdsa", "sha384"), ("ecc256", "ecdsa", "sha384"), ("rsa3072", "rsassa", "sha384")] {
+        let kind = format!("{kind}:{scheme}-{hash}:null");
+        tpm.tool("tpm2_createprimary", &["-Q", "-C", "o", "-g", hash, "-G", &kind, "-a", ATTRIBUTES, "-c", "ak"]);
+        let public = tpm.public("ak");
+        let what = ["-l", "sha1:0,10+sha256:0,7+sha384:4", "-q", "a1b2", "-g", hash, "--scheme", scheme];
+        tpm.tool("tpm2_quote", &[&["-Q", "-c", "ak", "-m", "msg", "-s", "sig", "-f", "tss"][..], &what].concat());
+        let quote = AttestationKey::from_public(&public).unwrap().quote(&tpm.read("msg"), &tpm.read("sig")).unwrap();
+        let of = |hash, pcrs: &[u32]| PcrSelection { hash, pcrs: pcrs.to_vec() };
+        let expected = [of(HashAlg::Sha1, &[0, 10]), of(HashAlg::Sha256, &[0, 7]), of(HashAlg::Sha384, &[4])];
+        let zeros = |selection: &PcrSelection| {
+            let values = selection.pcrs.iter().map(|pcr| (*pcr, Digest::zero(selection.hash))).collect();
+            (selection.hash, values)
+        };
+        let listed: BankValues = expected.iter().map(zeros).collect();
+        let banks = quote.banks(&expected, &listed).unwrap_or_else(|error| panic!("{kind}: {error}"));
+        assert_eq!(banks.strongest().unwrap().0, HashAlg::Sha384);
+        assert!(matches!(quote.banks(&expected[..2], &listed), Err(PcrError::Banks { .. })));
+        assert!(quote.clock().safe && quote.clock().clock_ms < 600_000, "{:?}", quote.clock());
     }
 }
 
@@ -184,7 +211,9 @@ impl Swtpm {
         self.tool("tpm2_startauthsession", &["-Q", "--policy-session", "-S", "session"]);
         self.tool("tpm2_policysecret", &["-Q", "-S", "session", "-c", "e"]);
         let args = ["-Q", "-c", "ak", "-C", "ek", "-i", "credential", "-o", "opened", "-P", "session:session"];
-        let opened = self.try_tool("tpm2_activatecredential", &args);
+        // Keys of the high range are used with their (empty) password.
+        let high = Public::parse(&self.public("ek")).unwrap().attributes.0 & ObjectAttributes::USER_WITH_AUTH != 0;
+        let opened = self.try_tool("tpm2_activatecredential", &args[..args.len() - if high { 2 } else { 0 }]);
         self.tool("tpm2_flushcontext", &["session"]);
         opened.ok().map(|()| self.read("opened"))
     }

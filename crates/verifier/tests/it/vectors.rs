@@ -33,7 +33,7 @@ fn a_machines_rsassa_quote_is_accepted_and_three_changes_are_told_apart() {
     assert!(matches!(quote.pcrs(&[15], &changed), Err(PcrError::Selection { .. })));
 }
 
-fn folder() -> Option<PathBuf> {
+pub(crate) fn folder() -> Option<PathBuf> {
     let default = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vectors");
     Some(std::env::var_os("CASEMATE_VECTORS").map_or_else(default, PathBuf::from)).filter(|folder| folder.is_dir())
 }
