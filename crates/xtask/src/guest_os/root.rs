@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 
-use super::{recipe::Recipe, verity};
+use super::{flavour::Flavour, recipe::Recipe, verity};
 use crate::{
     files, process,
     tree::{Node, Tree},
@@ -52,8 +52,9 @@ fn compose(recipe: &Recipe) -> Tree {
     tree
 }
 
+/// One root for both flavours of the kernel: it has the name of our own.
 fn os_release(recipe: &Recipe) -> String {
-    let Recipe { name, version, .. } = recipe;
+    let (name, version) = (recipe.name(Flavour::Own), recipe.version);
     format!("ID={name}\nNAME=\"Casemate guest OS\"\nVERSION_ID={version}\n")
 }
 
