@@ -2,7 +2,10 @@
 //!
 //! A [`World`] is what will be signed; [`World::build`] signs it; a [`Case`] is what the verifier gets.
 
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, LazyLock, OnceLock},
+};
 
 use casemate_attester::{Attester as _, quote_bundle, sim::SoftTpm};
 use casemate_evidence::{
@@ -158,7 +161,7 @@ impl World {
     pub(crate) fn build(mut self) -> Case {
         let guest_keys = self.keys.encode();
         let binding = confidential_binding(&self.nonce, &guest_keys, &self.instance, self.seen);
-        let identities: Vec<String> = self.gpus.iter().map(identity).collect();
+        let identities: BTreeSet<String> = self.gpus.iter().map(identity).collect();
         let devices = DeviceCount { gpus: self.seen.gpus, switches: self.seen.switches };
         let signed = self.cpu.sign(self.report_data.unwrap_or(binding), self.workload);
         let nonce = self.gpu_nonce.unwrap_or_else(|| nonce_for(signed.evidence.signed()));
