@@ -6,7 +6,7 @@
 //! report data of the processor's evidence = SHA-512(domain, nonce, guest keys, instance, devices) -> confidential_binding
 //! HOST_DATA / MRCONFIGID                  = workload digest
 //! nonce of each GPU's evidence            = SHA-256(domain, processor's evidence)           -> nvidia::nonce_for
-//! leaf under the node's quote             = SHA-256(domain, nonce, processor's, guest keys, GPUs' evidence) -> confidential_leaf
+//! leaf under the node's quote             = SHA-256(domain, nonce, all of the above)        -> confidential_leaf
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -110,6 +110,14 @@ impl CpuEvidence {
             Self::Tdx { quote, .. } => quote,
         }
     }
+
+    /// The event log beside it; SNP has none.
+    fn event_log(&self) -> &[u8] {
+        match self {
+            Self::Snp { .. } => &[],
+            Self::Tdx { event_log, .. } => event_log,
+        }
+    }
 }
 
 impl Record for ConfidentialEvidence {
@@ -136,18 +144,21 @@ pub fn confidential_binding(nonce: &[u8; 32], guest_keys: &[u8], instance: &str,
 
 /// The leaf that stands for one confidential instance under the node's quote.
 ///
-/// `SHA-256(0x00 || "casemate/confidential-leaf/v1" || nonce || SHA-256(processor's evidence) || SHA-256(guest keys) ||
-/// number of GPUs as 32 bits, big-endian || SHA-256(report) of each)`.
+/// `SHA-256(0x00 || "casemate/confidential-leaf/v1" || nonce || SHA-256(processor's evidence) || SHA-256(its event log) ||
+/// SHA-256(guest keys) || number of GPUs as 32 bits, big-endian || SHA-256(report) || SHA-256(chain) of each)`. With SNP the event
+/// log is empty. So each byte that the guest sends is covered; which devices it sees is in the processor's evidence.
 pub fn confidential_leaf(evidence: &ConfidentialEvidence) -> Sha256Digest {
     let mut hash = Sha256::new();
     hash.update([0x00]);
     hash.update(b"casemate/confidential-leaf/v1");
     hash.update(evidence.nonce);
     hash.update(Sha256::digest(evidence.cpu.signed()));
+    hash.update(Sha256::digest(evidence.cpu.event_log()));
     hash.update(Sha256::digest(&evidence.guest_keys));
     hash.update(u32::try_from(evidence.gpus.len()).unwrap_or(u32::MAX).to_be_bytes());
     for gpu in &evidence.gpus {
         hash.update(Sha256::digest(&gpu.report));
+        hash.update(Sha256::digest(&gpu.chain));
     }
     hash.finalize().into()
 }
@@ -183,11 +194,13 @@ mod tests {
     #[test]
     fn the_leaf_depends_on_each_part() {
         let leaf = confidential_leaf(&evidence());
-        let changes: [fn(&mut ConfidentialEvidence); 5] = [
+        let changes: [fn(&mut ConfidentialEvidence); 7] = [
             |e| e.nonce[0] ^= 1,
             |e| e.guest_keys[0] ^= 1,
             |e| e.cpu = CpuEvidence::Snp { report: vec![5; 16] },
+            |e| e.cpu = CpuEvidence::Tdx { quote: vec![3; 16], event_log: vec![0] },
             |e| e.gpus[0].report[0] ^= 1,
+            |e| e.gpus[0].chain.push(' '),
             |e| e.gpus.clear(),
         ];
         for (index, change) in changes.into_iter().enumerate() {

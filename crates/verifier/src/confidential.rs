@@ -15,6 +15,7 @@ mod devices;
 mod judge;
 mod links;
 mod sections;
+mod submodules;
 
 use serde::{Deserialize, Serialize};
 
@@ -142,3 +143,7 @@ pub fn appraise_confidential(
     let options = PolicyOptions::from(believes.policy.simulated());
     apply_policy(result, believes.rules, options, expectation.devices.gpus)
 }
+
+/// Names of submodules.
+const GUEST: &str = "guest";
+const NODE: &str = "node";

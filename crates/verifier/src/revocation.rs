@@ -112,13 +112,14 @@ pub struct Revocations {
     pub issued_at: UnixTime,
     /// When the next one is there at the latest.
     pub next_update: UnixTime,
-    /// Identities of processors and GPUs as their evidence gives them: CHIP_ID, platform instance id, hex.
+    /// Identities of processors and GPUs, hex: CHIP_ID (of Turin also without its zeros), platform instance id or PPID, SHA-256 of a
+    /// GPU's key.
     pub chips: BTreeSet<String>,
     /// TPM names of attestation keys, hex.
     pub aks: BTreeSet<String>,
-    /// Digests of images: kernel, initrd, root hash, launch measurement, VMM, agent; hex.
+    /// Digests of images: kernel, initrd, root hash, launch and run-time measurements, VMM, agent; hex.
     pub images: BTreeSet<String>,
-    /// Generations, as in [`Silicon`](crate::Silicon).
+    /// Generations, as in [`Silicon`](crate::Silicon); of GPUs also the chip (`gh100`).
     pub silicon_generations: BTreeSet<String>,
 }
 

@@ -143,5 +143,5 @@ fn judge(ledger: &mut Ledger, claims: &mut Option<SnpClaims>, bytes: &[u8], inpu
     ledger.enter(CheckName::SnpMeasurement, rules::measurement(&report.measurement, expectation.measurements))?;
     ledger.enter(CheckName::SnpHostData, rules::equal(&expectation.host_data, &report.host_data))?;
     ledger.enter(CheckName::SnpReportData, rules::equal(&expectation.report_data, &report.report_data))?;
-    Ok(VerifiedSnp::new(&report, generation, chip_id, trusted.simulated()))
+    Ok(VerifiedSnp::new(&report, chip_id, &trusted))
 }

@@ -7,17 +7,17 @@ use casemate_evidence::{
 };
 
 use super::{
-    CpuEndorsements, CpuPolicy,
+    CpuEndorsements, CpuPolicy, GUEST,
     judge::{Appraisal, Inputs},
+    submodules,
 };
 use crate::{
-    checks::{Appraised, Stop},
-    gpu::{DeviceCount, GpuClaims, GpuExpectation, VerifiedGpus, appraise_gpus, chain_from_pem},
+    checks::Stop,
+    gpu::{DeviceCount, GpuExpectation, VerifiedGpus, appraise_gpus, chain_from_pem},
     references::{Processor, ReferenceValues, TdxReference},
-    result::{Anchor, Kind, Silicon, Submodule, Tier, TrustVector, claim},
-    snp::{self, Generation, SnpClaims, VerifiedSnp, amd_root_fingerprint, appraise_snp},
-    tdx::{self, INTEL_SGX_ROOT_CA, Rtmr, TdxClaims, VerifiedTdx, appraise_tdx},
-    time::UnixTime,
+    result::Submodule,
+    snp::{self, Generation, VerifiedSnp, appraise_snp},
+    tdx::{self, Rtmr, VerifiedTdx, appraise_tdx},
 };
 
 /// A processor that passed every check.
@@ -35,27 +35,35 @@ impl VerifiedCpu {
         }
     }
 
-    /// The same as bytes.
-    pub(super) fn chip(&self) -> Option<Vec<u8>> {
-        self.identity().map(|identity| match identity {
-            Processor::SnpChip(id) => id.to_vec(),
-            Processor::TdxPlatform(id) => id.to_vec(),
-        })
-    }
-
-    /// What was launched.
-    pub(super) fn measurement(&self) -> [u8; 48] {
+    /// Each identifier by which a list may name the processor: a machine of several TDX packages has an identifier of its own
+    /// beside theirs, and that of Turin has eight bytes, which its reports fill up with zeros.
+    pub(super) fn chips(&self) -> Vec<&[u8]> {
         match self {
-            Self::Snp(snp) => *snp.measurement(),
-            Self::Tdx(tdx) => tdx.report().mr_td,
+            Self::Snp(snp) => {
+                let short = (snp.generation() == Generation::Turin).then_some(TURIN_ID_BYTES);
+                let id = snp.chip_id().map(<[u8; 64]>::as_slice);
+                id.into_iter().chain(id.zip(short).map(|(id, short)| &id[..short])).collect()
+            }
+            Self::Tdx(tdx) => vec![tdx.platform().identity(), tdx.platform().ppid()],
         }
     }
 
-    /// Generation of the silicon, where the evidence says it.
-    pub(super) fn generation(&self) -> Option<&'static str> {
+    /// What was launched: the measurements, those at run time included.
+    pub(super) fn images(&self) -> Vec<&[u8]> {
         match self {
-            Self::Snp(snp) => Some(generation_name(snp.generation())),
-            Self::Tdx(_) => None,
+            Self::Snp(snp) => vec![snp.measurement()],
+            Self::Tdx(tdx) => {
+                let report = tdx.report();
+                std::iter::once(&report.mr_td).chain(&report.rtmr).map(<[u8; 48]>::as_slice).collect()
+            }
+        }
+    }
+
+    /// Generation of the silicon, as in [`Silicon`](crate::Silicon).
+    pub(super) fn generation(&self) -> String {
+        match self {
+            Self::Snp(snp) => submodules::generation_name(snp.generation()).to_owned(),
+            Self::Tdx(tdx) => hex::encode(tdx.platform().fmspc()),
         }
     }
 }
@@ -97,17 +105,8 @@ impl Appraisal<'_> {
         };
         let appraised = appraise_snp(report, endorsements, policy, &expectation, self.inputs.now);
         self.warnings.extend(appraised.claims().into_iter().flat_map(|claims| claims.warnings.clone()));
-        let mut submodule = snp_submodule(&appraised);
+        self.part(GUEST, submodules::snp(&appraised), "the processor's chain does not lead to AMD's root");
         let (checks, verified) = appraised.into_parts();
-        if let Some(verified) = &verified {
-            let anchor = snp_anchor(verified);
-            submodule.anchors.push(anchor.clone());
-            self.anchors.push(anchor);
-            if verified.simulated() {
-                self.simulated.push("the processor's chain does not lead to AMD's root".to_owned());
-            }
-        }
-        self.submodules.insert(GUEST.to_owned(), submodule);
         self.sections.take(checks, verified.is_some())?;
         verified.map(|snp| VerifiedCpu::Snp(Box::new(snp))).ok_or(Stop)
     }
@@ -138,17 +137,8 @@ impl Appraisal<'_> {
         let log = (!event_log.is_empty()).then_some(event_log);
         let appraised = appraise_tdx(quote, log, endorsements, policy, &expectation, self.inputs.now);
         self.warnings.extend(appraised.claims().into_iter().flat_map(|claims| claims.warnings.clone()));
-        let mut submodule = tdx_submodule(&appraised, self.inputs.now);
+        self.part(GUEST, submodules::tdx(&appraised, self.inputs.now), "the processor's chain does not lead to Intel's root");
         let (checks, verified) = appraised.into_parts();
-        if let Some(verified) = &verified {
-            let anchor = tdx_anchor(verified);
-            submodule.anchors.push(anchor.clone());
-            self.anchors.push(anchor);
-            if verified.is_simulated() {
-                self.simulated.push("the processor's chain does not lead to Intel's root".to_owned());
-            }
-        }
-        self.submodules.insert(GUEST.to_owned(), submodule);
         self.sections.take(checks, verified.is_some())?;
         verified.map(|tdx| VerifiedCpu::Tdx(Box::new(tdx))).ok_or(Stop)
     }
@@ -163,14 +153,25 @@ impl Appraisal<'_> {
         let verified = appraised.verified().is_some();
         for (index, claims) in appraised.claims().into_iter().flatten().enumerate() {
             self.warnings.extend(claims.warnings.iter().map(|warning| format!("{}{index}: {warning}", claims.kind)));
-            if claims.simulated {
-                self.simulated.push(format!("{}{index}: a root is not NVIDIA's", claims.kind));
-            }
-            self.submodules.insert(format!("gpu{index}"), gpu_submodule(claims, verified));
+            let mark = format!("{}{index}: a root is not NVIDIA's", claims.kind);
+            self.part(&format!("gpu{index}"), submodules::gpu(claims, verified), &mark);
         }
         let (checks, verified) = appraised.into_parts();
         self.sections.take(checks, verified.is_some())?;
         verified.ok_or(Stop)
+    }
+
+    /// Takes what a device's appraisal says; `mark` is what to say of it where it is simulated.
+    fn part(&mut self, name: &str, submodule: Submodule, mark: &str) {
+        if submodule.simulated {
+            self.simulated.push(mark.to_owned());
+        }
+        for anchor in &submodule.anchors {
+            if !self.anchors.contains(anchor) {
+                self.anchors.push(anchor.clone());
+            }
+        }
+        self.submodules.insert(name.to_owned(), submodule);
     }
 }
 
@@ -195,86 +196,5 @@ fn registers_fit(reference: &TdxReference, report: &TdReport) -> bool {
     reference.rtmr.iter().zip(&report.rtmr).all(|(good, seen)| good.contains(seen))
 }
 
-fn snp_submodule(appraised: &Appraised<VerifiedSnp, SnpClaims>) -> Submodule {
-    let assured = appraised.claims().is_some_and(|claims| claims.integrity_assured);
-    let simulated = appraised.verified().is_some_and(VerifiedSnp::simulated);
-    let hardware = match (simulated, assured) {
-        (true, _) => claim::NONE,
-        (false, true) => claim::GENUINE_HARDWARE,
-        (false, false) => claim::CONTRAINDICATED_HARDWARE,
-    };
-    let mut submodule = Submodule::of(Kind::SnpGuest, appraised, confidential_trust(hardware));
-    submodule.simulated = simulated;
-    submodule.silicon = appraised.verified().map(|verified| Silicon {
-        generation: generation_name(verified.generation()).to_owned(),
-        trust: if verified.generation() == Generation::Milan { Tier::Contraindicated } else { Tier::Affirming },
-    });
-    submodule
-}
-
-fn tdx_submodule(appraised: &Appraised<VerifiedTdx, TdxClaims>, now: UnixTime) -> Submodule {
-    let simulated = appraised.verified().is_some_and(VerifiedTdx::is_simulated);
-    let hardware = if simulated { claim::NONE } else { claim::GENUINE_HARDWARE };
-    let mut submodule = Submodule::of(Kind::TdxGuest, appraised, confidential_trust(hardware));
-    submodule.simulated = simulated;
-    submodule.tcb_age_s = appraised.verified().map(|verified| now.0.saturating_sub(verified.tcb().date.0));
-    submodule
-}
-
-fn gpu_submodule(claims: &GpuClaims, verified: bool) -> Submodule {
-    let trust = TrustVector {
-        instance_identity: claim::TRUSTWORTHY_INSTANCE,
-        configuration: claim::APPROVED_CONFIGURATION,
-        executables: claim::APPROVED_BOOT,
-        hardware: if claims.simulated { claim::NONE } else { claim::GENUINE_HARDWARE },
-        ..TrustVector::default()
-    };
-    // Of the memory's opacity nothing is claimed: it is behind a firewall, and not encrypted.
-    let mut submodule = Submodule::judged(Kind::Gpu, verified, true, trust);
-    submodule.claims = serde_json::to_value(claims).expect("claims are plain data");
-    submodule.simulated = claims.simulated;
-    submodule
-}
-
-fn confidential_trust(hardware: i8) -> TrustVector {
-    TrustVector {
-        instance_identity: claim::TRUSTWORTHY_INSTANCE,
-        configuration: claim::APPROVED_CONFIGURATION,
-        executables: claim::APPROVED_BOOT,
-        hardware,
-        runtime_opaque: claim::ENCRYPTED_MEMORY,
-        ..TrustVector::default()
-    }
-}
-
-fn snp_anchor(verified: &VerifiedSnp) -> Anchor {
-    let generation = generation_name(verified.generation());
-    Anchor {
-        kind: "amd-root".to_owned(),
-        subject: format!("ARK of generation {generation}"),
-        fingerprint: hex::encode(amd_root_fingerprint(verified.generation())),
-        simulated: verified.simulated(),
-        proved: "launch measurement, workload digest, and that the guest's memory is encrypted by this processor".to_owned(),
-    }
-}
-
-fn tdx_anchor(verified: &VerifiedTdx) -> Anchor {
-    Anchor {
-        kind: "intel-root".to_owned(),
-        subject: "Intel SGX Root CA".to_owned(),
-        fingerprint: hex::encode(INTEL_SGX_ROOT_CA),
-        simulated: verified.is_simulated(),
-        proved: "measurements of the trust domain, workload digest, and that its memory is encrypted by this processor"
-            .to_owned(),
-    }
-}
-
-fn generation_name(generation: Generation) -> &'static str {
-    match generation {
-        Generation::Milan => "milan",
-        Generation::Genoa => "genoa",
-        Generation::Turin => "turin",
-    }
-}
-
-const GUEST: &str = "guest";
+/// Length of the identifier of a Turin chip.
+const TURIN_ID_BYTES: usize = 8;

@@ -11,7 +11,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     Believes, CONFIDENTIAL_HEAD_CHECKS, CONFIDENTIAL_NODE_CHECKS, CONFIDENTIAL_TAIL_CHECKS, ConfidentialEndorsements,
-    ConfidentialExpectation, CpuEndorsements, CpuPolicy, devices::VerifiedCpu, links, sections::Sections,
+    ConfidentialExpectation, CpuEndorsements, CpuPolicy, GUEST, NODE, devices::VerifiedCpu, links, sections::Sections,
+    submodules::gpu_family,
 };
 use crate::{
     checks::{CheckName, Finding, Mismatch, Outcome, Stop},
@@ -85,16 +86,13 @@ impl<'a> Appraisal<'a> {
     fn judge(&mut self, evidence: &[u8]) -> Result<VerifiedGuest, Stop> {
         let inputs = self.inputs;
         let Complete { evidence, keys } = self.sections.judge(|ledger| {
-            let kind = cpu_name(&inputs.believes.policy.cpu);
-            let asked = Finding::new((), format!("the policy asks for confidential, by {kind}"));
-            ledger.enter::<_, Mismatch>(CheckName::PolicyPlatform, Ok(asked))?;
+            ledger.enter(CheckName::PolicyPlatform, platform(&inputs.believes.policy.cpu))?;
             let complete = ledger.enter(CheckName::EvidenceFormat, decode(evidence))?;
             ledger.enter(CheckName::EvidenceNonce, fresh(&complete, &inputs.expectation.instance.nonce))?;
             ledger.enter(CheckName::EvidenceParts, parts(&complete, inputs))?;
             Ok(complete)
         })?;
         let leaf = confidential_leaf(&evidence);
-        self.leaf = Some(leaf);
         let cpu = self.processor(&evidence)?;
         let gpus = if promised(&inputs.expectation.devices) { Some(self.gpus(&evidence)?) } else { None };
         let node = self.node(&evidence, &leaf, &cpu, gpus.as_ref())?;
@@ -127,7 +125,8 @@ impl<'a> Appraisal<'a> {
             references: believes.references,
             now,
         };
-        let (anchors, simulated) = (&mut self.anchors, &mut self.simulated);
+        let devices_anchors = self.anchors.len();
+        let (anchors, simulated, covered_leaf) = (&mut self.anchors, &mut self.simulated, &mut self.leaf);
         let mut claims = None;
         let found = self.sections.judge(|ledger| {
             let certificate = input.certificate(ledger)?;
@@ -143,13 +142,14 @@ impl<'a> Appraisal<'a> {
             claims.measured(&node.software);
             let covered = covered(&node.quote, leaf, &evidence.node.batch);
             ledger.enter(CheckName::BatchInclusion, covered)?;
+            *covered_leaf = Some(*leaf);
             let linked = links::chip(believes.references, &ek.certificate_digest(), cpu.identity().as_ref());
             let machine = ledger.enter(CheckName::LinkChip, linked)?;
             ledger.enter(CheckName::LinkGpus, links::gpus(machine, gpus))?;
             Ok(LinkedNode { ak_name, agent: node.software.agent(), vmm: node.software.vmm() })
         });
         let allowed = self.simulated.is_empty() || believes.policy.danger_allow_simulated;
-        let submodule = microvm::node_submodule(claims.as_ref(), found.is_ok() && allowed, &self.anchors);
+        let submodule = microvm::node_submodule(claims.as_ref(), found.is_ok() && allowed, &self.anchors[devices_anchors..]);
         self.submodules.insert(NODE.to_owned(), submodule);
         found
     }
@@ -159,17 +159,13 @@ impl<'a> Appraisal<'a> {
         let policy = believes.policy;
         let devices = gpus.map_or(&[][..], VerifiedGpus::devices);
         let identities: Vec<[u8; 32]> = devices.iter().map(|device| device.identity()).collect();
-        let chip = cpu.chip();
-        let chips: Vec<&[u8]> = chip.as_deref().into_iter().chain(identities.iter().map(<[u8; 32]>::as_slice)).collect();
-        let measurement = cpu.measurement();
-        let models: Vec<String> = devices.iter().map(|device| device.model().to_lowercase()).collect();
-        let generations: Vec<&str> = cpu.generation().into_iter().chain(models.iter().map(String::as_str)).collect();
-        let rests_on = RestsOn {
-            chips: &chips,
-            aks: &[&node.ak_name],
-            images: &[&measurement, &node.agent, &node.vmm],
-            silicon_generations: &generations,
-        };
+        let chips: Vec<&[u8]> = cpu.chips().into_iter().chain(identities.iter().map(<[u8; 32]>::as_slice)).collect();
+        let images: Vec<&[u8]> = cpu.images().into_iter().chain([node.agent.as_slice(), &node.vmm]).collect();
+        let families = devices.iter().filter_map(|device| gpu_family(device.model())).map(str::to_owned);
+        let models = devices.iter().map(|device| device.model().to_lowercase());
+        let generations: Vec<String> = families.chain(models).chain([cpu.generation()]).collect();
+        let generations: Vec<&str> = generations.iter().map(String::as_str).collect();
+        let rests_on = RestsOn { chips: &chips, aks: &[&node.ak_name], images: &images, silicon_generations: &generations };
         let simulators = &self.simulated;
         self.sections.judge(|ledger| {
             let fresh = revocation::finding(endorsements.revocations, &rests_on, now, policy.revocation_floor);
@@ -179,7 +175,7 @@ impl<'a> Appraisal<'a> {
     }
 
     fn close(self, guest: Result<VerifiedGuest, Stop>) -> AttestationResult {
-        let Self { inputs, sections, submodules, anchors, mut warnings, simulated, leaf } = self;
+        let Self { inputs, sections, mut submodules, anchors, mut warnings, simulated, leaf } = self;
         let (checks, passed) = sections.close();
         let guest = guest.ok().filter(|_| passed);
         let nothing = checks.iter().take(2).any(|check| check.outcome == Outcome::Fail);
@@ -188,6 +184,13 @@ impl<'a> Appraisal<'a> {
             (None, true) => Tier::None,
             (None, false) => Tier::Contraindicated,
         };
+        let allowed = inputs.believes.policy.danger_allow_simulated;
+        for (name, part) in &mut submodules {
+            // A processor's evidence alone is not a guest: nobody may read one out of a refusal.
+            if (name == GUEST && guest.is_none()) || (part.simulated && !allowed) {
+                part.refuse();
+            }
+        }
         warnings.extend(simulated.iter().map(|what| format!("simulated: {what}; it proves nothing about real hardware")));
         warnings.dedup();
         let expected = &inputs.expectation.instance;
@@ -211,6 +214,27 @@ impl<'a> Appraisal<'a> {
     }
 }
 
+#[derive(Debug, thiserror::Error)]
+enum PlatformError {
+    #[error("the policy asks for {SNP}, but accepts no generation of it")]
+    NoGeneration,
+    #[error("the policy asks for {TDX}, but accepts no status of its TCB")]
+    NoStatus,
+}
+
+/// The policy asks for something that there can be.
+fn platform(policy: &CpuPolicy) -> Result<Finding<()>, PlatformError> {
+    match policy {
+        CpuPolicy::Snp(snp) if [&snp.genoa, &snp.turin, &snp.danger_milan].iter().all(|rule| rule.is_none()) => {
+            Err(PlatformError::NoGeneration)
+        }
+        CpuPolicy::Tdx(tdx) if tdx.accepted_tcb.is_empty() => Err(PlatformError::NoStatus),
+        CpuPolicy::Snp(_) | CpuPolicy::Tdx(_) => {
+            Ok(Finding::new((), format!("the policy asks for confidential, by {}", cpu_name(policy))))
+        }
+    }
+}
+
 fn decode(bytes: &[u8]) -> Result<Finding<Complete>, DecodeError> {
     let evidence = ConfidentialEvidence::decode(bytes)?;
     let keys = GuestKeys::decode(&evidence.guest_keys)?;
@@ -230,6 +254,8 @@ enum PartsError {
     Endorsements { expected: &'static str, seen: &'static str },
     #[error("{0} devices are more than the limit of {MAX_GPUS}")]
     TooMany(usize),
+    #[error("devices were promised, but there is evidence of none")]
+    Lacking,
     #[error("no device was promised, but there is evidence of {given}, and the guest sees {seen}")]
     Unasked { given: usize, seen: u32 },
 }
@@ -255,6 +281,9 @@ fn parts(complete: &Complete, inputs: &Inputs<'_>) -> Result<Finding<()>, PartsE
     let given = evidence.gpus.len();
     if given > MAX_GPUS {
         return Err(PartsError::TooMany(given));
+    }
+    if promised(&inputs.expectation.devices) && given == 0 {
+        return Err(PartsError::Lacking);
     }
     let on_bus = evidence.seen.gpus.saturating_add(evidence.seen.switches);
     if !promised(&inputs.expectation.devices) && (given, on_bus) != (0, 0) {
@@ -289,4 +318,3 @@ fn cpu_name(policy: &CpuPolicy) -> &'static str {
 
 const SNP: &str = "SEV-SNP";
 const TDX: &str = "TDX";
-const NODE: &str = "node";

@@ -169,7 +169,7 @@ impl Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Silicon {
-    /// For example `milan`, `genoa`, `turin`, `sapphire-rapids`, `hopper`.
+    /// `milan`, `genoa`, `turin`; `hopper`, `blackwell`; for TDX, whose evidence has no name for it, the FMSPC in hex.
     pub generation: String,
     /// [`Tier::Affirming`]: no known way to forge its reports. [`Tier::Warning`]: known, fixed by a newer TCB.
     /// [`Tier::Contraindicated`]: its keys were taken out by software alone; a report proves nothing.
@@ -227,6 +227,14 @@ impl Submodule {
             tcb_age_s: None,
             silicon: None,
             simulated: false,
+        }
+    }
+
+    /// Whatever good it says is taken back: what it belongs to was refused.
+    pub(crate) fn refuse(&mut self) {
+        if matches!(self.status, Tier::Affirming | Tier::Warning) {
+            self.status = Tier::Contraindicated;
+            self.trust = TrustVector { instance_identity: claim::CRYPTO_FAILED, ..TrustVector::default() };
         }
     }
 

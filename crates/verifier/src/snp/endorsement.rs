@@ -106,6 +106,10 @@ impl TrustedChain<'_> {
         self.chain.signer.tcb
     }
 
+    pub(super) fn root_fingerprint(&self) -> &[u8; 32] {
+        self.chain.root_fingerprint()
+    }
+
     pub(super) const fn simulated(&self) -> bool {
         self.simulated
     }

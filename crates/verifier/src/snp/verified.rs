@@ -2,6 +2,8 @@
 
 use casemate_evidence::snp::{AttestationReport, Generation, SigningKey};
 
+use super::endorsement::TrustedChain;
+
 /// What a report says of its guest. Exists only if every check passed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedSnp {
@@ -11,19 +13,21 @@ pub struct VerifiedSnp {
     measurement: [u8; 48],
     host_data: [u8; 32],
     report_data: [u8; 64],
+    root: [u8; 32],
     simulated: bool,
 }
 
 impl VerifiedSnp {
-    pub(super) fn new(report: &AttestationReport, generation: Generation, chip_id: Option<[u8; 64]>, simulated: bool) -> Self {
+    pub(super) fn new(report: &AttestationReport, chip_id: Option<[u8; 64]>, trusted: &TrustedChain<'_>) -> Self {
         Self {
-            generation,
+            generation: trusted.generation(),
             signing_key: report.signing_key,
             chip_id,
             measurement: report.measurement,
             host_data: report.host_data,
             report_data: report.report_data,
-            simulated,
+            root: *trusted.root_fingerprint(),
+            simulated: trusted.simulated(),
         }
     }
 
@@ -56,6 +60,11 @@ impl VerifiedSnp {
     /// REPORT_DATA.
     pub fn report_data(&self) -> &[u8; 64] {
         &self.report_data
+    }
+
+    /// SHA-256 of the root certificate at the end of the chain.
+    pub fn root_fingerprint(&self) -> &[u8; 32] {
+        &self.root
     }
 
     /// The chain ends at a root that is not AMD's, which the policy allowed.

@@ -60,6 +60,21 @@ impl VerifiedPlatform {
         self.extension.platform_instance.as_ref().unwrap_or(&self.extension.ppid)
     }
 
+    /// The processor's family (FMSPC).
+    pub fn fmspc(&self) -> &[u8; 6] {
+        &self.extension.fmspc
+    }
+
+    /// SHA-256 of the root certificate at the end of the chain.
+    pub fn root_fingerprint(&self) -> [u8; 32] {
+        self.root.certificate.fingerprint()
+    }
+
+    /// Subject of that root.
+    pub fn root_subject(&self) -> String {
+        self.root.certificate.subject()
+    }
+
     /// Verifies the chain in a quote: PCK certificate, PCK CA, root.
     pub(super) fn verify(pem: &[u8], policy: &TdxPolicy, now: UnixTime) -> Result<Self, PckError> {
         if !is_nothing_else(pem) {
