@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use casemate_verifier::UnixTime;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Run workloads on other people's machines, and hand over keys only after checking the evidence yourself.
@@ -45,8 +46,17 @@ pub(crate) enum Command {
     Stop(Stop),
     /// Forget a stopped instance.
     Rm(Rm),
-    /// Verify an instance's evidence with a fresh nonce, or a saved evidence file offline.
+    /// Verify an instance's evidence with a fresh nonce, or a saved file or a request offline.
+    #[command(
+        after_help = "With --json and neither INSTANCE nor --evidence, a request (docs/api/appraisal.md) is read from standard input \
+                            and its answer written to standard output: exit status 0 accepted, 2 refused, 1 not a request. \
+                            A request needs no context."
+    )]
     Verify(Verify),
+    /// Show what a file with evidence says, without judging it.
+    Evidence(Evidence),
+    /// Compute reference values.
+    Reference(Reference),
     /// Check the signed receipt of an ended instance.
     Receipt(Receipt),
     /// List the platform's nodes.
@@ -160,19 +170,97 @@ pub(crate) struct Rm {
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
     /// Instance: asks its node for evidence over a fresh nonce.
-    #[arg(required_unless_present = "evidence", conflicts_with = "evidence")]
+    #[arg(conflicts_with = "evidence")]
     pub(crate) instance: Option<String>,
-    /// Saved evidence: judged offline.
+    /// Saved evidence, or a request with all that is needed to judge it: judged offline.
     #[arg(long, value_name = "FILE")]
     pub(crate) evidence: Option<PathBuf>,
-    /// Judge as of this time (seconds since 1970); now by default.
-    #[arg(long, value_name = "UNIX_TIME")]
-    pub(crate) at: Option<u64>,
+    /// Rego policy that has the last word instead of the built-in one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+    /// Judge as of this time (RFC 3339, or seconds since 1970) instead of the request's, or now.
+    #[arg(long, value_name = "TIME", value_parser = crate::commands::verify::parse_time)]
+    pub(crate) at: Option<UnixTime>,
     /// Save the evidence, to be judged again offline.
-    #[arg(long, value_name = "FILE", conflicts_with = "evidence")]
+    #[arg(long, value_name = "FILE", requires = "instance")]
     pub(crate) save: Option<PathBuf>,
     #[arg(long, value_enum, default_value = "table")]
     pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Evidence {
+    #[command(subcommand)]
+    pub(crate) command: EvidenceCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EvidenceCommand {
+    /// Show a report, quote, log or TPM structure; its kind is found by its content.
+    Show {
+        file: PathBuf,
+        #[arg(long, value_enum, default_value = "table")]
+        output: Format,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Reference {
+    #[command(subcommand)]
+    pub(crate) command: ReferenceCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReferenceCommand {
+    /// Compute what good evidence says, from what is launched or was logged.
+    Compute {
+        #[command(subcommand)]
+        what: ComputeCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ComputeCommand {
+    /// The launch measurement of an SEV-SNP guest (QEMU and OVMF).
+    Snp(ComputeSnp),
+    /// RTMR0 to RTMR3 that an event log (CCEL) leads to.
+    TdxRtmr {
+        #[arg(long, value_name = "FILE")]
+        event_log: PathBuf,
+    },
+    /// PCR values that a firmware event log leads to.
+    Pcrs {
+        #[arg(long, value_name = "FILE")]
+        event_log: PathBuf,
+        /// sha1, sha256, sha384 or sha512.
+        #[arg(long, default_value = "sha256")]
+        bank: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ComputeSnp {
+    /// OVMF file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) firmware: PathBuf,
+    /// Kernel that is booted directly.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// Its initrd.
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub(crate) initrd: Option<PathBuf>,
+    /// Its command line.
+    #[arg(long, requires = "kernel", default_value = "")]
+    pub(crate) append: String,
+    /// Virtual CPUs.
+    #[arg(long)]
+    pub(crate) vcpus: u32,
+    /// CPU model: EPYC-Milan, EPYC-Genoa or EPYC-Turin.
+    #[arg(long)]
+    pub(crate) cpu: String,
+    /// SEV_FEATURES of the virtual CPUs.
+    #[arg(long, default_value_t = 1, value_name = "BITS")]
+    pub(crate) guest_features: u64,
 }
 
 #[derive(Debug, Args)]

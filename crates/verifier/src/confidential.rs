@@ -15,7 +15,7 @@ mod devices;
 mod judge;
 mod links;
 mod sections;
-mod submodules;
+pub(crate) mod submodules;
 
 use serde::{Deserialize, Serialize};
 

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A guest in SEV-SNP.
-pub(super) fn snp(appraised: &Appraised<VerifiedSnp, SnpClaims>) -> Submodule {
+pub(crate) fn snp(appraised: &Appraised<VerifiedSnp, SnpClaims>) -> Submodule {
     let simulated = appraised.claims().is_some_and(|claims| claims.simulated);
     let assured = appraised.claims().is_some_and(|claims| claims.integrity_assured);
     let hardware = match (simulated, assured) {
@@ -36,7 +36,7 @@ pub(super) fn snp(appraised: &Appraised<VerifiedSnp, SnpClaims>) -> Submodule {
 }
 
 /// A guest in TDX.
-pub(super) fn tdx(appraised: &Appraised<VerifiedTdx, TdxClaims>, now: UnixTime) -> Submodule {
+pub(crate) fn tdx(appraised: &Appraised<VerifiedTdx, TdxClaims>, now: UnixTime) -> Submodule {
     let platform = appraised.claims().and_then(|claims| claims.platform.as_ref());
     let simulated = platform.is_some_and(|platform| platform.simulated);
     let hardware = if simulated { claim::NONE } else { claim::GENUINE_HARDWARE };
@@ -59,7 +59,7 @@ pub(super) fn tdx(appraised: &Appraised<VerifiedTdx, TdxClaims>, now: UnixTime) 
 }
 
 /// A GPU or switch. Of the memory's opacity nothing is claimed: it is behind a firewall, and not encrypted.
-pub(super) fn gpu(claims: &GpuClaims, verified: bool) -> Submodule {
+pub(crate) fn gpu(claims: &GpuClaims, verified: bool) -> Submodule {
     let trust = TrustVector {
         instance_identity: claim::TRUSTWORTHY_INSTANCE,
         configuration: claim::APPROVED_CONFIGURATION,
