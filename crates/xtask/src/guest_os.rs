@@ -33,6 +33,7 @@ use anyhow::{Context as _, Result, bail};
 
 use self::{
     description::{Description, KernelId},
+    distro::DistroInputs,
     flavour::{Flavour, Inputs},
     kernel::KernelInputs,
     recipe::Recipe,
@@ -73,6 +74,13 @@ pub(crate) fn build(workspace: &Workspace, options: &Options) -> Result<()> {
 /// Checks the kernel fragment against the kernel source of `packages`, without a build.
 pub(crate) fn check_kernel_config(workspace: &Workspace, packages: &Packages) -> Result<()> {
     kernel::try_config(&KernelInputs::gather(workspace, &Recipe::load(workspace)?, packages)?, packages)
+}
+
+/// Writes the distribution's kernel to `out` as its package has it.
+pub(crate) fn write_distro_kernel(workspace: &Workspace, out: &Path) -> Result<()> {
+    let packages = Packages::of_this_machine(workspace)?;
+    let kernel = DistroInputs::gather(&Recipe::load(workspace)?.distro, &packages)?;
+    files::write(out, &kernel.image(&packages).context("taking the kernel's image out of its package")?)
 }
 
 /// Kernel and PID 1 side by side; the path of PID 1.

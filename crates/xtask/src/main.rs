@@ -51,6 +51,12 @@ enum Task {
         #[arg(long)]
         release: Option<String>,
     },
+    /// Write the distribution's own kernel, a bzImage, to a file (tests that boot it through firmware)
+    DistroKernel {
+        /// Where to
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Run every check: format, lints, tests, documentation
     Ci,
     /// Renew the versions and digests in guest-os/packages.lock from what apt offers now
@@ -82,6 +88,7 @@ fn run(task: Task) -> Result<()> {
             guest_os::check_supported()?;
             demo::build(&workspace, &out.unwrap_or_else(|| workspace.join("target/demo")))
         }
+        Task::DistroKernel { out } => guest_os::write_distro_kernel(&workspace, &out),
         Task::Ci => ci::run(&workspace),
         Task::KernelConfig { release } => {
             let packages = packages::Packages::of_release(&workspace, release_or_own(release)?)?;

@@ -40,5 +40,7 @@ mod tdx;
 mod tdx_checks;
 mod tdx_collateral;
 mod tdx_world;
+mod uefi;
+mod uefi_machine;
 mod vectors;
 mod world;

@@ -59,14 +59,24 @@ impl DistroInputs {
 
     /// The kernel and its modules in the order of loading.
     pub(crate) fn load(&self, part: &DistroPart, packages: &Packages) -> Result<(Vec<u8>, Vec<Module>)> {
+        let (vmlinux, modules) = extract(part, &self.tree(packages)?)?;
+        let names: Vec<&str> = modules.iter().map(|module| module.name.as_str()).collect();
+        note("kernel", &format!("{} with the modules {}", self.sources[0].0, names.join(" ")));
+        Ok((vmlinux, modules))
+    }
+
+    /// The kernel as its package has it: a bzImage, which firmware can start, too.
+    pub(crate) fn image(&self, packages: &Packages) -> Result<Vec<u8>> {
+        let tree = self.tree(packages)?;
+        image(&tree, release(&tree)?).map(<[u8]>::to_vec)
+    }
+
+    fn tree(&self, packages: &Packages) -> Result<Tree> {
         let mut tree = Tree::default();
         for path in self.paths(packages)? {
             tree.merge(packages::read_tree(&path)?);
         }
-        let (vmlinux, modules) = extract(part, &tree)?;
-        let names: Vec<&str> = modules.iter().map(|module| module.name.as_str()).collect();
-        note("kernel", &format!("{} with the modules {}", self.sources[0].0, names.join(" ")));
-        Ok((vmlinux, modules))
+        Ok(tree)
     }
 
     fn paths(&self, packages: &Packages) -> Result<Vec<std::path::PathBuf>> {
@@ -76,13 +86,20 @@ impl DistroInputs {
 
 fn extract(part: &DistroPart, package: &Tree) -> Result<(Vec<u8>, Vec<Module>)> {
     let release = release(package)?;
-    let path = format!("boot/vmlinuz-{release}");
-    let Some(Node::File { bytes, .. }) = package.find(&path) else { bail!("{path} is missing in the kernel's package") };
-    let vmlinux = bzimage::vmlinux(bytes).with_context(|| format!("taking the kernel out of {path}"))?;
+    let vmlinux =
+        bzimage::vmlinux(image(package, release)?).with_context(|| format!("taking the kernel out of boot/vmlinuz-{release}"))?;
     let wanted = Wanted { required: &part.modules, if_supported: &part.modules_if_supported };
     let modules = modules::select(package, &format!("{MODULES}{release}"), &wanted)
         .with_context(|| format!("choosing the modules of {release}"))?;
     Ok((vmlinux, modules))
+}
+
+fn image<'a>(package: &'a Tree, release: &str) -> Result<&'a [u8]> {
+    let path = format!("boot/vmlinuz-{release}");
+    match package.find(&path) {
+        Some(Node::File { bytes, .. }) => Ok(bytes),
+        _ => bail!("{path} is missing in the kernel's package"),
+    }
 }
 
 /// The one kernel release that the packages have modules of.
