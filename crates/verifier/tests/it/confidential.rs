@@ -157,7 +157,8 @@ fn the_head_is_checked() {
     case_refused("evidence.parts", "asks for TDX, the evidence is of SEV-SNP", |case| case.policy.cpu = tdx.policy.cpu.clone());
     case_refused("evidence.parts", "the endorsements are for TDX", |case| case.vendor = tdx.vendor);
     gpu_refused("evidence.parts", "no device was promised", nothing, |case| case.devices.gpus = 0);
-    world_refused("evidence.parts", "the guest sees 1", |world| world.seen.gpus = 1);
+    let hidden = |world: &mut World| world.seen.gpus = 1;
+    refused(World::snp(0), "evidence.parts", "the guest sees 1", hidden, |case| case.devices.gpus = 0);
     gpu_refused("evidence.parts", "evidence of none", nothing, |case| case.evidence.gpus.clear());
     gpu_refused("evidence.parts", "more than the limit", nothing, |case| {
         case.evidence.gpus = vec![case.evidence.gpus[0].clone(); 33];

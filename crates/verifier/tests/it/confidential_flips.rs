@@ -1,7 +1,7 @@
 //! The bytes of composite evidence count.
 //!
-//! Flipping each of them takes minutes. So within the long statements of processor and GPU, of which each byte is flipped in tests of
-//! their own, some are left out here; and everything else is flipped byte by byte.
+//! Flipping each of them takes minutes. So within the long statements of processor, GPU and firmware, of which each byte is flipped in
+//! tests of their own, most are left out here; everything else is flipped byte by byte.
 
 use casemate_evidence::{confidential::ConfidentialEvidence, instance::Record as _};
 use proptest::prelude::*;
@@ -18,7 +18,7 @@ fn flip(case: &Case, long: &[&[u8]]) {
     let (mut refused, mut harmless) = (0, 0);
     let begin = |part: &&[u8]| good.windows(part.len()).position(|window| window == *part).expect("a part of it");
     let long: Vec<_> = long.iter().map(|part| begin(part)..begin(part) + part.len()).collect();
-    let is_due = |at: &usize| at % 29 == 0 || !long.iter().any(|part| part.contains(at));
+    let is_due = |at: &usize| at.is_multiple_of(29) || !long.iter().any(|part| part.contains(at));
     for at in (0..good.len()).filter(is_due) {
         let mut bytes = good.clone();
         bytes[at] ^= 1 << (at % 8);
@@ -47,13 +47,13 @@ fn flip(case: &Case, long: &[&[u8]]) {
 fn evidence_of_snp_and_a_gpu_with_any_byte_changed_is_refused() {
     let case = World::snp(1).build().keep();
     let gpu = &case.evidence.gpus[0];
-    flip(&case, &[case.evidence.cpu.signed(), &gpu.report, gpu.chain.as_bytes()]);
+    flip(&case, &[case.evidence.cpu.signed(), &gpu.report, gpu.chain.as_bytes(), &case.evidence.node.event_log]);
 }
 
 #[test]
 fn evidence_of_tdx_with_any_byte_changed_is_refused() {
     let case = World::tdx(0).build().keep();
-    flip(&case, &[case.evidence.cpu.signed()]);
+    flip(&case, &[case.evidence.cpu.signed(), &case.evidence.node.event_log]);
 }
 
 #[test]

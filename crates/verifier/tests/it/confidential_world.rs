@@ -68,7 +68,7 @@ pub(crate) enum Cpu {
 pub(crate) enum Vendor {
     Snp(Vec<Vec<u8>>, Option<Vec<u8>>),
     Tdx(Vec<u8>),
-    KeptSnp(SignedChain),
+    KeptSnp(Box<SignedChain>),
     KeptTdx(Arc<VerifiedCollateral>, Arc<VerifiedPlatform>),
 }
 
@@ -310,7 +310,10 @@ impl Case {
             self.kept_manifests.push((id, kept));
         }
         self.vendor = match self.vendor {
-            Vendor::Snp(chain, crl) => Vendor::KeptSnp(SignedChain::new(&chain).unwrap().with_crl(&crl.unwrap()).unwrap()),
+            Vendor::Snp(chain, crl) => {
+                let chain = SignedChain::new(&chain).unwrap();
+                Vendor::KeptSnp(Box::new(chain.with_crl(&crl.unwrap()).unwrap()))
+            }
             Vendor::Tdx(json) => kept_tdx(&self.evidence.cpu, &json, &self.policy.cpu),
             kept @ (Vendor::KeptSnp(..) | Vendor::KeptTdx(..)) => kept,
         };
