@@ -80,7 +80,7 @@ fn a_good_request_exits_with_0_and_a_refused_one_with_2() {
 
     let output = casemate(&["verify", "--json", "--at", "2035-01-01T00:00:00Z"], good.to_string().as_bytes());
     assert_eq!(output.status.code(), Some(2));
-    assert_eq!(answer(&output)["failed"]["name"], "tdx.collateral");
+    assert_eq!(answer(&output)["failed"]["name"], "tdx.pck-chain");
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn a_request_in_a_file_is_judged_without_a_context_and_by_the_policy_that_is_giv
     let output = casemate(&["verify", "--evidence", request], b"");
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{text}");
-    assert!(text.contains("verdict: Affirming") && text.contains("policy: casemate-strict@sha256:"), "{text}");
+    assert!(text.contains("verdict: Affirming") && !text.contains("policy: "), "{text}");
 
     let output = casemate(&["verify", "--evidence", request, "--policy", policy, "--output", "json"], b"");
     assert_eq!(output.status.code(), Some(2));

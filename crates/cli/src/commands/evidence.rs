@@ -3,7 +3,12 @@
 mod logs;
 mod shapes;
 
-use std::{fmt::Write as _, fs, io::Read as _, path::Path};
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{Read as _, Write as _},
+    path::Path,
+};
 
 use anyhow::Context as _;
 use serde_json::Value;
@@ -26,7 +31,7 @@ pub(crate) fn run(globals: &Globals, args: &Evidence) -> anyhow::Result<Status> 
     } else {
         let mut text = format!("{kind}, not verified\n");
         tree(&mut text, &value, 1);
-        print!("{text}");
+        std::io::stdout().lock().write_all(text.as_bytes())?;
     }
     Ok(Status::Ok)
 }

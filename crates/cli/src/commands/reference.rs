@@ -1,9 +1,10 @@
 //! `casemate reference compute`: what good evidence says.
 
+use std::{collections::BTreeMap, io::Write as _};
+
 use anyhow::Context as _;
 use casemate_evidence::{eventlog::LogRef, tdx::ccel::CcelLog, tpm::HashAlg};
 use casemate_verifier::snp::launch::{CpuSignature, KernelDigests, LaunchInputs, launch_measurement};
-use serde_json::{Map, Value, json};
 
 use crate::{
     args::{ComputeCommand, ComputeSnp, Globals, Reference, ReferenceCommand},
@@ -14,13 +15,13 @@ use crate::{
 
 pub(crate) fn run(globals: &Globals, args: &Reference) -> anyhow::Result<Status> {
     let ReferenceCommand::Compute { what } = &args.command;
-    let values = match what {
+    let values: Vec<(String, String)> = match what {
         ComputeCommand::Snp(launch) => snp(launch)?,
         ComputeCommand::TdxRtmr { event_log } => {
             let attempt = || format!("read {}", event_log.display());
             let log = CcelLog::parse(&read(event_log)?).with_context(attempt)?;
             let registers = log.replay().into_iter().enumerate();
-            registers.map(|(index, value)| (format!("rtmr{index}"), json!(hex::encode(value)))).collect()
+            registers.map(|(index, value)| (format!("rtmr{index}"), hex::encode(value))).collect()
         }
         ComputeCommand::Pcrs { event_log, bank } => {
             let attempt = || format!("read {}", event_log.display());
@@ -28,14 +29,14 @@ pub(crate) fn run(globals: &Globals, args: &Reference) -> anyhow::Result<Status>
             let bytes = read(event_log)?;
             let log = LogRef::parse(&bytes).with_context(attempt)?;
             anyhow::ensure!(log.has_bank(bank), "the log has no digests of bank {}", bank.name());
-            log.replay(bank).into_iter().map(|(pcr, value)| (format!("pcr{pcr}"), json!(value.to_string()))).collect()
+            log.replay(bank).into_iter().map(|(pcr, value)| (format!("pcr{pcr}"), value.to_string())).collect()
         }
     };
     print(globals, &values)?;
     Ok(Status::Ok)
 }
 
-fn snp(args: &ComputeSnp) -> anyhow::Result<Map<String, Value>> {
+fn snp(args: &ComputeSnp) -> anyhow::Result<Vec<(String, String)>> {
     let cpu = match args.cpu.to_ascii_lowercase().trim_start_matches("epyc-") {
         "milan" => CpuSignature::EPYC_MILAN,
         "genoa" => CpuSignature::EPYC_GENOA,
@@ -52,15 +53,16 @@ fn snp(args: &ComputeSnp) -> anyhow::Result<Map<String, Value>> {
     };
     let inputs = LaunchInputs { firmware: &firmware, kernel, vcpus: args.vcpus, cpu, guest_features: args.guest_features };
     let measurement = launch_measurement(&inputs).context("compute the launch measurement")?;
-    Ok(Map::from_iter([("measurement".to_owned(), json!(hex::encode(measurement)))]))
+    Ok(vec![("measurement".to_owned(), hex::encode(measurement))])
 }
 
-fn print(globals: &Globals, values: &Map<String, Value>) -> anyhow::Result<()> {
+fn print(globals: &Globals, values: &[(String, String)]) -> anyhow::Result<()> {
     if globals.json {
-        return printer::json(values);
+        return printer::json(&values.iter().cloned().collect::<BTreeMap<_, _>>());
     }
+    let mut out = std::io::stdout().lock();
     for (name, value) in values {
-        println!("{name} {}", value.as_str().unwrap_or_default());
+        writeln!(out, "{name} {value}")?;
     }
     Ok(())
 }

@@ -167,7 +167,10 @@ fn print(result: &AttestationResult, rules: &AppraisalPolicy) -> anyhow::Result<
     for warning in &result.warnings {
         println!("note: {}", printer::clean(warning));
     }
-    println!("policy: {}", rules.id());
+    // The built-in rules have no say in a lone device.
+    if result.checks.iter().any(|check| check.name == "policy.appraisal") {
+        println!("policy: {}", rules.id());
+    }
     let verdict = if result.is_affirming() { "Affirming".to_owned() } else { format!("{:?}", result.status) };
     println!("verdict: {verdict}{}", if result.simulated { " (rests on a simulator)" } else { "" });
     Ok(())
