@@ -77,7 +77,7 @@ impl Platform {
     }
 
     pub(crate) async fn token(&self, role: Role) -> Client {
-        let (token, _) = make_token(self.server.service().store(), role, None, None).await.unwrap();
+        let (token, _) = make_token(self.server.store(), role, None, None).await.unwrap();
         self.client(token)
     }
 
@@ -90,7 +90,7 @@ impl Platform {
     }
 
     pub(crate) async fn bootstrap_token(&self) -> String {
-        make_token(self.server.service().store(), Role::Bootstrap, None, None).await.unwrap().0
+        make_token(self.server.store(), Role::Bootstrap, None, None).await.unwrap().0
     }
 }
 
