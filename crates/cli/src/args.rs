@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use casemate_verifier::UnixTime;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Run workloads on other people's machines, and hand over keys only after checking the evidence yourself.
@@ -45,7 +46,10 @@ pub(crate) enum Command {
     Stop(Stop),
     /// Forget a stopped instance.
     Rm(Rm),
-    /// Verify an instance's evidence with a fresh nonce, or a saved evidence file offline.
+    /// Verify an instance's evidence with a fresh nonce, or a saved file or a request offline.
+    #[command(after_help = "With --json and neither INSTANCE nor --evidence, a request (docs/api/appraisal.md) is read from standard input \
+                            and its answer written to standard output: exit status 0 accepted, 2 refused, 1 not a request. \
+                            A request needs no context.")]
     Verify(Verify),
     /// Check the signed receipt of an ended instance.
     Receipt(Receipt),
@@ -160,16 +164,19 @@ pub(crate) struct Rm {
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
     /// Instance: asks its node for evidence over a fresh nonce.
-    #[arg(required_unless_present = "evidence", conflicts_with = "evidence")]
+    #[arg(conflicts_with = "evidence")]
     pub(crate) instance: Option<String>,
-    /// Saved evidence: judged offline.
+    /// Saved evidence, or a request with all that is needed to judge it: judged offline.
     #[arg(long, value_name = "FILE")]
     pub(crate) evidence: Option<PathBuf>,
-    /// Judge as of this time (seconds since 1970); now by default.
-    #[arg(long, value_name = "UNIX_TIME")]
-    pub(crate) at: Option<u64>,
+    /// Rego policy that has the last word instead of the built-in one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+    /// Judge as of this time (RFC 3339, or seconds since 1970) instead of the request's, or now.
+    #[arg(long, value_name = "TIME", value_parser = crate::commands::verify::parse_time)]
+    pub(crate) at: Option<UnixTime>,
     /// Save the evidence, to be judged again offline.
-    #[arg(long, value_name = "FILE", conflicts_with = "evidence")]
+    #[arg(long, value_name = "FILE", requires = "instance")]
     pub(crate) save: Option<PathBuf>,
     #[arg(long, value_enum, default_value = "table")]
     pub(crate) output: Format,

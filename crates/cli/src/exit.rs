@@ -39,6 +39,11 @@ pub(crate) struct Refused {
     pub(crate) detail: String,
 }
 
+/// The command line makes no sense, in a way that its parser cannot see.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
 /// An error with advice.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -54,7 +59,13 @@ pub(crate) fn report(error: &anyhow::Error) -> Status {
     if let Some(hint) = hint(error) {
         eprintln!("hint: {hint}");
     }
-    if error.chain().any(|cause| cause.is::<Refused>()) { Status::Refused } else { Status::Error }
+    if error.chain().any(|cause| cause.is::<Refused>()) {
+        Status::Refused
+    } else if error.is::<Usage>() {
+        Status::Usage
+    } else {
+        Status::Error
+    }
 }
 
 fn hint(error: &anyhow::Error) -> Option<String> {

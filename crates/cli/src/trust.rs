@@ -1,25 +1,24 @@
 //! The tenant's own judgement: pinned anchors, own nonce, own appraisal.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use casemate_api::rest::EvidenceBundle;
 use casemate_verifier::{
     AttestationResult, Endorsements, Expectation, Outcome, Policy, ReferenceValues, Simulated, TrustAnchors, UnixTime, VendorRoot,
+    rego::{AppraisalPolicy, PolicyOptions, apply_policy},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{context::ContextFile, exit::Refused, printer::Printer};
-
-/// Largest saved evidence file, in bytes.
-const MAX_SAVED: u64 = 8 << 20;
 
 /// Everything pinned, parsed once.
 pub(crate) struct Trust {
     anchors: TrustAnchors,
     references: ReferenceValues,
     policy: Policy,
+    rules: AppraisalPolicy,
 }
 
 /// Evidence with the question it answers, to be judged again at any time.
@@ -51,7 +50,17 @@ impl Trust {
         let references = ReferenceValues::from_signed(&signed, &context.reference_key()?)
             .with_context(|| format!("check reference values {}", path.display()))?;
         let simulated = if context.allow_simulated { Simulated::Allow } else { Simulated::Refuse };
-        Ok(Self { anchors, references, policy: Policy::microvm(simulated) })
+        Ok(Self { anchors, references, policy: Policy::microvm(simulated), rules: AppraisalPolicy::strict() })
+    }
+
+    /// The same with other rules than the built-in ones as the last word.
+    pub(crate) fn with_rules(self, rules: AppraisalPolicy) -> Self {
+        Self { rules, ..self }
+    }
+
+    /// The last word.
+    pub(crate) fn rules(&self) -> &AppraisalPolicy {
+        &self.rules
     }
 
     /// The anchors, for receipts.
@@ -70,7 +79,7 @@ impl Trust {
             nonce: hex32(&saved.nonce)?,
         };
         let endorsements = Endorsements { node_chain: &node_chain, ek_chain: &ek_chain };
-        Ok(casemate_verifier::appraise_instance(
+        let result = casemate_verifier::appraise_instance(
             &evidence,
             &endorsements,
             &self.references,
@@ -78,19 +87,9 @@ impl Trust {
             &self.policy,
             &expectation,
             now,
-        ))
-    }
-}
-
-impl SavedEvidence {
-    pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
-        let attempt = || format!("read saved evidence {}", path.display());
-        anyhow::ensure!(
-            fs::metadata(path).with_context(attempt)?.len() <= MAX_SAVED,
-            "{} is longer than {MAX_SAVED} bytes",
-            path.display()
         );
-        serde_json::from_slice(&fs::read(path).with_context(attempt)?).with_context(attempt)
+        // An instance of this level is promised no GPU.
+        Ok(apply_policy(result, &self.rules, PolicyOptions::from(self.policy.simulated()), 0))
     }
 }
 

@@ -11,7 +11,7 @@
 //!
 //! Each part has its own list of checks; the verdict is good only if every list was gone through and every check of it passed.
 
-mod devices;
+pub(crate) mod devices;
 mod judge;
 mod links;
 mod sections;

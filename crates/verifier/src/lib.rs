@@ -6,6 +6,7 @@
 //! * [`appraise_instance`]: may keys be released to this guest?
 //! * [`appraise_node`], [`ek`], [`credential`]: may this node have a certificate?
 //! * [`boot::appraise_boot`], [`ima::appraise_ima`]: what came up on a node, and what it executed since?
+//! * [`request`]: one question as one JSON document, of any kind of evidence.
 //! * [`verify_receipt`]: did a node of the platform sign this?
 //!
 //! Everything fails closed. A value of a type such as [`quote::AuthenticQuote`] or [`VerifiedGuest`] exists only after its
@@ -37,6 +38,7 @@ pub mod quote;
 mod receipt;
 mod references;
 pub mod rego;
+pub mod request;
 mod result;
 pub mod revocation;
 pub mod snp;

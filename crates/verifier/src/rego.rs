@@ -223,6 +223,11 @@ impl AppraisalPolicy {
         &self.id
     }
 
+    /// Whether it is the built-in policy, by its text.
+    pub(crate) fn is_built_in(&self) -> bool {
+        self.id == format!("{STRICT_NAME}@sha256:{}", hex::encode(Sha256::digest(STRICT)))
+    }
+
     /// Evaluates the policy.
     pub fn judge(&self, input: &PolicyInput<'_>) -> Result<Accepted, PolicyRefusal> {
         let json = serde_json::to_string(input).expect("the input is plain data");

@@ -195,7 +195,7 @@ fn registers_fit(reference: &TdxReference, report: &TdReport) -> bool {
     reference.rtmr.iter().zip(&report.rtmr).all(|(good, seen)| good.contains(seen))
 }
 
-fn snp_submodule(appraised: &Appraised<VerifiedSnp, SnpClaims>) -> Submodule {
+pub(crate) fn snp_submodule(appraised: &Appraised<VerifiedSnp, SnpClaims>) -> Submodule {
     let assured = appraised.claims().is_some_and(|claims| claims.integrity_assured);
     let simulated = appraised.verified().is_some_and(VerifiedSnp::simulated);
     let hardware = match (simulated, assured) {
@@ -212,7 +212,7 @@ fn snp_submodule(appraised: &Appraised<VerifiedSnp, SnpClaims>) -> Submodule {
     submodule
 }
 
-fn tdx_submodule(appraised: &Appraised<VerifiedTdx, TdxClaims>, now: UnixTime) -> Submodule {
+pub(crate) fn tdx_submodule(appraised: &Appraised<VerifiedTdx, TdxClaims>, now: UnixTime) -> Submodule {
     let simulated = appraised.verified().is_some_and(VerifiedTdx::is_simulated);
     let hardware = if simulated { claim::NONE } else { claim::GENUINE_HARDWARE };
     let mut submodule = Submodule::of(Kind::TdxGuest, appraised, confidential_trust(hardware));
@@ -221,7 +221,7 @@ fn tdx_submodule(appraised: &Appraised<VerifiedTdx, TdxClaims>, now: UnixTime) -
     submodule
 }
 
-fn gpu_submodule(claims: &GpuClaims, verified: bool) -> Submodule {
+pub(crate) fn gpu_submodule(claims: &GpuClaims, verified: bool) -> Submodule {
     let trust = TrustVector {
         instance_identity: claim::TRUSTWORTHY_INSTANCE,
         configuration: claim::APPROVED_CONFIGURATION,
@@ -247,7 +247,7 @@ fn confidential_trust(hardware: i8) -> TrustVector {
     }
 }
 
-fn snp_anchor(verified: &VerifiedSnp) -> Anchor {
+pub(crate) fn snp_anchor(verified: &VerifiedSnp) -> Anchor {
     let generation = generation_name(verified.generation());
     Anchor {
         kind: "amd-root".to_owned(),
@@ -258,7 +258,7 @@ fn snp_anchor(verified: &VerifiedSnp) -> Anchor {
     }
 }
 
-fn tdx_anchor(verified: &VerifiedTdx) -> Anchor {
+pub(crate) fn tdx_anchor(verified: &VerifiedTdx) -> Anchor {
     Anchor {
         kind: "intel-root".to_owned(),
         subject: "Intel SGX Root CA".to_owned(),
