@@ -47,10 +47,16 @@ pub(crate) enum Command {
     /// Forget a stopped instance.
     Rm(Rm),
     /// Verify an instance's evidence with a fresh nonce, or a saved file or a request offline.
-    #[command(after_help = "With --json and neither INSTANCE nor --evidence, a request (docs/api/appraisal.md) is read from standard input \
+    #[command(
+        after_help = "With --json and neither INSTANCE nor --evidence, a request (docs/api/appraisal.md) is read from standard input \
                             and its answer written to standard output: exit status 0 accepted, 2 refused, 1 not a request. \
-                            A request needs no context.")]
+                            A request needs no context."
+    )]
     Verify(Verify),
+    /// Show what a file with evidence says, without judging it.
+    Evidence(Evidence),
+    /// Compute reference values.
+    Reference(Reference),
     /// Check the signed receipt of an ended instance.
     Receipt(Receipt),
     /// List the platform's nodes.
@@ -180,6 +186,81 @@ pub(crate) struct Verify {
     pub(crate) save: Option<PathBuf>,
     #[arg(long, value_enum, default_value = "table")]
     pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Evidence {
+    #[command(subcommand)]
+    pub(crate) command: EvidenceCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EvidenceCommand {
+    /// Show a report, quote, log or TPM structure; its kind is found by its content.
+    Show {
+        file: PathBuf,
+        #[arg(long, value_enum, default_value = "table")]
+        output: Format,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Reference {
+    #[command(subcommand)]
+    pub(crate) command: ReferenceCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReferenceCommand {
+    /// Compute what good evidence says, from what is launched or was logged.
+    Compute {
+        #[command(subcommand)]
+        what: ComputeCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ComputeCommand {
+    /// The launch measurement of an SEV-SNP guest (QEMU and OVMF).
+    Snp(ComputeSnp),
+    /// RTMR0 to RTMR3 that an event log (CCEL) leads to.
+    TdxRtmr {
+        #[arg(long, value_name = "FILE")]
+        event_log: PathBuf,
+    },
+    /// PCR values that a firmware event log leads to.
+    Pcrs {
+        #[arg(long, value_name = "FILE")]
+        event_log: PathBuf,
+        /// sha1, sha256, sha384 or sha512.
+        #[arg(long, default_value = "sha256")]
+        bank: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ComputeSnp {
+    /// OVMF file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) firmware: PathBuf,
+    /// Kernel that is booted directly.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// Its initrd.
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub(crate) initrd: Option<PathBuf>,
+    /// Its command line.
+    #[arg(long, requires = "kernel", default_value = "")]
+    pub(crate) append: String,
+    /// Virtual CPUs.
+    #[arg(long)]
+    pub(crate) vcpus: u32,
+    /// CPU model: EPYC-Milan, EPYC-Genoa or EPYC-Turin.
+    #[arg(long)]
+    pub(crate) cpu: String,
+    /// SEV_FEATURES of the virtual CPUs.
+    #[arg(long, default_value_t = 1, value_name = "BITS")]
+    pub(crate) guest_features: u64,
 }
 
 #[derive(Debug, Args)]

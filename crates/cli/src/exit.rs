@@ -101,9 +101,84 @@ pub(crate) fn check_hint(check: &str) -> &'static str {
         "receipt.signature" | "receipt.node" | "receipt.content" => {
             "do not rely on this receipt; ask the platform's operator for the node's journal"
         }
+        "policy.appraisal" => {
+            "every proof holds, but the appraisal policy does not accept what was proven; the detail says which rule. Another policy can be given with --policy"
+        }
+        "policy.revoked" => {
+            "a part of the machine is on the revocation list, or the list is missing or old: fetch the current list, or use another node"
+        }
+        "policy.platform" => {
+            "there is nothing to judge by for this question: check the isolation level that was asked for and the anchors and reference values"
+        }
+        "evidence.format" | "evidence.parts" => {
+            "the evidence is not what was asked for; `casemate evidence show FILE` shows what it is"
+        }
         "schedule.no-node" => "see `casemate nodes`; a node may be full, untrusted or not connected",
         "keys.timeout" => "no key release reached the guest in time; run it again",
         "records.authentic" => "the platform or the node altered the output; nothing after this point can be relied on",
-        _ => "see `casemate inspect INSTANCE` for the whole story",
+        other => prefix_hint(other).unwrap_or(CATCH_ALL),
+    }
+}
+
+/// Advice for all checks of a family.
+fn prefix_hint(check: &str) -> Option<&'static str> {
+    let (family, _) = check.split_once('.')?;
+    Some(match family {
+        "snp" => {
+            "the SEV-SNP report is not one that your policy and expectation accept; `casemate evidence show FILE` shows what it says. A floor or bit that fails may need a firmware update by the hoster, a measurement other reference values"
+        }
+        "tdx" => {
+            "the TDX quote is not one that your policy and expectation accept; `casemate evidence show FILE` shows what it says. Collateral must be of the time that you judge at, an outdated TCB needs a firmware update by the hoster"
+        }
+        "gpu" => {
+            "a GPU or switch is not what your policy accepts: manifests and revocation answers must be those of its driver and VBIOS, and as many devices as promised must answer this nonce"
+        }
+        "link" => {
+            "processor, GPUs and TPM were not enrolled together as one machine: the evidence may be put together from several. Do not release keys; report it to the platform's operator"
+        }
+        "node" | "vmm" => {
+            "the node's boot chain or software is not known, or its TPM's key is not the expected one: compare it with the signed reference values, or use another node"
+        }
+        "guest" => {
+            "the guest's keys or measurements are not those of the launch that the node recorded; do not release keys, and use another node"
+        }
+        _ => return None,
+    })
+}
+
+const CATCH_ALL: &str = "see `casemate inspect INSTANCE` for the whole story";
+
+#[cfg(test)]
+mod tests {
+    use casemate_verifier::{
+        BOOT_CHECKS, IMA_CHECKS, INSTANCE_CHECKS, NODE_CHECKS,
+        confidential::{CONFIDENTIAL_HEAD_CHECKS, CONFIDENTIAL_NODE_CHECKS, CONFIDENTIAL_TAIL_CHECKS},
+        gpu::GPU_CHECKS,
+        request::TPM_CHECKS,
+        snp::SNP_CHECKS,
+        tdx::TDX_CHECKS,
+    };
+
+    use super::*;
+
+    #[test]
+    fn each_check_of_the_verifier_has_advice_of_its_own() {
+        let lists = [
+            INSTANCE_CHECKS,
+            NODE_CHECKS,
+            CONFIDENTIAL_HEAD_CHECKS,
+            CONFIDENTIAL_NODE_CHECKS,
+            CONFIDENTIAL_TAIL_CHECKS,
+            SNP_CHECKS,
+            TDX_CHECKS,
+            GPU_CHECKS,
+            TPM_CHECKS,
+            BOOT_CHECKS,
+            IMA_CHECKS,
+        ];
+        for check in lists.into_iter().flatten().map(|name| name.as_str()).chain(["policy.appraisal"]) {
+            assert_ne!(check_hint(check), CATCH_ALL, "{check}");
+        }
+        assert_eq!(check_hint("nobody.knows"), CATCH_ALL);
     }
 }

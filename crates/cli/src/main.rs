@@ -62,6 +62,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Status> {
         Command::Stop(stop) => commands::stop::run(&globals, stop).await,
         Command::Rm(rm) => commands::rm::run(&globals, rm).await,
         Command::Verify(verify) => commands::verify::run(&globals, verify).await,
+        Command::Evidence(evidence) => commands::evidence::run(&globals, &evidence),
+        Command::Reference(reference) => commands::reference::run(&globals, &reference),
         Command::Receipt(receipt) => commands::receipt::run(&globals, receipt).await,
         Command::Nodes(nodes) => commands::nodes::run(&globals, nodes).await,
         Command::Asset(asset) => commands::asset::run(&globals, asset),

@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use casemate_api::rest::EvidenceBundle;
 use casemate_verifier::{
-    AttestationResult, Endorsements, Expectation, Outcome, Policy, ReferenceValues, Simulated, TrustAnchors, UnixTime, VendorRoot,
+    AttestationResult, Endorsements, Expectation, Outcome, Policy, ReferenceValues, Simulated, TrustAnchors, UnixTime,
+    VendorRoot,
     rego::{AppraisalPolicy, PolicyOptions, apply_policy},
 };
 use serde::{Deserialize, Serialize};

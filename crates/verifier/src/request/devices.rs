@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Judged, Pinned, wire};
 use crate::{
-    checks::{Check, CheckName, Finding, Ledger, Outcome},
+    checks::{Check, CheckName, Ledger, Outcome},
     confidential::devices::{gpu_submodule, snp_anchor, snp_submodule, tdx_anchor, tdx_submodule},
     gpu::{self, GpuPolicy, Manifest, ManifestDocument, Revocation, appraise_gpus},
     instance::simulated,
@@ -127,14 +127,9 @@ impl GpuRequest {
 
     pub(super) fn judge(&self, pinned: &Pinned<'_>, now: UnixTime) -> Judged {
         let wire::Whole { evidence, endorsements, policy, expectation, .. } = &self.0;
-        let expected = gpu::GpuExpectation {
-            nonce: expectation.nonce.0,
-            claimed: expectation.claimed,
-            seen: expectation.seen,
-        };
+        let expected = gpu::GpuExpectation { nonce: expectation.nonce.0, claimed: expectation.claimed, seen: expectation.seen };
         let devices: Vec<_> = evidence.devices.iter().map(wire::Device::to_evidence).collect();
-        let appraised =
-            with_gpu_endorsements(endorsements, |endorsed| appraise_gpus(&devices, endorsed, policy, &expected, now));
+        let appraised = with_gpu_endorsements(endorsements, |endorsed| appraise_gpus(&devices, endorsed, policy, &expected, now));
         let verified = appraised.verified().is_some();
         let claims = appraised.claims().map(Vec::as_slice).unwrap_or_default();
         let mut found = Lone {
@@ -157,21 +152,11 @@ impl GpuRequest {
 }
 
 /// Manifests and answers about revocation, as they are borrowed by an appraisal.
-pub(super) fn with_gpu_endorsements<T>(
-    wire: &wire::GpuEndorsements,
-    appraise: impl FnOnce(&gpu::GpuEndorsements<'_>) -> T,
-) -> T {
+pub(super) fn with_gpu_endorsements<T>(wire: &wire::GpuEndorsements, appraise: impl FnOnce(&gpu::GpuEndorsements<'_>) -> T) -> T {
     let (ocsp, crls) = (wire::all(&wire.ocsp), wire::all(&wire.crls));
-    let borrowed = |manifest| {
-        let wire::Manifest { id, document } = manifest;
-        Manifest { id, document: ManifestDocument::Xml(&document.0) }
-    };
-    let manifests: Vec<Manifest<'_>> = wire.manifests.iter().map(borrowed).collect();
-    appraise(&gpu::GpuEndorsements {
-        chains: &[],
-        manifests: &manifests,
-        revocation: Revocation { ocsp: &ocsp, crls: &crls },
-    })
+    let manifests: Vec<Manifest<'_>> =
+        wire.manifests.iter().map(|wire| Manifest { id: &wire.id, document: ManifestDocument::Xml(&wire.document.0) }).collect();
+    appraise(&gpu::GpuEndorsements { chains: &[], manifests: &manifests, revocation: Revocation { ocsp: &ocsp, crls: &crls } })
 }
 
 /// What was found of something that is no whole attester.

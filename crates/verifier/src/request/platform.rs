@@ -176,8 +176,7 @@ impl ConfidentialRequest {
         };
         let mut policy = policy.clone();
         policy.danger_allow_simulated = both(policy.danger_allow_simulated, pinned.simulated) == Simulated::Allow;
-        let believes =
-            Believes { references: trust.references, anchors: trust.anchors, policy: &policy, rules: pinned.rules };
+        let believes = Believes { references: trust.references, anchors: trust.anchors, policy: &policy, rules: pinned.rules };
         let (node_chain, ek_chain) = (wire::all(&endorsements.node_chain), wire::all(&endorsements.ek_chain));
         let chain = match &endorsements.cpu {
             wire::CpuEndorsements::Snp(snp) => wire::all(&snp.chain),

@@ -76,7 +76,8 @@ impl TpmRequest {
         let listed = evidence.pcrs.iter().map(|(bank, values)| (bank.0, bank_values(values))).collect();
         let quoted = quote.banks(&selections, &listed);
         let count: usize = listed.values().map(BTreeMap::len).sum();
-        ledger.enter(CheckName::NodePcrs, quoted.map(|quoted| Finding::new(quoted, format!("{count} values are the quoted ones"))))
+        ledger
+            .enter(CheckName::NodePcrs, quoted.map(|quoted| Finding::new(quoted, format!("{count} values are the quoted ones"))))
     }
 
     fn logs(&self, quoted: Option<&QuotedBanks>) -> Logs {
@@ -156,9 +157,7 @@ fn attestation_key(public: &[u8], expected: &wire::ExpectedAk) -> Result<Finding
     let key = AttestationKey::from_public(public)?;
     let seen = hex::encode(key.name());
     match expected {
-        wire::ExpectedAk::Name(name) if name.0 != key.name() => {
-            Err(AkError::Name(Mismatch::new(hex::encode(&name.0), seen)))
-        }
+        wire::ExpectedAk::Name(name) if name.0 != key.name() => Err(AkError::Name(Mismatch::new(hex::encode(&name.0), seen))),
         wire::ExpectedAk::Name(_) => Ok(Finding::new(key, format!("the expected key, {seen}"))),
         wire::ExpectedAk::DangerAny => Ok(Finding::new(key, format!("ANY KEY, as the expectation allows: {seen}"))),
     }

@@ -25,6 +25,7 @@ mod quotes;
 mod receipt;
 mod references;
 mod rego;
+mod request;
 mod revocation;
 mod snp;
 mod snp_checks;
