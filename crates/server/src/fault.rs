@@ -178,7 +178,9 @@ impl Fault {
             Self::NonceUsed => "make a fresh random nonce for every challenge",
             Self::Refused(Refusal::NotAttested | Refusal::NotBooted) => "wait for the step in the instance's events",
             Self::Refused(Refusal::StillRunning) => "POST to /api/v1/instances/{id}/stop and wait for step `wiped`",
-            Self::NodeUnreachable { .. } | Self::NodeTimeout { .. } | Self::Busy(_) | Self::TooSlow { .. } => "try again in a moment",
+            Self::NodeUnreachable { .. } | Self::NodeTimeout { .. } | Self::Busy(_) | Self::TooSlow { .. } => {
+                "try again in a moment"
+            }
             _ => return None,
         })
     }

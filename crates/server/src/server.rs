@@ -211,25 +211,25 @@ struct Certificate {
 }
 
 impl Certificate {
-fn tls(&self, clients: Option<&CertificateDer<'static>>, protocols: &[&[u8]]) -> Result<TlsAcceptor, StartError> {
-    fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StartError {
-        StartError::Tls(error.into())
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let versions = &[&rustls::version::TLS13];
-    let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions).map_err(failed)?;
-    let builder = match clients {
-        None => builder.with_no_client_auth(),
-        Some(authority) => {
-            let mut roots = RootCertStore::empty();
-            roots.add(authority.clone()).map_err(failed)?;
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-            // Enrolment comes without a certificate; the node methods ask for one themselves.
-            builder.with_client_cert_verifier(verifier.allow_unauthenticated().build().map_err(failed)?)
+    fn tls(&self, clients: Option<&CertificateDer<'static>>, protocols: &[&[u8]]) -> Result<TlsAcceptor, StartError> {
+        fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StartError {
+            StartError::Tls(error.into())
         }
-    };
-    let mut config = builder.with_single_cert(self.chain.clone(), self.key.clone_key()).map_err(failed)?;
-    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-    Ok(TlsAcceptor::from(Arc::new(config)))
-}
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let versions = &[&rustls::version::TLS13];
+        let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions).map_err(failed)?;
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(authority) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(authority.clone()).map_err(failed)?;
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                // Enrolment comes without a certificate; the node methods ask for one themselves.
+                builder.with_client_cert_verifier(verifier.allow_unauthenticated().build().map_err(failed)?)
+            }
+        };
+        let mut config = builder.with_single_cert(self.chain.clone(), self.key.clone_key()).map_err(failed)?;
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
 }

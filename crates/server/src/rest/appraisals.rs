@@ -114,10 +114,7 @@ pub(super) async fn put_policy(
     responses((status = 200, body = Revocations),
         (status = 404, description = "There is none yet", body = Problem, content_type = "application/problem+json")),
     security(("token" = [])))]
-pub(super) async fn revocations(
-    State(appraisals): State<Appraisals>,
-    caller: Caller,
-) -> Result<Json<Revocations>, Rejection> {
+pub(super) async fn revocations(State(appraisals): State<Appraisals>, caller: Caller) -> Result<Json<Revocations>, Rejection> {
     Ok(Json(appraisals.revocations(&caller).await?))
 }
 

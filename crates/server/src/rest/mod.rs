@@ -107,15 +107,9 @@ fn absent(role: RoleName, paths: &[&str]) -> Router {
     paths.iter().fold(Router::new(), |router, path| router.route(path, any(refuse)))
 }
 
-const API_PATHS: [&str; 5] = [
-    "/api/v1/nodes",
-    "/api/v1/bootstrap-tokens",
-    "/api/v1/blobs/{*rest}",
-    "/api/v1/instances",
-    "/api/v1/instances/{*rest}",
-];
-const VERIFIER_PATHS: [&str; 4] =
-    ["/api/v1/appraisals", "/api/v1/appraisals/{*rest}", "/.well-known/jwks.json", "/metrics"];
+const API_PATHS: [&str; 5] =
+    ["/api/v1/nodes", "/api/v1/bootstrap-tokens", "/api/v1/blobs/{*rest}", "/api/v1/instances", "/api/v1/instances/{*rest}"];
+const VERIFIER_PATHS: [&str; 4] = ["/api/v1/appraisals", "/api/v1/appraisals/{*rest}", "/.well-known/jwks.json", "/metrics"];
 
 /// A fault on its way out: the one conversion to HTTP.
 #[derive(Debug)]
@@ -136,7 +130,9 @@ impl IntoResponse for Rejection {
         let mut response = (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
         let challenge: Option<(HeaderName, HeaderValue)> = match self.0 {
             Fault::Unauthenticated => Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
-            Fault::Busy(_) | Fault::NodeUnreachable { .. } | Fault::TooSlow { .. } => Some((header::RETRY_AFTER, HeaderValue::from_static("1"))),
+            Fault::Busy(_) | Fault::NodeUnreachable { .. } | Fault::TooSlow { .. } => {
+                Some((header::RETRY_AFTER, HeaderValue::from_static("1")))
+            }
             _ => None,
         };
         response.headers_mut().extend(challenge);

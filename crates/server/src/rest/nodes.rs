@@ -14,11 +14,7 @@ use crate::{
     responses((status = 200, body = Platform)))]
 pub(super) async fn platform(State(common): State<Common>) -> Result<Json<Platform>, Rejection> {
     common.store.check().await.map_err(Fault::Store)?;
-    Ok(Json(Platform {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        roles: common.roles.names(),
-        status: "ok".to_owned(),
-    }))
+    Ok(Json(Platform { version: env!("CARGO_PKG_VERSION").to_owned(), roles: common.roles.names(), status: "ok".to_owned() }))
 }
 
 /// All nodes.

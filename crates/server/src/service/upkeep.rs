@@ -60,7 +60,6 @@ impl Service {
         }
         Ok(())
     }
-
 }
 
 /// Forgets what no role needs any more, until the server drains.

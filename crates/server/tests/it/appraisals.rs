@@ -212,7 +212,8 @@ async fn refuses_what_is_no_question_for_it() {
     assert!(bench.metrics().await.contains("casemate_appraisal_requests_refused_total{reason=\"invalid\"} 11\n"));
 }
 
-const RULES: &str = "package casemate.appraisal\nimport rego.v1\ndefault allow := false\nallow if input.platform == \"microvm\"\n";
+const RULES: &str =
+    "package casemate.appraisal\nimport rego.v1\ndefault allow := false\nallow if input.platform == \"microvm\"\n";
 
 #[tokio::test]
 async fn keeps_every_version_of_a_policy_and_judges_by_the_last() {
@@ -297,7 +298,8 @@ async fn runs_alone() {
 
 #[test]
 fn the_example_configuration_is_one() {
-    let config: Config = casemate_daemon::config::load(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/verifier.toml").as_ref()).unwrap();
+    let config: Config =
+        casemate_daemon::config::load(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/verifier.toml").as_ref()).unwrap();
     let settings = config.clone().check().unwrap();
     assert!(settings.platform.is_none() && settings.verifier.is_some());
     for (roles, fault) in [(&[][..], "roles: at least one"), (&["broker"], "\"broker\""), (&["nodes"], "come together")] {
@@ -331,6 +333,15 @@ fn now() -> UnixTime {
 fn revocations(serial: u64, key: [u8; 32]) -> String {
     let (issued_at, next_update) = (now(), UnixTime(now().0 + 3600));
     let none = Default::default;
-    Revocations { version: 1, serial, issued_at, next_update, chips: none(), aks: none(), images: none(), silicon_generations: none() }
-        .to_signed(&SigningKey::from_bytes(&key))
+    Revocations {
+        version: 1,
+        serial,
+        issued_at,
+        next_update,
+        chips: none(),
+        aks: none(),
+        images: none(),
+        silicon_generations: none(),
+    }
+    .to_signed(&SigningKey::from_bytes(&key))
 }

@@ -6,8 +6,8 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use casemate_verifier::{
     Anchor, AttestationResult, Kind, Silicon, Submodule, Tier, TrustVector, UnixTime,
     ear::{
-        CLOCK_AHEAD_S, DEFAULT_LIFETIME_S, EXTENSION, EarError, Freshness, MAX_LIFETIME_S, Order, PROFILE, VerifiedEar, VerifierKey,
-        VerifierPublicKey, sign_cwt, sign_jwt, verify_cwt, verify_jwt,
+        CLOCK_AHEAD_S, DEFAULT_LIFETIME_S, EXTENSION, EarError, Freshness, MAX_LIFETIME_S, Order, PROFILE, VerifiedEar,
+        VerifierKey, VerifierPublicKey, sign_cwt, sign_jwt, verify_cwt, verify_jwt,
     },
 };
 use ciborium::Value as Cbor;
@@ -120,8 +120,7 @@ fn a_refusal_can_be_told_too() {
 fn says_who_made_the_nonce() {
     let (result, key) = (Case::good().appraise(), key());
     for (freshness, name) in [(Freshness::Verifier, "verifier"), (Freshness::RelyingParty, "relying-party")] {
-        let order =
-            Order { result: &result, key: &key, policy: POLICY, now: NOW, lifetime_s: 60, freshness: Some(freshness) };
+        let order = Order { result: &result, key: &key, policy: POLICY, now: NOW, lifetime_s: 60, freshness: Some(freshness) };
         let token = order.jwt().unwrap();
         assert_eq!(read_jwt(&token).unwrap().extension.freshness, Some(freshness));
         let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();

@@ -250,7 +250,7 @@ impl Appraisals {
             let mut response = request.judge(&pinned, now);
             let took = started.elapsed();
             if response.result.submodules.is_empty() {
-                response.result.submodules.insert("guest".to_owned(), nothing());
+                response.result.submodules.insert("node".to_owned(), nothing());
             }
             let lifetime_s = inner.limits.token_s;
             let order = Order {
@@ -329,7 +329,7 @@ async fn blocking<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T +
 /// A token speaks of something; of evidence that did not decode it says that nothing is known.
 fn nothing() -> Submodule {
     Submodule {
-        kind: Kind::Guest,
+        kind: Kind::Node,
         status: Tier::None,
         trust: TrustVector::default(),
         claims: serde_json::Value::Null,
