@@ -14,14 +14,28 @@
 //! | `GET /instances/{id}/receipt` | -> [`Receipt`] |
 //! | `GET /nodes` | -> [`Nodes`] |
 //! | `POST /bootstrap-tokens` (operator) | -> 201 [`BootstrapToken`] |
+//! | `POST /appraisals/challenges` | -> 201 [`AppraisalChallenge`] |
+//! | `POST /appraisals` | [`NewAppraisal`] -> [`Appraisal`] |
+//! | `GET /appraisals/keys`, `GET /.well-known/jwks.json` | -> [`Jwks`] (no token needed) |
+//! | `GET /appraisals/policies/{name}`, `…/versions` | -> [`PolicyVersion`], [`PolicyVersions`] |
+//! | `PUT /appraisals/policies/{name}` (operator) | Rego -> 201 [`PolicyVersion`], or 200 when it is the one in force |
+//! | `GET`, `PUT /appraisals/revocations` (`PUT`: operator) | signed list -> [`Revocations`] |
 //! | `GET /openapi.json` | -> this API |
 //!
+//! A server runs the roles that [`Platform`] tells: `verifier` has what begins with `/appraisals`, `api` the rest.
+//!
 //! Errors are `application/problem+json` ([`Problem`], RFC 9457).
+
+mod appraisals;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use appraisals::{
+    Appraisal, AppraisalChallenge, AppraisalCheck, Jwks, NewAppraisal, PolicyVersion, PolicyVersions, Revocations, TokenForm,
+};
 
 /// What a client needs to know of the platform. Trust anchors come from the client's own context, never from here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -1,5 +1,7 @@
 //! The configuration file, and what it means once checked.
 
+mod verifier;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -11,27 +13,38 @@ pub use casemate_verifier::Simulated;
 use casemate_verifier::{ReferenceValues, VendorRoot};
 use serde::Deserialize;
 
+use crate::roles::{RoleName, Roles};
+
+pub use verifier::{VerifierConfig, VerifierLimits, VerifierSettings};
+
 /// `server.toml` as written.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Folder of everything the server keeps.
     pub data_dir: PathBuf,
+    /// What this server does: `api`, `nodes`, `verifier`.
+    #[serde(default = "defaults::roles")]
+    pub roles: Vec<String>,
     /// Where REST listens.
     pub rest_addr: String,
-    /// Where nodes connect.
-    pub node_addr: String,
+    /// Where nodes connect. Needed by the role `nodes`.
+    pub node_addr: Option<String>,
     /// DNS names and addresses in the server's certificate.
     pub names: Vec<String>,
-    /// Signed reference values.
-    pub reference_values: PathBuf,
+    /// Signed reference values. Needed by `api` and `nodes`; without them the verifier judges no instances.
+    pub reference_values: Option<PathBuf>,
     /// The Ed25519 key that signed them, base64.
-    pub reference_key: String,
-    /// PEM files with the roots of TPM vendors.
+    pub reference_key: Option<String>,
+    /// PEM files with the roots of TPM vendors. Needed by `nodes`.
+    #[serde(default)]
     pub vendor_roots: Vec<PathBuf>,
     /// Whether a node with a simulated TPM may be trusted; visible in every verdict.
     #[serde(default)]
     pub allow_simulated: bool,
+    /// The role `verifier`.
+    #[serde(default)]
+    pub verifier: VerifierConfig,
     /// Life of a node certificate.
     #[serde(default = "defaults::certificate_s")]
     pub certificate_s: u64,
@@ -60,18 +73,29 @@ pub struct Config {
 pub struct Settings {
     /// Folder of everything the server keeps.
     pub data_dir: PathBuf,
+    /// The roles that follow from the two options below; told to clients.
+    pub roles: Roles,
     /// Where REST listens.
     pub rest_addr: SocketAddr,
-    /// Where nodes connect.
-    pub node_addr: SocketAddr,
     /// DNS names and addresses in the server's certificate.
     pub names: Vec<String>,
+    /// Whether simulated TPMs may be trusted.
+    pub simulated: Simulated,
+    /// For `api` and `nodes`, if this server runs them.
+    pub platform: Option<PlatformSettings>,
+    /// For `verifier`, if this server runs it.
+    pub verifier: Option<VerifierSettings>,
+}
+
+/// What `api` and `nodes` need.
+#[derive(Debug)]
+pub struct PlatformSettings {
+    /// Where nodes connect.
+    pub node_addr: SocketAddr,
     /// What good evidence looks like.
     pub references: ReferenceValues,
     /// Roots of TPM vendors.
     pub vendor_roots: Vec<VendorRoot>,
-    /// Whether simulated TPMs may be trusted.
-    pub simulated: Simulated,
     /// Limits in time and size.
     pub limits: Limits,
 }
@@ -104,13 +128,67 @@ impl Config {
     /// Checks all values and reads the files they name.
     pub fn check(self) -> Result<Settings, Faults> {
         let mut faults = Vec::new();
+        let roles = keep(&mut faults, Roles::parse(&self.roles).map_err(|error| format!("roles: {error}")));
         let rest_addr = keep(&mut faults, address("rest_addr", &self.rest_addr));
-        let node_addr = keep(&mut faults, address("node_addr", &self.node_addr));
-        let references = keep(&mut faults, references(&self.reference_values, &self.reference_key));
-        let vendor_roots = keep(&mut faults, vendor_roots(&self.vendor_roots));
         if self.names.is_empty() {
             faults.push("names: at least one name or address that clients use".into());
         }
+        self.ranges(&mut faults);
+        let pinned = self.pinned(&mut faults);
+        let platform = roles.as_ref().is_some_and(Roles::platform).then(|| self.platform(&pinned, &mut faults));
+        let verifier = roles.as_ref().is_some_and(Roles::verifier).then(|| self.verifier.check(&pinned, &mut faults));
+        let alone = platform.is_none() && verifier.is_some();
+        if alone && self.verifier.platform_ca.is_some() == self.vendor_roots.is_empty() {
+            faults.push("verifier.platform_ca, vendor_roots: instances are judged by both; give both or none".into());
+        }
+        // What a role lacks is among the faults.
+        match (roles, rest_addr) {
+            (Some(roles), Some(rest_addr)) if faults.is_empty() => Ok(Settings {
+                data_dir: self.data_dir,
+                roles,
+                rest_addr,
+                names: self.names,
+                simulated: if self.allow_simulated { Simulated::Allow } else { Simulated::Refuse },
+                platform: platform.flatten(),
+                verifier: verifier.flatten(),
+            }),
+            _ => Err(Faults(faults)),
+        }
+    }
+
+    /// Reads the files that both the platform and the verifier believe in.
+    fn pinned(&self, faults: &mut Vec<String>) -> Pinned {
+        let references = match (&self.reference_values, &self.reference_key) {
+            (Some(path), Some(key)) => keep(faults, references(path, key)),
+            (None, None) => None,
+            _ => {
+                faults.push("reference_values, reference_key: one is of no use without the other".into());
+                None
+            }
+        };
+        Pinned { references, vendor_roots: keep(faults, vendor_roots(&self.vendor_roots)).unwrap_or_default() }
+    }
+
+    fn platform(&self, pinned: &Pinned, faults: &mut Vec<String>) -> Option<PlatformSettings> {
+        let role = RoleName::Nodes.as_str();
+        let node_addr = match &self.node_addr {
+            Some(text) => keep(faults, address("node_addr", text)),
+            None => {
+                faults.push(format!("node_addr: the role {role:?} needs one"));
+                None
+            }
+        };
+        if self.reference_values.is_none() {
+            faults.push(format!("reference_values: the role {role:?} needs them"));
+        }
+        if self.vendor_roots.is_empty() {
+            faults.push("vendor_roots: at least one PEM file; without one no node can enrol".into());
+        }
+        let (references, vendor_roots) = (pinned.references.clone(), pinned.vendor_roots.clone());
+        Some(PlatformSettings { node_addr: node_addr?, references: references?, vendor_roots, limits: self.limits() })
+    }
+
+    fn ranges(&self, faults: &mut Vec<String>) {
         let ranges = [
             ("certificate_s", self.certificate_s, 5, 7 * 24 * 3600),
             ("challenge_timeout_ms", self.challenge_timeout_ms, 100, 600_000),
@@ -121,23 +199,7 @@ impl Config {
             ("max_records_mib", self.max_records_mib, 1, 1 << 24),
         ];
         for (name, value, low, high) in ranges {
-            if !(low..=high).contains(&value) {
-                faults.push(format!("{name}: must be {low} to {high}, got {value}"));
-            }
-        }
-        let limits = self.limits();
-        match (rest_addr, node_addr, references, vendor_roots) {
-            (Some(rest_addr), Some(node_addr), Some(references), Some(vendor_roots)) if faults.is_empty() => Ok(Settings {
-                data_dir: self.data_dir,
-                rest_addr,
-                node_addr,
-                names: self.names,
-                references,
-                vendor_roots,
-                simulated: if self.allow_simulated { Simulated::Allow } else { Simulated::Refuse },
-                limits,
-            }),
-            _ => Err(Faults(faults)),
+            within(faults, name, value, low, high);
         }
     }
 
@@ -154,6 +216,18 @@ impl Config {
     }
 }
 
+/// What evidence is compared with.
+struct Pinned {
+    references: Option<ReferenceValues>,
+    vendor_roots: Vec<VendorRoot>,
+}
+
+fn within(faults: &mut Vec<String>, name: &str, value: u64, low: u64, high: u64) {
+    if !(low..=high).contains(&value) {
+        faults.push(format!("{name}: must be {low} to {high}, got {value}"));
+    }
+}
+
 fn keep<T>(faults: &mut Vec<String>, result: Result<T, String>) -> Option<T> {
     result.map_err(|fault| faults.push(fault)).ok()
 }
@@ -162,18 +236,19 @@ fn address(name: &str, text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("{name}: must be an address with a port like 0.0.0.0:7443, got {text:?}"))
 }
 
-fn references(path: &Path, key: &str) -> Result<ReferenceValues, String> {
-    let key = STANDARD.decode(key).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
-    let key = key.ok_or("reference_key: must be the base64 of 32 bytes")?;
+fn key(name: &str, text: &str) -> Result<[u8; 32], String> {
+    let key = STANDARD.decode(text).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+    key.ok_or_else(|| format!("{name}: must be the base64 of 32 bytes"))
+}
+
+fn references(path: &Path, key_text: &str) -> Result<ReferenceValues, String> {
+    let key = key("reference_key", key_text)?;
     let json = std::fs::read(path).map_err(|e| format!("reference_values: read {}: {e}", path.display()))?;
     ReferenceValues::from_signed(&json, &key)
         .map_err(|e| format!("reference_values: {}: {}", path.display(), crate::fault::chain(&e)))
 }
 
 fn vendor_roots(paths: &[PathBuf]) -> Result<Vec<VendorRoot>, String> {
-    if paths.is_empty() {
-        return Err("vendor_roots: at least one PEM file; without one no node can enrol".into());
-    }
     let mut roots = Vec::new();
     for path in paths {
         let pem = std::fs::read_to_string(path).map_err(|e| format!("vendor_roots: read {}: {e}", path.display()))?;
@@ -185,6 +260,9 @@ fn vendor_roots(paths: &[PathBuf]) -> Result<Vec<VendorRoot>, String> {
 }
 
 mod defaults {
+    pub(super) fn roles() -> Vec<String> {
+        super::RoleName::ALL.map(|role| role.as_str().to_owned()).to_vec()
+    }
     pub(super) fn certificate_s() -> u64 {
         3600
     }

@@ -3,7 +3,7 @@
 use casemate_api::rest::Problem;
 use casemate_lifecycle::Refusal;
 
-use crate::store::StoreError;
+use crate::{roles::RoleName, store::StoreError};
 
 /// Why a call was not done.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +54,24 @@ pub enum Fault {
     /// The idempotency key was used for another request.
     #[error("this Idempotency-Key was used for another request")]
     KeyTaken,
+    /// The challenge of an appraisal cannot be used.
+    #[error("{0}")]
+    Challenge(&'static str),
+    /// What is stored rules it out.
+    #[error("{detail}")]
+    Conflict {
+        /// Why.
+        detail: String,
+    },
+    /// A judgement was not done in time.
+    #[error("the judgement took longer than {limit_ms} ms")]
+    TooSlow {
+        /// The limit.
+        limit_ms: u64,
+    },
+    /// Another server does this.
+    #[error("this is served by the role \"{}\", which this server does not run", .0.as_str())]
+    RoleAbsent(RoleName),
     /// The nonce was used before.
     #[error("this nonce was used before")]
     NonceUsed,
@@ -125,6 +143,10 @@ impl Fault {
             Self::DigestMismatch { .. } => (422, "digest-mismatch", "Digest does not match", Code::InvalidArgument),
             Self::MissingBlobs(_) => (422, "missing-blobs", "Blobs are missing", Code::FailedPrecondition),
             Self::KeyTaken => (422, "idempotency-key-taken", "Key used for another request", Code::AlreadyExists),
+            Self::Challenge(_) => (409, "challenge-unusable", "Challenge not usable", Code::FailedPrecondition),
+            Self::Conflict { .. } => (409, "conflict", "Does not fit what is stored", Code::FailedPrecondition),
+            Self::TooSlow { .. } => (503, "too-slow", "Took too long", Code::DeadlineExceeded),
+            Self::RoleAbsent(_) => (404, "role-absent", "Not served here", Code::Unimplemented),
             Self::NonceUsed => (409, "nonce-used", "Nonce used before", Code::AlreadyExists),
             Self::Refused(Refusal::NotAttested) => (409, "not-attested", "Not attested", Code::FailedPrecondition),
             Self::Refused(Refusal::NotBooted) => (409, "not-booted", "Not booted", Code::FailedPrecondition),
@@ -139,17 +161,26 @@ impl Fault {
         }
     }
 
+    /// Its stable name.
+    pub(crate) fn name(&self) -> &'static str {
+        self.class().1
+    }
+
     fn hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::Unauthenticated => "send `Authorization: Bearer <token>`; make a token with `casemate-server token`",
             Self::Invalid { hint, .. } => hint,
             Self::DigestMismatch { .. } => "upload the file again; it changed or was cut off on its way",
             Self::MissingBlobs(_) => "PUT each of them to /api/v1/blobs/{digest} first",
+            Self::Challenge(_) => "POST to /api/v1/appraisals/challenges for a new one; each is good once",
+            Self::RoleAbsent(_) => "GET /api/v1/platform tells the roles of a server",
             Self::KeyTaken => "use a new key for a new request",
             Self::NonceUsed => "make a fresh random nonce for every challenge",
             Self::Refused(Refusal::NotAttested | Refusal::NotBooted) => "wait for the step in the instance's events",
             Self::Refused(Refusal::StillRunning) => "POST to /api/v1/instances/{id}/stop and wait for step `wiped`",
-            Self::NodeUnreachable { .. } | Self::NodeTimeout { .. } | Self::Busy(_) => "try again in a moment",
+            Self::NodeUnreachable { .. } | Self::NodeTimeout { .. } | Self::Busy(_) | Self::TooSlow { .. } => {
+                "try again in a moment"
+            }
             _ => return None,
         })
     }

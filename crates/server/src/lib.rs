@@ -4,6 +4,9 @@
 //! survive a restart; `schedule` and `life` decide purely. Keys, records and evidence of tenants pass through as opaque
 //! bytes: this server can neither read nor forge them.
 //!
+//! A server runs the roles of its configuration: `api` and `nodes` together are the platform, `verifier` appraises evidence for
+//! others and can run alone. `server` is the one place that decides what runs.
+//!
 //! Tasks: one per listener and connection, one owner task per node session (`service::session`), one for upkeep. A change
 //! of an instance is a store transaction; whoever waits for it is woken by `changes`, its node's session by `sessions`.
 
@@ -23,6 +26,7 @@ mod life;
 pub mod listener;
 mod peer;
 pub mod rest;
+pub mod roles;
 pub mod schedule;
 pub mod server;
 pub mod service;

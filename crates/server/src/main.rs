@@ -27,6 +27,9 @@ enum Command {
         /// The configuration file.
         #[arg(long)]
         config: PathBuf,
+        /// Roles, instead of those of the configuration: api,nodes,verifier or verifier.
+        #[arg(long, value_delimiter = ',')]
+        roles: Option<Vec<String>>,
     },
     /// Make a token and print it; it is stored as a hash only. Works while the server runs.
     Token {
@@ -51,7 +54,7 @@ enum Command {
 async fn main() -> anyhow::Result<()> {
     memory::forbid_dumps().context("forbid core dumps")?;
     match Arguments::parse().command {
-        Command::Serve { config } => serve(config).await,
+        Command::Serve { config, roles } => serve(config, roles).await,
         Command::Token { config, role, subject, ttl_minutes } => token(config, role, subject, ttl_minutes).await,
         Command::Openapi => {
             print!("{}", rest::openapi_json());
@@ -60,10 +63,12 @@ async fn main() -> anyhow::Result<()> {
     }
 }
 
-async fn serve(path: PathBuf) -> anyhow::Result<()> {
+async fn serve(path: PathBuf, roles: Option<Vec<String>>) -> anyhow::Result<()> {
     telemetry::init("casemate-server");
     tls::install_provider();
-    let settings = config::load::<Config>(&path)?.check().with_context(|| format!("check configuration {}", path.display()))?;
+    let mut config = config::load::<Config>(&path)?;
+    config.roles = roles.unwrap_or(config.roles);
+    let settings = config.check().with_context(|| format!("check configuration {}", path.display()))?;
     let server = Server::start(settings, shutdown::signal()).await?;
     server.wait().await;
     Ok(())

@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use casemate_verifier::TrustAnchors;
 use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
@@ -17,11 +18,15 @@ use crate::{
     authority::{Authority, AuthorityError},
     blobs::Blobs,
     clock::now_ms,
-    config::Settings,
+    config::{PlatformSettings, Settings, Simulated, VerifierSettings},
     files::{self, FileError},
     grpc::NodeApi,
     listener, rest,
-    service::{Parts, Service},
+    service::{
+        Parts, Service,
+        appraisals::{AppraisalParts, AppraisalStartError, Appraisals},
+        forget,
+    },
     store::{Store, StoreError},
 };
 
@@ -40,6 +45,9 @@ pub enum StartError {
     /// A trust anchor is not usable.
     #[error("pin the trust anchors")]
     Anchors(#[from] casemate_verifier::AnchorError),
+    /// The verifier failed.
+    #[error("prepare the verifier")]
+    Appraisals(#[from] AppraisalStartError),
     /// TLS could not be set up.
     #[error("set up TLS")]
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -57,10 +65,11 @@ pub enum StartError {
 /// A server that listens.
 #[derive(Debug)]
 pub struct Server {
-    service: Service,
+    store: Store,
+    service: Option<Service>,
     tasks: JoinSet<()>,
     rest: SocketAddr,
-    node: SocketAddr,
+    node: Option<SocketAddr>,
     run_file: PathBuf,
     // Held as long as the server lives.
     _lock: File,
@@ -68,36 +77,47 @@ pub struct Server {
 
 impl Server {
     /// Opens the data folder, listens, and writes `run.json`. Serves until `draining` becomes `true`.
+    ///
+    /// The one place that decides what a role means: `platform` is the REST routes of `api`, the listener of `nodes` and the upkeep
+    /// of instances; `verifier` is its routes. What every server has is REST, a certificate of its own, and forgetting.
     pub async fn start(settings: Settings, draining: watch::Receiver<bool>) -> Result<Self, StartError> {
-        files::private_dir(&settings.data_dir)?;
-        let lock = files::lock(&settings.data_dir.join("lock"))?;
-        let store = Store::open(&database(&settings.data_dir)).await?;
-        let authority = Authority::open(&settings.data_dir, now_ms())?;
-        let (chain, key) = authority.server_certificate(&settings.names, now_ms())?;
-        let rest_tls = tls(chain.clone(), key.clone_key(), None, &[b"h2", b"http/1.1"])?;
-        let node_tls = tls(chain, key, Some(authority.certificate()), &[b"h2"])?;
-        let (ca_pem, roots) = (authority.certificate_pem(), &settings.vendor_roots);
-        let appraiser = Appraiser::new(&ca_pem, roots, settings.references, settings.simulated)?;
-        let blobs = Blobs::open(settings.data_dir.join("blobs"), settings.limits.blob_bytes)?;
-        let parts = Parts { store, blobs, authority, appraiser, limits: settings.limits, draining: draining.clone() };
-        let service = Service::new(parts);
+        let Settings { data_dir, roles, rest_addr, names, simulated, platform, verifier } = settings;
+        files::private_dir(&data_dir)?;
+        let lock = files::lock(&data_dir.join("lock"))?;
+        let store = Store::open(&database(&data_dir)).await?;
+        let authority = Authority::open(&data_dir, now_ms())?;
+        let (chain, key) = authority.server_certificate(&names, now_ms())?;
+        let certificate = Certificate { chain, key };
 
-        let rest_listener = listen(settings.rest_addr).await?;
-        let node_listener = listen(settings.node_addr).await?;
-        let address =
-            |listener: &TcpListener, address| listener.local_addr().map_err(|source| StartError::Listen { address, source });
-        let rest = address(&rest_listener, settings.rest_addr)?;
-        let node = address(&node_listener, settings.node_addr)?;
-
+        let appraisals = match verifier {
+            None => None,
+            Some(verifier) => {
+                // A platform's own nodes are its verifier's, too.
+                let own_ca = platform.as_ref().map(|_| authority.certificate_pem());
+                let parts = appraisal_parts(verifier, own_ca, &store, simulated)?;
+                Some(Appraisals::open(&data_dir, parts).await?)
+            }
+        };
         let mut tasks = JoinSet::new();
-        tasks.spawn(listener::serve(rest_listener, rest_tls, rest::router(service.clone()), draining.clone()));
-        tasks.spawn(listener::serve(node_listener, node_tls, NodeApi::new(service.clone()), draining));
-        tasks.spawn(service.clone().upkeep());
-        let run_file = settings.data_dir.join("run.json");
-        let run = serde_json::json!({ "rest": rest.to_string(), "node": node.to_string(), "pid": std::process::id() });
-        files::write(&run_file, run.to_string().as_bytes(), 0o600)?;
-        tracing::info!(rest.address = %rest, node.address = %node, "the platform listens");
-        Ok(Self { service, tasks, rest, node, run_file, _lock: lock })
+        tasks.spawn(forget(store.clone(), draining.clone()));
+        let (mut service, mut node) = (None, None);
+        if let Some(settings) = platform {
+            let node_tls = certificate.tls(Some(authority.certificate()), &[b"h2"])?;
+            let (listener, address) = listen(settings.node_addr).await?;
+            let platform = platform_service(&data_dir, &store, authority, settings, simulated, &draining)?;
+            tasks.spawn(listener::serve(listener, node_tls, NodeApi::new(platform.clone()), draining.clone()));
+            tasks.spawn(platform.clone().upkeep());
+            (service, node) = (Some(platform), Some(address));
+        }
+        let (listener, rest) = listen(rest_addr).await?;
+        let common = rest::Common { store: store.clone(), roles };
+        let router = rest::router(rest::Served { common, api: service.clone(), verifier: appraisals });
+        tasks.spawn(listener::serve(listener, certificate.tls(None, &[b"h2", b"http/1.1"])?, router, draining));
+
+        let run_file = data_dir.join("run.json");
+        write_run_file(&run_file, rest, node)?;
+        tracing::info!(rest.address = %rest, node.address = node.map(tracing::field::display), "the server listens");
+        Ok(Self { store, service, tasks, rest, node, run_file, _lock: lock })
     }
 
     /// Where REST listens.
@@ -105,14 +125,19 @@ impl Server {
         self.rest
     }
 
-    /// Where nodes connect.
-    pub fn node(&self) -> SocketAddr {
+    /// Where nodes connect, if they can.
+    pub fn node(&self) -> Option<SocketAddr> {
         self.node
     }
 
-    /// The services behind it.
-    pub fn service(&self) -> &Service {
-        &self.service
+    /// The database.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The services of the platform, if this server runs it.
+    pub fn service(&self) -> Option<&Service> {
+        self.service.as_ref()
     }
 
     /// Waits until everything has ended after a drain.
@@ -122,10 +147,10 @@ impl Server {
                 tracing::error!(error = %error, "a task of the server failed");
             }
         }
-        self.service.store().close().await;
+        self.store.close().await;
         // A stale file only names a process that is gone.
         let _ = std::fs::remove_file(&self.run_file);
-        tracing::info!("the platform has stopped");
+        tracing::info!("the server has stopped");
     }
 }
 
@@ -134,33 +159,77 @@ pub fn database(data_dir: &Path) -> PathBuf {
     data_dir.join("casemate.db")
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
+fn appraisal_parts(
+    settings: VerifierSettings,
+    own_ca: Option<String>,
+    store: &Store,
+    simulated: Simulated,
+) -> Result<AppraisalParts, StartError> {
+    let VerifierSettings { platform_ca, vendor_roots, references, revocation_key, developer, limits } = settings;
+    let platform_ca = own_ca.unwrap_or_default() + &platform_ca;
+    let anchors = match (platform_ca.is_empty(), vendor_roots.is_empty()) {
+        (false, false) => Some(TrustAnchors::new(&platform_ca, &vendor_roots)?),
+        _ => None,
+    };
+    Ok(AppraisalParts { store: store.clone(), anchors, references, simulated, revocation_key, developer, limits })
 }
 
-fn tls(
+fn platform_service(
+    data_dir: &Path,
+    store: &Store,
+    authority: Authority,
+    settings: PlatformSettings,
+    simulated: Simulated,
+    draining: &watch::Receiver<bool>,
+) -> Result<Service, StartError> {
+    let PlatformSettings { references, vendor_roots, limits, .. } = settings;
+    let appraiser = Appraiser::new(&authority.certificate_pem(), &vendor_roots, references, simulated)?;
+    let blobs = Blobs::open(data_dir.join("blobs"), limits.blob_bytes)?;
+    let (store, draining) = (store.clone(), draining.clone());
+    Ok(Service::new(Parts { store, blobs, authority, appraiser, limits, draining }))
+}
+
+fn write_run_file(path: &Path, rest: SocketAddr, node: Option<SocketAddr>) -> Result<(), FileError> {
+    let mut run = serde_json::json!({ "rest": rest.to_string(), "pid": std::process::id() });
+    if let Some(node) = node {
+        run["node"] = node.to_string().into();
+    }
+    files::write(path, run.to_string().as_bytes(), 0o600)
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+/// The server's own certificate; the same for all listeners.
+struct Certificate {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
-    clients: Option<&CertificateDer<'static>>,
-    protocols: &[&[u8]],
-) -> Result<TlsAcceptor, StartError> {
-    fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StartError {
-        StartError::Tls(error.into())
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let versions = &[&rustls::version::TLS13];
-    let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions).map_err(failed)?;
-    let builder = match clients {
-        None => builder.with_no_client_auth(),
-        Some(authority) => {
-            let mut roots = RootCertStore::empty();
-            roots.add(authority.clone()).map_err(failed)?;
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-            // Enrolment comes without a certificate; the node methods ask for one themselves.
-            builder.with_client_cert_verifier(verifier.allow_unauthenticated().build().map_err(failed)?)
+}
+
+impl Certificate {
+    fn tls(&self, clients: Option<&CertificateDer<'static>>, protocols: &[&[u8]]) -> Result<TlsAcceptor, StartError> {
+        fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StartError {
+            StartError::Tls(error.into())
         }
-    };
-    let mut config = builder.with_single_cert(chain, key).map_err(failed)?;
-    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-    Ok(TlsAcceptor::from(Arc::new(config)))
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let versions = &[&rustls::version::TLS13];
+        let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions).map_err(failed)?;
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(authority) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(authority.clone()).map_err(failed)?;
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                // Enrolment comes without a certificate; the node methods ask for one themselves.
+                builder.with_client_cert_verifier(verifier.allow_unauthenticated().build().map_err(failed)?)
+            }
+        };
+        let mut config = builder.with_single_cert(self.chain.clone(), self.key.clone_key()).map_err(failed)?;
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
 }

@@ -32,7 +32,7 @@ use crate::{
     time::UnixTime,
 };
 
-pub use claims::{EXTENSION, Extension, VerifierAdds};
+pub use claims::{EXTENSION, Extension, Freshness, VerifierAdds};
 pub use cwt::{sign_cwt, verify_cwt};
 pub use jwt::{sign_jwt, verify_jwt};
 
@@ -236,16 +236,34 @@ pub struct VerifiedEar {
     pub extension: Extension,
 }
 
-/// What goes into a token.
-struct Order<'a> {
-    result: &'a AttestationResult,
-    key: &'a VerifierKey,
-    policy: &'a str,
-    now: UnixTime,
-    lifetime_s: u32,
+/// What goes into a token. [`sign_jwt`] and [`sign_cwt`] are short for orders that say nothing of freshness.
+#[derive(Debug, Clone, Copy)]
+pub struct Order<'a> {
+    /// What was found.
+    pub result: &'a AttestationResult,
+    /// Who says so.
+    pub key: &'a VerifierKey,
+    /// The policy that was applied, see [`AppraisalPolicy::id`](crate::rego::AppraisalPolicy::id).
+    pub policy: &'a str,
+    /// When.
+    pub now: UnixTime,
+    /// For how long, in seconds: 1 to [`MAX_LIFETIME_S`].
+    pub lifetime_s: u32,
+    /// Who made the nonce, where the verifier knows.
+    pub freshness: Option<Freshness>,
 }
 
 impl Order<'_> {
+    /// The token as JWT.
+    pub fn jwt(&self) -> Result<String, EarError> {
+        jwt::sign(self)
+    }
+
+    /// The token as CWT.
+    pub fn cwt(&self) -> Result<Vec<u8>, EarError> {
+        cwt::sign(self)
+    }
+
     fn claims(&self) -> Result<serde_json::Value, EarError> {
         if !(1..=MAX_LIFETIME_S).contains(&self.lifetime_s) {
             return Err(EarError::Lifetime(self.lifetime_s.into()));

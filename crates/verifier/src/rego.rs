@@ -39,6 +39,8 @@ use crate::{
 
 pub use history::{HistoryError, MAX_HISTORY, MAX_NAME, NamedPolicy, verify_history};
 
+/// The text of the built-in policy.
+pub const STRICT: &str = include_str!("rego/default.rego");
 /// Longest policy, in bytes.
 pub const MAX_TEXT: usize = 64 << 10;
 /// Most lines of a policy: what the compiler of rules does grows faster than their number.
@@ -425,7 +427,6 @@ const ALLOW: &str = "allow";
 const DENY: &str = "deny";
 const WARN: &str = "warn";
 const STRICT_NAME: &str = "casemate-strict";
-const STRICT: &str = include_str!("rego/default.rego");
 const MAX_MESSAGES: usize = 16;
 const MAX_PARTS: usize = 16;
 const MAX_SHOWN: usize = 400;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::{
     body::Body,
-    extract::{FromRequest, FromRequestParts, Query, Request},
+    extract::{FromRef, FromRequest, FromRequestParts, Query, Request},
     http::{header, request::Parts},
 };
 use serde::{Deserialize, de::DeserializeOwned};
@@ -12,7 +12,8 @@ use serde::{Deserialize, de::DeserializeOwned};
 use super::{MAX_JSON, Rejection};
 use crate::{
     fault::Fault,
-    service::{Caller, Service},
+    service::{Caller, Service, appraisals::Appraisals, authenticate},
+    store::Store,
 };
 
 /// Longest time for a JSON body to arrive.
@@ -20,13 +21,16 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest accepted token.
 const MAX_TOKEN: usize = 256;
 
-impl FromRequestParts<Service> for Caller {
+impl<S: Send + Sync> FromRequestParts<S> for Caller
+where
+    Store: FromRef<S>,
+{
     type Rejection = Rejection;
 
-    async fn from_request_parts(parts: &mut Parts, service: &Service) -> Result<Self, Rejection> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Rejection> {
         let header = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = header.and_then(|text| text.strip_prefix("Bearer ")).filter(|token| token.len() <= MAX_TOKEN);
-        Ok(service.authenticate(token.ok_or(Fault::Unauthenticated)?).await?)
+        Ok(authenticate(&Store::from_ref(state), token.ok_or(Fault::Unauthenticated)?).await?)
     }
 }
 
@@ -34,11 +38,23 @@ impl FromRequestParts<Service> for Caller {
 #[derive(Debug)]
 pub(super) struct JsonBody<T>(pub(super) T);
 
+impl FromRef<Service> for Store {
+    fn from_ref(service: &Service) -> Self {
+        service.store().clone()
+    }
+}
+
+impl FromRef<Appraisals> for Store {
+    fn from_ref(appraisals: &Appraisals) -> Self {
+        appraisals.store().clone()
+    }
+}
+
 impl<T: DeserializeOwned> FromRequest<Service> for JsonBody<T> {
     type Rejection = Rejection;
 
     async fn from_request(request: Request, _: &Service) -> Result<Self, Rejection> {
-        let bytes = read_limited(request.into_body()).await?;
+        let bytes = read_limited(request.into_body(), MAX_JSON).await?;
         let value = serde_json::from_slice(&bytes).map_err(|error| Fault::Invalid {
             what: "body",
             detail: error.to_string(),
@@ -48,13 +64,14 @@ impl<T: DeserializeOwned> FromRequest<Service> for JsonBody<T> {
     }
 }
 
-async fn read_limited(body: Body) -> Result<bytes::Bytes, Fault> {
+/// A body of at most `limit` bytes.
+pub(super) async fn read_limited(body: Body, limit: usize) -> Result<bytes::Bytes, Fault> {
     let invalid = |detail: &str| Fault::Invalid { what: "body", detail: detail.into(), hint: "send the request again" };
-    match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, MAX_JSON)).await {
+    match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, limit)).await {
         Err(_) => Err(invalid("it took too long to arrive")),
         Ok(Ok(bytes)) => Ok(bytes),
         // The body's own error does not say which; a cut connection gets no answer anyway.
-        Ok(Err(_)) => Err(Fault::TooLarge { what: "the body", limit: MAX_JSON as u64 }),
+        Ok(Err(_)) => Err(Fault::TooLarge { what: "the body", limit: limit as u64 }),
     }
 }
 

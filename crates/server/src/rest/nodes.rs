@@ -3,19 +3,18 @@
 use axum::{Json, extract::State, http::StatusCode};
 use casemate_api::rest::{BootstrapToken, Nodes, Platform, Problem};
 
-use super::Rejection;
-use crate::service::{Caller, Service};
+use super::{Common, Rejection};
+use crate::{
+    fault::Fault,
+    service::{Caller, Service},
+};
 
 /// What a client needs to know of the platform. Trust anchors come from the client's own context, never from here.
 #[utoipa::path(get, path = "/api/v1/platform", tag = "platform", operation_id = "get_platform",
     responses((status = 200, body = Platform)))]
-pub(super) async fn platform(State(service): State<Service>) -> Result<Json<Platform>, Rejection> {
-    service.check_store().await?;
-    Ok(Json(Platform {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        roles: ["api", "scheduler", "verifier", "broker"].map(str::to_owned).to_vec(),
-        status: "ok".to_owned(),
-    }))
+pub(super) async fn platform(State(common): State<Common>) -> Result<Json<Platform>, Rejection> {
+    common.store.check().await.map_err(Fault::Store)?;
+    Ok(Json(Platform { version: env!("CARGO_PKG_VERSION").to_owned(), roles: common.roles.names(), status: "ok".to_owned() }))
 }
 
 /// All nodes.

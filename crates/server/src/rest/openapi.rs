@@ -6,7 +6,7 @@ use utoipa::{
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
-use super::{blobs, instances, nodes};
+use super::{appraisals, blobs, instances, nodes};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -15,7 +15,9 @@ use super::{blobs, instances, nodes};
     paths(
         nodes::platform, nodes::list, nodes::bootstrap_token, blobs::head, blobs::put, instances::create, instances::list,
         instances::get, instances::events, instances::challenge, instances::release_keys, instances::records, instances::stop,
-        instances::delete, instances::receipt
+        instances::delete, instances::receipt, appraisals::challenge, appraisals::appraise, appraisals::keys, appraisals::policy,
+        appraisals::policy_versions, appraisals::put_policy, appraisals::revocations, appraisals::put_revocations,
+        appraisals::metrics
     ),
     modifiers(&Token)
 )]

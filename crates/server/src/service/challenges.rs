@@ -9,7 +9,7 @@ use super::{Caller, Service, instances::unknown};
 use crate::{clock::now_ms, fault::Fault, life::clipped, sessions::Command, store::NewEvent};
 
 /// How long a used nonce is remembered.
-const NONCE_MEMORY_MS: u64 = 30 * 24 * 3_600_000;
+pub(super) const NONCE_MEMORY_MS: u64 = 30 * 24 * 3_600_000;
 /// Largest sealed key release.
 const MAX_RELEASE: usize = 256 << 10;
 

@@ -3,6 +3,7 @@
 //! Everything durable is in the store; in memory are only connections, waiters, and enrolments under way. Every change
 //! of an instance goes through [`Service::change`].
 
+pub mod appraisals;
 mod attest;
 mod blobs;
 mod challenges;
@@ -28,7 +29,8 @@ use tokio::sync::{Semaphore, watch};
 pub use instances::Placed;
 pub use nodes::PeerNode;
 pub use session::SessionEnd;
-pub use tokens::{Caller, make_token};
+pub use tokens::{Caller, authenticate, make_token};
+pub use upkeep::forget;
 
 use crate::{
     appraiser::Appraiser,
@@ -95,11 +97,6 @@ impl Service {
     /// Everything durable.
     pub fn store(&self) -> &Store {
         &self.0.parts.store
-    }
-
-    /// Whether the store answers.
-    pub async fn check_store(&self) -> Result<(), Fault> {
-        Ok(self.store().check().await?)
     }
 
     /// The platform's keys.

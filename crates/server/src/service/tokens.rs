@@ -38,15 +38,6 @@ impl Caller {
 }
 
 impl Service {
-    /// Who holds this bearer token.
-    pub async fn authenticate(&self, token: &str) -> Result<Caller, Fault> {
-        let token = self.store().token(&hash(token), now_ms()).await?.ok_or(Fault::Unauthenticated)?;
-        match token.role {
-            Role::Tenant | Role::Operator => Ok(Caller { subject: token.subject, role: token.role }),
-            Role::Bootstrap => Err(Fault::Forbidden("use this API; it enrols one node")),
-        }
-    }
-
     /// A one-time token for enrolling a node.
     pub async fn make_bootstrap_token(&self, caller: &Caller) -> Result<rest::BootstrapToken, Fault> {
         if caller.role != Role::Operator {
@@ -54,6 +45,15 @@ impl Service {
         }
         let (token, expires_at_ms) = make_token(self.store(), Role::Bootstrap, None, None).await?;
         Ok(rest::BootstrapToken { token, expires_at_ms })
+    }
+}
+
+/// Who holds this bearer token.
+pub async fn authenticate(store: &Store, token: &str) -> Result<Caller, Fault> {
+    let token = store.token(&hash(token), now_ms()).await?.ok_or(Fault::Unauthenticated)?;
+    match token.role {
+        Role::Tenant | Role::Operator => Ok(Caller { subject: token.subject, role: token.role }),
+        Role::Bootstrap => Err(Fault::Forbidden("use this API; it enrols one node")),
     }
 }
 

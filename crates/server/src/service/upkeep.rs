@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use casemate_lifecycle::{Intent, Step};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
 
 use super::Service;
 use crate::{
@@ -11,13 +14,15 @@ use crate::{
     drain::drained,
     fault::Fault,
     life,
-    store::{Instance, NewEvent},
+    store::{Instance, NewEvent, Store},
 };
 
 /// How often.
 const TICK: Duration = Duration::from_millis(500);
-/// Ticks between two rounds of forgetting.
-const FORGET_EVERY: u64 = 600;
+/// Time between two rounds of forgetting.
+const FORGET_EVERY: Duration = Duration::from_secs(300);
+/// How long a challenge is known as used or expired.
+const CHALLENGE_MEMORY_MS: u64 = 3_600_000;
 
 impl Service {
     /// Looks after time limits until the server drains.
@@ -25,16 +30,12 @@ impl Service {
         let mut draining = self.draining();
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        for count in 0u64.. {
+        loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = drained(&mut draining) => return,
             }
-            let done = async {
-                self.enforce(now_ms()).await?;
-                if count % FORGET_EVERY == 0 { self.forget(now_ms()).await } else { Ok(()) }
-            };
-            if let Err(fault) = done.await {
+            if let Err(fault) = self.enforce(now_ms()).await {
                 fault.log();
             }
         }
@@ -59,11 +60,26 @@ impl Service {
         }
         Ok(())
     }
+}
 
-    async fn forget(&self, now_ms: u64) -> Result<(), Fault> {
-        self.store().forget_expired_nonces(now_ms).await?;
-        self.store().forget_expired_tokens(now_ms).await?;
-        Ok(())
+/// Forgets what no role needs any more, until the server drains.
+pub async fn forget(store: Store, mut draining: watch::Receiver<bool>) {
+    let mut ticks = interval(FORGET_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = drained(&mut draining) => return,
+        }
+        let now_ms = now_ms();
+        let done = async {
+            store.forget_expired_nonces(now_ms).await?;
+            store.forget_expired_tokens(now_ms).await?;
+            store.forget_challenges(now_ms.saturating_sub(CHALLENGE_MEMORY_MS)).await
+        };
+        if let Err(error) = done.await {
+            Fault::Store(error).log();
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! One connection writes (`BEGIN IMMEDIATE`, so that read-modify-write is serial), several read. The methods are plain
 //! facts about rows; what a change *means* is decided by the services.
 
+mod appraisals;
 mod instances;
 mod migrate;
 mod nodes;
@@ -18,6 +19,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
+pub use appraisals::{Challenge, ChallengeTimes};
 pub use instances::{Created, Instance, Load, NewEvent, NewInstance, intent_as_str};
 pub use migrate::MigrateError;
 pub use nodes::{Node, Trust};

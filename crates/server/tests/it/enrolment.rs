@@ -188,7 +188,7 @@ async fn an_expired_certificate_is_refused_by_tls() {
         since_ms: now_ms - 7_200_000,
     };
     let life = std::time::Duration::from_secs(3600);
-    let authority = platform.server.service().authority();
+    let authority = platform.server.service().unwrap().authority();
     let expired = authority.node_certificate(&node.csr(), &subject, life, now_ms - 7_200_000).unwrap();
     let credential = casemate_api::node::NodeCredential { node: "n-1".into(), chain: expired.chain, ..Default::default() };
     assert!(cannot_call(&platform, &node, &credential).await);

@@ -323,7 +323,7 @@ pub(crate) async fn connect(
         let pem: String = credential.chain.iter().map(|der| pem("CERTIFICATE", der)).collect();
         tls = tls.identity(Identity::from_pem(pem, key.serialize_pem()));
     }
-    let uri = format!("https://127.0.0.1:{}", platform.server.node().port());
+    let uri = format!("https://127.0.0.1:{}", platform.server.node().unwrap().port());
     Endpoint::from_shared(uri).unwrap().tls_config(tls)?.connect().await
 }
 

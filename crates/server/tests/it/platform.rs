@@ -67,6 +67,15 @@ impl Platform {
         Self { dir, server, vendor, drain, http, timing: timing.to_owned() }
     }
 
+    /// Only the role `verifier`, with nothing that it does not need.
+    pub(crate) async fn alone() -> Self {
+        casemate_daemon::tls::install_provider();
+        let dir = tempfile::tempdir().unwrap();
+        let (server, drain, http) = serve(dir.path(), ALONE).await;
+        let vendor = Vendor::new("Simulated TPM vendor");
+        Self { dir, server, vendor, drain, http, timing: ALONE.to_owned() }
+    }
+
     /// Ends the server as a drain does, and starts it anew on the same folder.
     pub(crate) async fn restart(self) -> Self {
         let Self { dir, server, vendor, drain, timing, .. } = self;
@@ -77,7 +86,7 @@ impl Platform {
     }
 
     pub(crate) async fn token(&self, role: Role) -> Client {
-        let (token, _) = make_token(self.server.service().store(), role, None, None).await.unwrap();
+        let (token, _) = make_token(self.server.store(), role, None, None).await.unwrap();
         self.client(token)
     }
 
@@ -90,7 +99,7 @@ impl Platform {
     }
 
     pub(crate) async fn bootstrap_token(&self) -> String {
-        make_token(self.server.service().store(), Role::Bootstrap, None, None).await.unwrap().0
+        make_token(self.server.store(), Role::Bootstrap, None, None).await.unwrap().0
     }
 }
 
@@ -133,7 +142,14 @@ pub(crate) fn command_line() -> String {
     format!("quiet casemate.root={}:00:1:2", hex::encode(ROOT_HASH))
 }
 
+const ALONE: &str = "roles = [\"verifier\"]\nrest_addr = \"127.0.0.1:0\"\nnames = [\"localhost\"]\n";
+
 pub(crate) fn write_config(dir: &Path, timing: &str) -> std::path::PathBuf {
+    if timing == ALONE {
+        let path = dir.join("server.toml");
+        std::fs::write(&path, format!("{timing}data_dir = {:?}\n", dir.join("data"))).unwrap();
+        return path;
+    }
     let text = format!(
         "data_dir = {data:?}\nrest_addr = \"127.0.0.1:0\"\nnode_addr = \"127.0.0.1:0\"\nnames = [\"localhost\", \"127.0.0.1\"]\n\
          reference_values = {values:?}\nreference_key = \"{key}\"\nvendor_roots = [{vendor:?}]\nallow_simulated = true\n{timing}\n",
@@ -184,6 +200,11 @@ impl Answer {
 impl Client {
     pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token)
+    }
+
+    /// A path that is not under `/api/v1`.
+    pub(crate) fn outside(&self, path: &str) -> reqwest::RequestBuilder {
+        self.http.get(format!("{}{path}", self.base.trim_end_matches("/api/v1")))
     }
 
     pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Answer {

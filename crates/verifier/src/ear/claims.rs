@@ -34,6 +34,19 @@ pub struct Extension {
     pub appraised_at: UnixTime,
     /// The check that failed, if one did.
     pub failed: Option<String>,
+    /// Who made the nonce, where the verifier knows; older tokens do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freshness: Option<Freshness>,
+}
+
+/// Who made the nonce that the evidence answers: who may conclude from the token that the evidence is fresh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Freshness {
+    /// The verifier, for one use: fresh for everybody who believes the verifier (RFC 9334, passport model).
+    Verifier,
+    /// Whoever asked the verifier: fresh for those who know that nonce to be theirs (RFC 9334, background-check model).
+    RelyingParty,
 }
 
 /// What the verifier adds to the claims of a submodule.
@@ -108,6 +121,7 @@ pub(super) fn of_order(order: &Order<'_>) -> Result<Value, EarError> {
             simulated: result.simulated,
             appraised_at: result.at,
             failed: result.failed().map(|check| check.name.clone()),
+            freshness: order.freshness,
         },
     };
     Ok(serde_json::to_value(token).expect("claims are plain data"))

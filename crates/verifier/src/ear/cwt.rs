@@ -17,7 +17,11 @@ pub fn sign_cwt(
     now: UnixTime,
     lifetime_s: u32,
 ) -> Result<Vec<u8>, EarError> {
-    let claims = Order { result, key, policy, now, lifetime_s }.claims()?;
+    Order { result, key, policy, now, lifetime_s, freshness: None }.cwt()
+}
+
+pub(super) fn sign(order: &Order<'_>) -> Result<Vec<u8>, EarError> {
+    let (claims, key) = (order.claims()?, order.key);
     let payload = cbor::encode(&labels::to_cbor(&claims));
     let headers = vec![
         (ALG, Value::from(ES256)),

@@ -23,7 +23,11 @@ pub fn sign_jwt(
     now: UnixTime,
     lifetime_s: u32,
 ) -> Result<String, EarError> {
-    let claims = Order { result, key, policy, now, lifetime_s }.claims()?;
+    Order { result, key, policy, now, lifetime_s, freshness: None }.jwt()
+}
+
+pub(super) fn sign(order: &Order<'_>) -> Result<String, EarError> {
+    let (claims, key) = (order.claims()?, order.key);
     let header = Header { alg: ALG.to_owned(), kid: key.public().kid(), typ: TYP.to_owned() };
     let header = serde_json::to_vec(&header).expect("a header is plain data");
     let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims.to_string()));

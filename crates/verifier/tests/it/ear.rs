@@ -6,8 +6,8 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use casemate_verifier::{
     Anchor, AttestationResult, Kind, Silicon, Submodule, Tier, TrustVector, UnixTime,
     ear::{
-        CLOCK_AHEAD_S, DEFAULT_LIFETIME_S, EXTENSION, EarError, MAX_LIFETIME_S, PROFILE, VerifiedEar, VerifierKey,
-        VerifierPublicKey, sign_cwt, sign_jwt, verify_cwt, verify_jwt,
+        CLOCK_AHEAD_S, DEFAULT_LIFETIME_S, EXTENSION, EarError, Freshness, MAX_LIFETIME_S, Order, PROFILE, VerifiedEar,
+        VerifierKey, VerifierPublicKey, sign_cwt, sign_jwt, verify_cwt, verify_jwt,
     },
 };
 use ciborium::Value as Cbor;
@@ -114,6 +114,21 @@ fn a_refusal_can_be_told_too() {
     assert_eq!(ear.submodules["node"].status, Tier::None);
     let token = sign_cwt(&refused, &key(), POLICY, NOW, 60).unwrap();
     assert_eq!(verify_cwt(&token, &key().public(), NOW).unwrap(), ear);
+}
+
+#[test]
+fn says_who_made_the_nonce() {
+    let (result, key) = (Case::good().appraise(), key());
+    for (freshness, name) in [(Freshness::Verifier, "verifier"), (Freshness::RelyingParty, "relying-party")] {
+        let order = Order { result: &result, key: &key, policy: POLICY, now: NOW, lifetime_s: 60, freshness: Some(freshness) };
+        let token = order.jwt().unwrap();
+        assert_eq!(read_jwt(&token).unwrap().extension.freshness, Some(freshness));
+        let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&claims).unwrap()[EXTENSION]["freshness"], name);
+        let ear = verify_cwt(&order.cwt().unwrap(), &key.public(), NOW).unwrap();
+        assert_eq!(ear.extension.freshness, Some(freshness));
+    }
+    assert_eq!(read_jwt(&jwt()).unwrap().extension.freshness, None);
 }
 
 #[test]
