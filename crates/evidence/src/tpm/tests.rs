@@ -135,7 +135,7 @@ fn refuses_sha1_names() {
 #[test]
 fn attributes_are_read_bit_by_bit() {
     let ak = ObjectAttributes::ATTESTATION_KEY;
-    assert_eq!(ak.0, 0x0005_0072);
+    assert_eq!(ak.0, 0x0005_0472);
     assert!(ak.is_restricted() && ak.is_sign() && ak.fixed_tpm() && ak.fixed_parent() && ak.sensitive_data_origin());
     assert!(!ak.is_decrypt());
     assert!(!ObjectAttributes(0).is_restricted());
