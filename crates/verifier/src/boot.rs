@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A quote proves digests and their order in each PCR, nothing else. So types are believed only as far as a state machine per
-//! PCR allows ([`phases`]), data only as far as it hashes to its digest ([`Coverage`](casemate_evidence::eventlog::Coverage)),
+//! PCR allows (`phases`), data only as far as it hashes to its digest ([`Coverage`](casemate_evidence::eventlog::Coverage)),
 //! and what was extended after the hand-over cannot be the firmware's, whatever its type says. Claims that no digest covers are
 //! in fields named `label`.
 
