@@ -225,7 +225,7 @@ pub(crate) enum InclusionError {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("this verifier has no appraisal for platform kind \"{0}\"")]
+#[error("the policy asks for \"{0}\", and this is the appraisal of a micro VM")]
 struct NoAppraisal(&'static str);
 
 fn platform(policy: &Policy) -> Result<Finding<()>, NoAppraisal> {

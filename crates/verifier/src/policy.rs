@@ -5,7 +5,8 @@
 pub enum PlatformKind {
     /// Own kernel in a jailed VMM on a host whose boot chain its TPM attests.
     Microvm,
-    /// Hardware memory encryption. This version has no appraisal for it: always refused.
+    /// Hardware memory encryption: [`appraise_confidential`](crate::confidential::appraise_confidential) judges it; the appraisal
+    /// of a micro VM refuses such a policy.
     Confidential,
 }
 
