@@ -176,6 +176,39 @@ async fn limits_challenges_in_time_and_number() {
     assert!(bench.tenant.post("/appraisals/challenges", &()).await.problem().starts_with("429 busy"));
 }
 
+/// A policy of the asker's is not sold as this verifier's: whoever reads the token must see which one decided.
+#[tokio::test]
+async fn the_token_of_a_lone_device_names_the_request_s_own_policy() {
+    let bench = Bench::start().await;
+    let either =
+        |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), json!("either"))).collect::<serde_json::Map<_, _>>();
+    let mut guest =
+        either(&["smt", "single_socket", "cxl", "aes_256_xts", "rapl_disabled", "ciphertext_hiding", "page_swap_disabled"]);
+    guest.insert("min_abi".into(), json!({"major": 0, "minor": 0}));
+    let platform = either(&["smt", "tsme", "ecc", "rapl_disabled", "ciphertext_hiding", "iommu_write_safe", "tio"]);
+    let mut ids = Vec::new();
+    for max_age_s in [1, 2] {
+        let revocation = json!({"fresh": {"max_age_s": max_age_s}});
+        let policy = json!({"signer": "vcek", "revocation": revocation, "guest": guest, "platform": platform});
+        let (host_data, report_data) = ("00".repeat(32), "00".repeat(64));
+        let request = json!({
+            "version": 1, "kind": "snp", "evidence": {"report": ""}, "endorsements": {"chain": []}, "policy": policy,
+            "expectation": {"measurements": [], "host_data": host_data, "report_data": report_data, "vmpl": 0,
+                "identity": "absent", "revoked_chips": []},
+        });
+        let verdict: Appraisal = bench.ask(json!({"request": request, "token": "jwt"})).await.json(200);
+        assert_eq!(verdict.failed.unwrap().name, "snp.format");
+        assert!(verdict.policy_id.starts_with("request@sha256:"), "{}", verdict.policy_id);
+        let jwks: rest::Jwks = bench.tenant.get("/appraisals/keys").await.json(200);
+        let claims = claims(&verdict.ear.unwrap(), &jwks.keys[0]);
+        for (name, submodule) in claims["submods"].as_object().unwrap() {
+            assert_eq!(submodule["ear_appraisal_policy_ids"], json!([verdict.policy_id]), "{name}");
+        }
+        ids.push(verdict.policy_id);
+    }
+    assert_ne!(ids[0], ids[1], "another policy has another name");
+}
+
 #[tokio::test]
 async fn refuses_what_is_no_question_for_it() {
     let mut bench = Bench::start().await;

@@ -23,7 +23,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use casemate_api::rest::{self, TokenForm};
 use casemate_verifier::{
-    Check, Kind, ReferenceValues, Simulated, Submodule, Tier, TrustAnchors, TrustVector, UnixTime,
+    Check, CheckName, Kind, ReferenceValues, Simulated, Submodule, Tier, TrustAnchors, TrustVector, UnixTime,
     ear::{EarError, Freshness, Order, VerifierKey},
     rego::AppraisalPolicy,
     request::{Pinned, Request, Response},
@@ -178,8 +178,7 @@ impl Appraisals {
         let question = blocking(limit, move || Question::parse(&body)).await??;
         let rules = self.rules(question.policy.as_deref().unwrap_or(policies::STRICT_NAME)).await?;
         let freshness = self.use_nonce(caller, &question).await?;
-        let judgement = self.judge(question.request, rules.clone(), freshness, question.token).await?;
-        let Judgement { response, ear, took } = judgement;
+        let Judgement { response, ear, took, policy_id } = self.judge(question, rules, freshness).await?;
         let failed = response.failed.as_ref().map(|check| check.name.as_str());
         self.0.metrics.judged(&response.kind, failed.or((!response.accepted).then_some("none")), took);
         tracing::info!(kind = %response.kind, accepted = response.accepted, failed, "evidence was judged");
@@ -191,7 +190,7 @@ impl Appraisals {
             claims: response.claims,
             result: serde_json::to_value(response.result).expect("an attestation result always serialises"),
             ear,
-            policy_id: rules.id().to_owned(),
+            policy_id,
             freshness: freshness_name(freshness).to_owned(),
         })
     }
@@ -224,13 +223,7 @@ impl Appraisals {
     }
 
     /// The judgement itself, on a thread that may be busy.
-    async fn judge(
-        &self,
-        request: Request,
-        rules: AppraisalPolicy,
-        freshness: Freshness,
-        form: TokenForm,
-    ) -> Result<Judgement, Fault> {
+    async fn judge(&self, question: Question, rules: AppraisalPolicy, freshness: Freshness) -> Result<Judgement, Fault> {
         let limit = self.limits().appraisal;
         let waited = tokio::time::timeout(limit, self.0.judges.clone().acquire_owned()).await;
         let place = waited.map_err(|_| Fault::Busy("appraisals"))?.expect("the semaphore is never closed");
@@ -247,7 +240,8 @@ impl Appraisals {
                 revocations: held.as_ref().map(|held| &held.list),
                 simulated: inner.simulated,
             };
-            let mut response = request.judge(&pinned, now);
+            let mut response = question.request.judge(&pinned, now);
+            let policy_id = applied_policy(&response, &rules, question.own_policy);
             let took = started.elapsed();
             if response.result.submodules.is_empty() {
                 response.result.submodules.insert("node".to_owned(), nothing());
@@ -256,17 +250,17 @@ impl Appraisals {
             let order = Order {
                 result: &response.result,
                 key: &inner.signer,
-                policy: rules.id(),
+                policy: &policy_id,
                 now,
                 lifetime_s,
                 freshness: Some(freshness),
             };
-            let ear = match form {
+            let ear = match question.token {
                 TokenForm::None => Ok(None),
                 TokenForm::Jwt => order.jwt().map(Some),
                 TokenForm::Cwt => order.cwt().map(|token| Some(STANDARD.encode(token))),
             };
-            Judgement { response, ear, took }
+            Judgement { response, ear, took, policy_id }
         })
         .await
     }
@@ -282,6 +276,7 @@ struct Judgement {
     response: Response,
     ear: Result<Option<String>, EarError>,
     took: Duration,
+    policy_id: String,
 }
 
 /// A body that is a question to this verifier.
@@ -290,6 +285,8 @@ struct Question {
     policy: Option<String>,
     token: TokenForm,
     request: Request,
+    /// Identifier of the policy that the request itself brings.
+    own_policy: String,
 }
 
 impl Question {
@@ -300,6 +297,7 @@ impl Question {
         }
         let new: rest::NewAppraisal = serde_json::from_slice(body).map_err(|error| invalid("body", error.to_string()))?;
         let rest::NewAppraisal { challenge, request, policy, token } = new;
+        let own_policy = format!("request@sha256:{}", hex::encode(Sha256::digest(request["policy"].to_string())));
         let request = serde_json::to_vec(&request).expect("what was parsed serialises");
         let request = Request::from_json(&request).map_err(|error| invalid("request", chain(&error)))?;
         if request.at().is_some() {
@@ -309,8 +307,15 @@ impl Question {
             let detail = "it brings anchors, reference values or revocations; this verifier judges by its own";
             return Err(invalid("request", detail.into()));
         }
-        Ok(Self { challenge, policy, token, request })
+        Ok(Self { challenge, policy, token, request, own_policy })
     }
+}
+
+/// The policy that had the last word. The built-in rules have no say in a lone device or quote: there it was the request's own
+/// policy, and a token must not say that anything stricter was asked for.
+fn applied_policy(response: &Response, rules: &AppraisalPolicy, own_policy: String) -> String {
+    let applied = response.checks.iter().any(|check| check.name == CheckName::PolicyAppraisal.as_str());
+    if applied { rules.id().to_owned() } else { own_policy }
 }
 
 fn invalid(what: &'static str, detail: String) -> Fault {
