@@ -59,22 +59,8 @@ impl Vector {
         Some(Self { report, chain, policy, identity: Identity::Absent, vmpl: 1, now: UnixTime(1_748_736_000) })
     }
 
-    /// Not in every copy of the folder.
-    fn turin() -> Option<Self> {
-        if !folder()?.join("turin-v5.report.bin").exists() {
-            eprintln!("SKIPPED: no vector snp/turin-v5.report.bin");
-            return None;
-        }
-        let mut policy = SnpPolicy::strict(None, Some(rule(1, 2, 71, [1, 55, 61])));
-        policy.revocation = RevocationRule::DangerWithout;
-        let report = read("turin-v5.report.bin")?;
-        let chain = [vec![read("turin-v5.vcek.der")?], pem("certs/turin_ask.pem")?, pem("certs/turin_ark.pem")?].concat();
-        // 2026-06-01.
-        Some(Self { report, chain, policy, identity: Identity::Absent, vmpl: 0, now: UnixTime(1_780_272_000) })
-    }
-
     fn all() -> Vec<Self> {
-        [Self::genoa(), Self::milan(), Self::vlek(), Self::turin()].into_iter().flatten().collect()
+        [Self::genoa(), Self::milan(), Self::vlek()].into_iter().flatten().collect()
     }
 
     /// What is expected of the guest is what the file has there; each is changed in a test of its own.
@@ -150,17 +136,6 @@ fn a_genoa_report_of_version_3_is_accepted() {
     assert!(claims.platform.alias_check_complete && !claims.revocation_checked && !claims.simulated);
     assert_eq!(verified.chip_id().map(hex::encode), claims.chip_id);
     assert_eq!(hex::encode(&verified.chip_id().unwrap()[..4]), "b1e24a27");
-}
-
-#[test]
-fn a_turin_report_of_version_5_is_accepted() {
-    let Some(vector) = Vector::turin() else { return };
-    let appraised = vector.judge();
-    assert_eq!(failed(&appraised), None);
-    let (claims, verified) = (appraised.claims().unwrap(), appraised.verified().unwrap());
-    assert_eq!((claims.version, claims.generation, claims.launch_mitigations), (5, Some(Generation::Turin), Some(0)));
-    assert_eq!(claims.reported_tcb, Some(Tcb { fmc: 0, bootloader: 1, tee: 0, snp: 2, microcode: 71 }));
-    assert!(claims.platform.iommu_write_safe && verified.chip_id().is_some_and(|chip| chip[8..] == [0; 56]));
 }
 
 #[test]
