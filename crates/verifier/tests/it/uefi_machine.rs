@@ -60,7 +60,7 @@ impl Boot {
         let folder = tempfile::tempdir().unwrap();
         let _swtpm = start_swtpm(folder.path());
         let _qemu = self.start_qemu(folder.path(), line);
-        let mut stream = UnixStream::connect(appeared(folder.path().join("line"))).unwrap();
+        let mut stream = UnixStream::connect(listening(folder.path().join("line"))).unwrap();
         stream.set_read_timeout(Some(BOOT_LIMIT)).unwrap();
         let log = read_log(&mut stream).unwrap_or_else(|error| {
             let console = fs::read(folder.path().join("console")).unwrap_or_default();
@@ -181,18 +181,29 @@ fn start_swtpm(folder: &Path) -> Running {
         .args(["socket", "--tpm2", "--terminate", "--tpmstate", &format!("dir={}", state.display())])
         .args(["--ctrl", &format!("type=unixio,path={}", folder.join("tpm.ctrl").display())]);
     let swtpm = Running::start(command, "swtpm");
-    appeared(folder.join("tpm.ctrl"));
+    listening(folder.join("tpm.ctrl"));
     swtpm
 }
 
-/// Neither program says in another way that it listens.
-fn appeared(socket: PathBuf) -> PathBuf {
+/// Neither program says that it listens, and the socket's file is there a moment before that. A first connection to find it out would
+/// be taken for the last one.
+fn listening(socket: PathBuf) -> PathBuf {
     let limit = Instant::now() + Duration::from_secs(30);
-    while !socket.exists() {
+    while !listens(&socket) {
         assert!(Instant::now() < limit, "nobody listens at {}", socket.display());
         thread::sleep(Duration::from_millis(5));
     }
     socket
+}
+
+/// The kernel's table of sockets: number, references, protocol, flags, type, state, inode, path.
+fn listens(socket: &Path) -> bool {
+    const ACCEPTS_CONNECTIONS: &str = "00010000";
+    let table = fs::read_to_string("/proc/net/unix").unwrap();
+    table.lines().any(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        fields.nth(3) == Some(ACCEPTS_CONNECTIONS) && fields.nth(3).is_some_and(|path| Path::new(path) == socket)
+    })
 }
 
 /// The firmware has its console on this line, too, before PID 1 takes it.
