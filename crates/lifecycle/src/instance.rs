@@ -10,7 +10,7 @@
 use std::fmt;
 
 /// What the tenant (or the platform on the tenant's behalf) wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Intent {
     /// Run to its natural end.
     Run,
@@ -93,7 +93,7 @@ impl fmt::Display for Step {
 }
 
 /// Why an instance ended before its workload did.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Failure {
     /// The step that was being attempted.
     pub step: Step,
@@ -104,7 +104,7 @@ pub struct Failure {
 }
 
 /// What is the case.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Actual {
     /// The furthest step reached.
     pub step: Step,
@@ -133,7 +133,7 @@ impl Default for Actual {
 }
 
 /// What happened to an instance.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Event {
     /// It reached this step.
     Reached(Step),

@@ -4,10 +4,14 @@
 
 #![forbid(unsafe_code)]
 
+mod course;
 mod id;
 mod instance;
 mod reconcile;
+mod recover;
 
+pub use course::{Course, Reported, believed, due_for_appraisal, wiped};
 pub use id::{IdError, InstanceId, NodeId};
 pub use instance::{Actual, Admission, Event, Failure, Intent, Refusal, Request, Step, admit, apply};
 pub use reconcile::{Action, Held, Hold, Scope, Wanted, reconcile};
+pub use recover::{Interrupted, Launch, Machine, Recorded, Recovery, recover};

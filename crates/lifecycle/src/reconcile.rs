@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use crate::{InstanceId, Intent};
 
 /// What a node holds of one instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Held {
     /// Generation of the newest order that it followed.
     pub generation: u64,
@@ -23,7 +23,7 @@ pub struct Held {
 }
 
 /// How much of an instance a node holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Hold {
     /// It is being started, or runs.
     Live,
@@ -34,7 +34,7 @@ pub enum Hold {
 }
 
 /// What should be of one instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Wanted {
     /// Generation of the order.
     pub generation: u64,
@@ -43,7 +43,7 @@ pub struct Wanted {
 }
 
 /// Whether the orders are all there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// An instance that is not named should not exist.
     Whole,

@@ -1,7 +1,6 @@
-//! What an event means for a stored instance: state by `lifecycle::apply`, events for the tenant, and what the node should
-//! do from now on. Pure; every change of an instance's state goes through [`happen`].
+//! What an event means for a stored instance: its course by [`lifecycle`], and events for the tenant. Pure; every change of an instance's state goes through [`happen`].
 
-use casemate_lifecycle::{Event, Failure, Intent, Step, apply};
+use casemate_lifecycle::{self as lifecycle, Course, Event, Failure, Intent, Step};
 use serde_json::json;
 
 use crate::store::{Instance, NewEvent};
@@ -14,7 +13,8 @@ const MAX_TEXT: usize = 1000;
 /// Applies one event.
 pub(crate) fn happen(instance: &mut Instance, event: Event, out: &mut Vec<NewEvent>) {
     let before = instance.actual.clone();
-    let after = apply(before.clone(), event);
+    follow(instance, |course| course.happen(event));
+    let after = &instance.actual;
     if after.step != before.step {
         out.push(NewEvent { kind: "step", text: after.step.to_string(), data: None });
     }
@@ -26,24 +26,25 @@ pub(crate) fn happen(instance: &mut Instance, event: Event, out: &mut Vec<NewEve
         let data = json!({ "step": failure.step.as_str(), "check": failure.check, "detail": failure.detail });
         out.push(NewEvent { kind: "failure", text: format!("{}: {}", failure.check, failure.detail), data: Some(data) });
     }
-    let failed_now = before.failure.is_none() && after.failure.is_some();
-    instance.actual = after;
-    if failed_now {
-        intend(instance, Intent::Stop);
-    }
-    if instance.actual.step >= Step::Keyed {
-        instance.sealed_release = None;
-    }
 }
 
 /// Changes what should be; the node learns of it by the generation.
 pub(crate) fn intend(instance: &mut Instance, intent: Intent) {
-    if instance.intent != intent {
-        instance.intent = intent;
-        instance.generation += 1;
-        // Keys that were on their way go nowhere any more.
+    follow(instance, |course| course.intend(intent));
+}
+
+fn follow(instance: &mut Instance, change: impl FnOnce(&mut Course)) {
+    let mut course = Course {
+        intent: instance.intent,
+        generation: instance.generation,
+        actual: std::mem::take(&mut instance.actual),
+        keys_wait: instance.sealed_release.is_some(),
+    };
+    change(&mut course);
+    if !course.keys_wait {
         instance.sealed_release = None;
     }
+    (instance.intent, instance.generation, instance.actual) = (course.intent, course.generation, course.actual);
 }
 
 /// A failure that the platform saw.
@@ -62,12 +63,9 @@ pub(crate) fn note(instance: &mut Instance, text: &str, out: &mut Vec<NewEvent>)
 
 /// The instance is wiped: if nothing ended it before, it was stopped.
 pub(crate) fn wiped(instance: &mut Instance, out: &mut Vec<NewEvent>) {
-    let actual = &instance.actual;
-    if actual.failure.is_none() && actual.exit_code.is_none() {
-        let step = actual.step;
-        fail(instance, step, "stopped", "it was stopped before its workload ended", out);
+    for event in lifecycle::wiped(&instance.actual) {
+        happen(instance, event, out);
     }
-    happen(instance, Event::Reached(Step::Wiped), out);
 }
 
 /// The step after this one: what was being attempted.

@@ -1,6 +1,6 @@
 //! After a restart: what becomes of each instance of which anything is left. Pure.
 
-use casemate_lifecycle::{Failure, Step};
+use casemate_lifecycle::{self as lifecycle, Failure, Interrupted, Launch, Recorded, Step};
 use casemate_sandbox::Presence;
 
 use crate::{
@@ -21,30 +21,47 @@ pub(crate) enum Recovery {
     Linger,
 }
 
-/// Decides from the journal and from what the driver has. Never starts anything: a launch that was interrupted is ended, so
-/// that nothing can be started twice.
+/// Decides from the journal and from what the driver has.
 pub(crate) fn plan(journal: &Journal, presence: Option<Presence>) -> Recovery {
-    if journal.receipt.is_some() {
-        return Recovery::Linger;
+    let machine = match presence {
+        None => lifecycle::Machine::Absent,
+        Some(Presence::Remains) => lifecycle::Machine::Remains,
+        Some(Presence::Running) => lifecycle::Machine::Running,
+    };
+    match lifecycle::recover(recorded(journal), machine) {
+        lifecycle::Recovery::Adopt => Recovery::Adopt,
+        lifecycle::Recovery::Inquire => Recovery::Inquire,
+        lifecycle::Recovery::Linger => Recovery::Linger,
+        lifecycle::Recovery::Finish(interrupted) => Recovery::Finish(interrupted.map(|what| told(what, presence))),
     }
-    if journal.ending.is_some() {
-        return Recovery::Finish(None);
+}
+
+fn recorded(journal: &Journal) -> Recorded {
+    Recorded {
+        launch: match journal.machine {
+            Machine::None => Launch::NotBegun,
+            Machine::Begun => Launch::Begun,
+            Machine::Started(_) => Launch::Recorded,
+        },
+        exited: journal.actual.exit_code.is_some(),
+        ending: journal.ending.is_some(),
+        receipted: journal.receipt.is_some(),
     }
-    match (&journal.machine, presence) {
-        (Machine::Started(_), Some(Presence::Running)) => Recovery::Adopt,
-        (Machine::Started(_), _) if journal.actual.exit_code.is_some() => Recovery::Finish(None),
-        (Machine::Started(_), _) => Recovery::Inquire,
-        (Machine::Begun, presence) => {
+}
+
+fn told(interrupted: Interrupted, presence: Option<Presence>) -> Failure {
+    match interrupted {
+        Interrupted::Gathering => {
+            let detail = "the agent was restarted while it fetched or converted the image";
+            failure::at(Step::Prepared, check::PREPARE, detail)
+        }
+        Interrupted::Starting => {
             let seen = match presence {
                 Some(Presence::Running) => "the machine ran, but what was launched had not been recorded",
                 Some(Presence::Remains) | None => "no machine ran",
             };
             let detail = format!("the agent was restarted while it prepared or started the machine; {seen}");
-            Recovery::Finish(Some(failure::at(Step::Booted, check::START, detail)))
-        }
-        (Machine::None, _) => {
-            let detail = "the agent was restarted while it fetched or converted the image";
-            Recovery::Finish(Some(failure::at(Step::Prepared, check::PREPARE, detail)))
+            failure::at(Step::Booted, check::START, detail)
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use casemate_lifecycle::{Event, InstanceId, Intent, NodeId, Step};
+use casemate_lifecycle::{Event, InstanceId, NodeId, Step, due_for_appraisal};
 
 use super::{Service, random};
 use crate::{
@@ -68,7 +68,7 @@ impl Service {
 }
 
 fn is_due(instance: &Instance) -> bool {
-    instance.actual.step == Step::Booted && instance.actual.failure.is_none() && instance.intent == Intent::Run
+    due_for_appraisal(&instance.actual, instance.intent)
 }
 
 fn conclude(instance: &mut Instance, verdict: Verdict, out: &mut Vec<NewEvent>) {

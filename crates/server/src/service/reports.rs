@@ -1,7 +1,7 @@
 //! What nodes report about instances, and what of it is believed.
 
 use casemate_api::node;
-use casemate_lifecycle::{Event, Failure, NodeId, Step};
+use casemate_lifecycle::{Failure, NodeId, Reported, Step, believed};
 
 use super::{Service, nodes::inventory_json};
 use crate::{
@@ -48,8 +48,6 @@ impl Service {
     }
 }
 
-/// A node may say how far it came, that it failed, how the workload ended. It may not say that an instance is attested,
-/// and no instance gets keys or runs with keys that the platform did not attest.
 fn believe(instance: &mut Instance, report: node::InstanceReport, out: &mut Vec<NewEvent>) {
     life::note(instance, &report.note, out);
     if report.stages_ms.len() <= MAX_STAGES {
@@ -58,28 +56,14 @@ fn believe(instance: &mut Instance, report: node::InstanceReport, out: &mut Vec<
             instance.stages_ms.pop_last();
         }
     }
-    let reported = Step::parse(&report.step);
-    match reported {
-        Some(Step::Accepted | Step::Prepared | Step::Booted | Step::Stopping) => advance(instance, reported, out),
-        Some(Step::Keyed | Step::Running) if instance.actual.step >= Step::Attested => advance(instance, reported, out),
-        _ => {}
-    }
-    if let Some(code) = report.exit_code {
-        life::happen(instance, Event::Exited(code), out);
-    }
-    if let Some(failure) = report.failure {
-        let step = Step::parse(&failure.step).unwrap_or(life::next_step(instance.actual.step));
-        let failure = Failure { step, check: life::clipped(&failure.check, 100), detail: life::clipped(&failure.detail, 1000) };
-        life::happen(instance, Event::Failed(failure), out);
-    }
-    if matches!(reported, Some(Step::Wiped | Step::Gone)) {
-        life::wiped(instance, out);
-    }
-}
-
-fn advance(instance: &mut Instance, step: Option<Step>, out: &mut Vec<NewEvent>) {
-    if let Some(step) = step {
-        life::happen(instance, Event::Reached(step), out);
+    let failure = report.failure.map(|failure| Failure {
+        step: Step::parse(&failure.step).unwrap_or(life::next_step(instance.actual.step)),
+        check: life::clipped(&failure.check, 100),
+        detail: life::clipped(&failure.detail, 1000),
+    });
+    let reported = Reported { step: Step::parse(&report.step), exit_code: report.exit_code, failure };
+    for event in believed(&instance.actual, reported) {
+        life::happen(instance, event, out);
     }
 }
 
