@@ -29,7 +29,7 @@ use rustix::{
 };
 use seccompiler::BpfProgram;
 
-use super::{cgroup, program, user::Identity};
+use super::{program, user::Identity};
 use crate::{
     boot::mounts::{self, Mount, NO_FILES, line},
     fatal::chain,
@@ -74,10 +74,7 @@ pub(crate) fn become_workload(plan: &Plan, stdout: BorrowedFd<'_>, stderr: Borro
 fn set_up(plan: &Plan, stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> Result<(), SetupError> {
     step("leave the guest's session", || Ok(setsid().map(drop)?))?;
     step("connect standard streams", || connect(stdout, stderr))?;
-    step("enter the control group", || {
-        fs::write(Path::new(cgroup::DIR).join("cgroup.procs"), "0")?;
-        sys::unshare_cgroup()
-    })?;
+    step("close the control group in", sys::unshare_cgroup)?;
     umask(Mode::empty());
     let trees = enter_root(plan)?;
     for line in FILE_SYSTEMS {

@@ -41,8 +41,8 @@ impl<'a> Recorder<'a> {
 
     async fn copy_stream(&self, mut stream: Receiver, make: fn(Vec<u8>) -> Record) -> Result<(), Fatal> {
         let mut chunk = Vec::with_capacity(CHUNK);
-        // When the chunk is sent even if it is not full.
-        let mut flush_at = None;
+        // When the chunk is sent even if it is not full: what comes after a silence at once, what follows it together.
+        let (mut flush_at, mut quiet_from) = (None, Instant::now());
         loop {
             let flush = async {
                 match flush_at {
@@ -59,14 +59,14 @@ impl<'a> Recorder<'a> {
                         return if chunk.is_empty() { Ok(()) } else { self.record(make(chunk)).await };
                     }
                     Ok(_) if chunk.len() < chunk.capacity() => {
-                        flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
+                        flush_at.get_or_insert(quiet_from);
                         continue;
                     }
                     Ok(_) => {}
                 },
             }
             self.record(make(std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK)))).await?;
-            flush_at = None;
+            (flush_at, quiet_from) = (None, Instant::now() + FLUSH);
         }
     }
 
@@ -87,6 +87,7 @@ impl<'a> Recorder<'a> {
 }
 
 const CHUNK: usize = 64 << 10;
+/// Least time between two records of one stream that are not full.
 const FLUSH: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
