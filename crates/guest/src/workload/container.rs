@@ -45,7 +45,7 @@ pub(crate) struct Plan {
     pub(crate) identity: Identity,
     pub(crate) host_name: String,
     pub(crate) binds: Vec<Bind>,
-    pub(crate) filters: [BpfProgram; 2],
+    pub(crate) filter: BpfProgram,
 }
 
 /// A file or directory of the guest that the workload sees at `path`.
@@ -93,9 +93,7 @@ fn set_up(plan: &Plan, stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> Result
     step("drop privileges", || drop_privileges(&plan.identity))?;
     step("enter the working directory", || Ok(chdir(&plan.cwd)?))?;
     // Last: it forbids much of the above.
-    step("filter system calls", || {
-        plan.filters.iter().try_for_each(|filter| seccompiler::apply_filter(filter).map_err(io::Error::other))
-    })
+    step("filter system calls", || seccompiler::apply_filter(&plan.filter).map_err(io::Error::other))
 }
 
 fn execute(plan: &Plan) -> String {

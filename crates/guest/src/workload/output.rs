@@ -97,6 +97,33 @@ mod tests {
 
     use super::*;
 
+    #[tokio::test(start_paused = true)]
+    async fn the_first_output_is_sent_at_once_and_what_follows_it_together() {
+        let (guest, tenant) = (HpkeSecret::from_seed([1; 32]), HpkeSecret::from_seed([2; 32]));
+        let sealer = RecordSealer::new(&guest, &tenant.public(), "i", &[3; 32], &mut crate::entropy::rng()).unwrap();
+        let (spool, sealer) = (Spool::new(), RefCell::new(sealer));
+        let recorder = Recorder::new(&spool, &sealer);
+        let (mut out, stdout) = pipe::pipe().unwrap();
+        let (_err, stderr) = pipe::pipe().unwrap();
+        let copied = recorder.copy(Streams { stdout, stderr });
+        tokio::pin!(copied);
+        let mut opener = RecordOpener::new(&tenant, &guest.public(), "i", &[3; 32]);
+        let begin = Instant::now();
+        let mut expect = [("a", Duration::ZERO), ("bc", FLUSH)].into_iter().zip(0..);
+        while let Some(((text, after), seq)) = expect.next() {
+            for byte in text.bytes() {
+                tokio::io::AsyncWriteExt::write_all(&mut out, &[byte]).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            let sealed = tokio::select! {
+                (_, sealed) = spool.record(seq) => sealed,
+                _ = &mut copied => panic!("the streams are open"),
+            };
+            assert_eq!(opener.open(&sealed).unwrap(), Record::Stdout(text.into()));
+            assert!(begin.elapsed() >= after && begin.elapsed() < after + FLUSH, "{text} after {:?}", begin.elapsed());
+        }
+    }
+
     #[test]
     fn streams_become_records_that_the_tenant_opens_in_order() {
         let (guest, tenant) = (HpkeSecret::from_seed([1; 32]), HpkeSecret::from_seed([2; 32]));
