@@ -46,8 +46,8 @@ pub(crate) enum Fork {
     Child,
 }
 
-/// Forks into new namespaces and into the control group whose directory is `group`. Being born there is cheap; moving there
-/// later has the kernel wait for all its processors. Refused when there is a second thread: its locks would stay taken in the child.
+/// Forks into new namespaces and into the control group whose directory is `group`. Being born there is cheaper than
+/// moving there. Refused when there is a second thread: its locks would stay taken in the child.
 pub(crate) fn fork_into_namespaces(group: BorrowedFd<'_>) -> io::Result<Fork> {
     if std::fs::read_dir("/proc/self/task")?.count() != 1 {
         return Err(io::Error::other("a process with several threads must not fork"));

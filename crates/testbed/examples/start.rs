@@ -16,7 +16,6 @@ use anyhow::Context as _;
 use casemate_testbed::{Bed, BedOptions, ImageBuilder, guest_os_dir, static_program};
 use serde_json::Value;
 
-const HELLO: &str = "hello\n";
 const PROGRAM: &str = "#include <stdio.h>\nint main(void) { puts(\"hello\"); return 0; }\n";
 /// The first words of the guest's init on the console.
 const INIT: &str = "CASEMATE-PHASE";
@@ -94,7 +93,7 @@ fn one_run(bed: &Bed) -> anyhow::Result<Vec<(String, f64)>> {
     let mut output = child.stdout.take().context("stdout is piped")?;
     let mut progress = BufReader::new(child.stderr.take().context("stderr is piped")?);
     let first_output = thread::spawn(move || {
-        let read = output.read(&mut [0; HELLO.len()]).map(|_| ms(start));
+        let read = output.read(&mut [0; 1]).map(|count| (count == 1).then(|| ms(start)));
         // The rest, so that the pipe never fills.
         std::io::copy(&mut output, &mut std::io::sink()).and(read)
     });
@@ -102,8 +101,8 @@ fn one_run(bed: &Bed) -> anyhow::Result<Vec<(String, f64)>> {
     progress.read_to_string(&mut stderr)?;
     let status = child.wait()?;
     let whole = ms(start);
-    let first_output = first_output.join().expect("reading does not panic")?;
     anyhow::ensure!(status.success(), "{stderr}");
+    let first_output = first_output.join().expect("reading does not panic")?.context("the workload printed nothing")?;
     let instance = stderr.lines().find(|line| line.contains(" instance ")).and_then(|line| line.split_whitespace().last());
     let inspect = bed.casemate(&["inspect", instance.context("progress names the instance")?, "--json"]);
     let inspect: Value = serde_json::from_str(&inspect.stdout)?;

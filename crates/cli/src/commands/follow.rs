@@ -32,7 +32,15 @@ pub(crate) enum News {
 
 impl<'a> Follower<'a> {
     pub(crate) fn new(client: &'a Client, printer: &'a Printer, instance: &str) -> Self {
-        Self { client, printer, instance: instance.to_owned(), after: 0, told: String::new(), news: VecDeque::new(), ended: false }
+        Self {
+            client,
+            printer,
+            instance: instance.to_owned(),
+            after: 0,
+            told: String::new(),
+            news: VecDeque::new(),
+            ended: false,
+        }
     }
 
     /// Waits until the instance reached `wanted`; a failure on the way is an error.

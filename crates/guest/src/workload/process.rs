@@ -36,7 +36,8 @@ impl Process {
     /// Forks into the control group, which exists, and waits until the image's program runs or the child says why it does not.
     pub(crate) async fn start(plan: &Plan) -> Result<(Self, Streams), Fatal> {
         let group = cgroup::open().or_fatal(Check::WorkloadStart, "open the control group")?;
-        let (mut failure, pidfd, streams) = fork(plan, group.as_fd()).or_fatal(Check::WorkloadStart, "fork the workload's process")?;
+        let (mut failure, pidfd, streams) =
+            fork(plan, group.as_fd()).or_fatal(Check::WorkloadStart, "fork the workload's process")?;
         let process = Self { pidfd };
         let mut said = String::new();
         // Closed by the execution of the program, or with what went wrong before it.

@@ -207,9 +207,7 @@ const REFUSED: &[i64] = &[
 mod tests {
     use std::{collections::BTreeMap, io, process::Command};
 
-    use seccompiler::{
-        SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
-    };
+    use seccompiler::{SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch};
 
     use super::*;
 
