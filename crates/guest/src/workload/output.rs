@@ -109,8 +109,7 @@ mod tests {
         tokio::pin!(copied);
         let mut opener = RecordOpener::new(&tenant, &guest.public(), "i", &[3; 32]);
         let begin = Instant::now();
-        let mut expect = [("a", Duration::ZERO), ("bc", FLUSH)].into_iter().zip(0..);
-        while let Some(((text, after), seq)) = expect.next() {
+        for ((text, after), seq) in [("a", Duration::ZERO), ("bc", FLUSH)].into_iter().zip(0..) {
             for byte in text.bytes() {
                 tokio::io::AsyncWriteExt::write_all(&mut out, &[byte]).await.unwrap();
                 tokio::task::yield_now().await;
