@@ -46,8 +46,9 @@ pub(crate) enum Fork {
     Child,
 }
 
-/// Forks into new namespaces. Refused when there is a second thread: its locks would stay taken in the child.
-pub(crate) fn fork_into_namespaces() -> io::Result<Fork> {
+/// Forks into new namespaces and into the control group whose directory is `group`. Being born there is cheaper than
+/// moving there. Refused when there is a second thread: its locks would stay taken in the child.
+pub(crate) fn fork_into_namespaces(group: BorrowedFd<'_>) -> io::Result<Fork> {
     if std::fs::read_dir("/proc/self/task")?.count() != 1 {
         return Err(io::Error::other("a process with several threads must not fork"));
     }
@@ -55,7 +56,8 @@ pub(crate) fn fork_into_namespaces() -> io::Result<Fork> {
     let mut pidfd: libc::c_int = -1;
     // SAFETY: all-zero is a valid clone_args (plain integers): no stack, no tls, no set_tid.
     let mut args: libc::clone_args = unsafe { mem::zeroed() };
-    args.flags = (namespaces | libc::CLONE_PIDFD) as u64;
+    args.flags = (namespaces | libc::CLONE_PIDFD) as u64 | CLONE_INTO_CGROUP;
+    args.cgroup = u64::try_from(group.as_raw_fd()).map_err(io::Error::other)?;
     args.pidfd = &raw mut pidfd as u64;
     args.exit_signal = libc::SIGCHLD as u64;
     // SAFETY: without CLONE_VM and with no stack given this is fork(2): the child continues here on a copy of the memory.
@@ -68,6 +70,9 @@ pub(crate) fn fork_into_namespaces() -> io::Result<Fork> {
         _ => Ok(Fork::Parent { pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
     }
 }
+
+/// Of `linux/sched.h`; it has more bits than the other flags.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
 /// A cgroup namespace whose root is the current cgroup.
 pub(crate) fn unshare_cgroup() -> io::Result<()> {

@@ -1,5 +1,7 @@
 //! Follows an instance's events and tells them to a person.
 
+use std::collections::VecDeque;
+
 use anyhow::Context as _;
 use casemate_api::rest::{Event, Failure};
 use casemate_lifecycle::Step;
@@ -14,6 +16,8 @@ pub(crate) struct Follower<'a> {
     instance: String,
     after: u64,
     told: String,
+    /// Told already, and not looked at: one answer may carry more than what was waited for.
+    news: VecDeque<News>,
     /// The receipt was stored, or nothing is left to be wiped. Kept here because one answer may carry failure and end.
     ended: bool,
 }
@@ -28,19 +32,25 @@ pub(crate) enum News {
 
 impl<'a> Follower<'a> {
     pub(crate) fn new(client: &'a Client, printer: &'a Printer, instance: &str) -> Self {
-        Self { client, printer, instance: instance.to_owned(), after: 0, told: String::new(), ended: false }
+        Self {
+            client,
+            printer,
+            instance: instance.to_owned(),
+            after: 0,
+            told: String::new(),
+            news: VecDeque::new(),
+            ended: false,
+        }
     }
 
     /// Waits until the instance reached `wanted`; a failure on the way is an error.
     pub(crate) async fn until_step(&mut self, wanted: Step) -> anyhow::Result<()> {
         loop {
-            for news in self.next().await? {
-                match news {
-                    News::Reached(step) if step == wanted => return Ok(()),
-                    News::Reached(step) if step > wanted => return Err(self.why_it_ended(step).await?.into()),
-                    News::Failed(refused) => return Err(refused.into()),
-                    News::Reached(_) | News::Exited | News::Other => {}
-                }
+            match self.next().await? {
+                News::Reached(step) if step == wanted => return Ok(()),
+                News::Reached(step) if step > wanted => return Err(self.why_it_ended(step).await?.into()),
+                News::Failed(refused) => return Err(refused.into()),
+                News::Reached(_) | News::Exited | News::Other => {}
             }
         }
     }
@@ -57,7 +67,7 @@ impl<'a> Follower<'a> {
     /// Waits until the instance has ended and its receipt, if there is to be one, is there.
     pub(crate) async fn until_end(&mut self) -> anyhow::Result<()> {
         while !self.ended {
-            self.next().await?;
+            self.hear().await?;
         }
         Ok(())
     }
@@ -65,17 +75,24 @@ impl<'a> Follower<'a> {
     /// Waits for a failure; for use beside another wait.
     pub(crate) async fn until_failure(&mut self) -> anyhow::Result<Refused> {
         loop {
-            for news in self.next().await? {
-                if let News::Failed(refused) = news {
-                    return Ok(refused);
-                }
+            if let News::Failed(refused) = self.next().await? {
+                return Ok(refused);
             }
         }
     }
 
-    async fn next(&mut self) -> anyhow::Result<Vec<News>> {
+    async fn next(&mut self) -> anyhow::Result<News> {
+        loop {
+            match self.news.pop_front() {
+                Some(news) => return Ok(news),
+                None => self.hear().await?,
+            }
+        }
+    }
+
+    /// Waits for events and tells them.
+    async fn hear(&mut self) -> anyhow::Result<()> {
         let events = self.client.events(&self.instance, self.after).await?.events;
-        let mut news = Vec::with_capacity(events.len());
         for event in events {
             anyhow::ensure!(
                 event.seq == self.after + 1,
@@ -85,9 +102,10 @@ impl<'a> Follower<'a> {
                 self.after
             );
             self.after = event.seq;
-            news.push(self.tell(event)?);
+            let news = self.tell(event)?;
+            self.news.push_back(news);
         }
-        Ok(news)
+        Ok(())
     }
 
     fn tell(&mut self, event: Event) -> anyhow::Result<News> {

@@ -4,8 +4,9 @@
 //! One at a time, so that a challenge that comes meanwhile does not wait for all of them.
 
 use crate::{
-    fatal::Fatal,
+    fatal::{Check, Fatal, OrFatal},
     storage::{self, layers},
+    workload::cgroup,
 };
 
 /// The chores that are left.
@@ -20,13 +21,15 @@ enum Chore {
     Scratch,
     /// Put the open layers and the scratch volume together.
     Root,
+    /// Make the workload's control group.
+    Group,
 }
 
 impl Chores {
     /// All of them, for an image of `layers` layers that are open already.
     pub(super) fn new(layers: usize) -> Self {
         // The last one is done first.
-        Self { left: vec![Chore::Root, Chore::Scratch], layers }
+        Self { left: vec![Chore::Group, Chore::Root, Chore::Scratch], layers }
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -39,6 +42,7 @@ impl Chores {
             None => Ok(()),
             Some(Chore::Scratch) => storage::open_scratch(),
             Some(Chore::Root) => layers::mount_root(self.layers),
+            Some(Chore::Group) => cgroup::create().or_fatal(Check::WorkloadStart, "make the control group"),
         }
     }
 

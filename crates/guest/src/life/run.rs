@@ -136,7 +136,7 @@ fn prepare(configured: &Configured, keys: &KeyRelease) -> Result<Plan, Fatal> {
         identity,
         host_name: launch.instance.chars().take(MAX_HOST_NAME).collect(),
         binds,
-        filters: seccomp::filters().or_fatal(Check::WorkloadStart, "compile the system call filters")?,
+        filter: seccomp::filter(),
     })
 }
 

@@ -1,20 +1,29 @@
 //! The workload's control group.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+};
 
 /// Where the workload's processes are counted.
-pub(crate) const DIR: &str = "/sys/fs/cgroup/workload";
+const DIR: &str = "/sys/fs/cgroup/workload";
 
-/// Makes the group with its limits: memory that leaves PID 1 room to finish its work, and a bounded number of processes.
+/// Makes the group, empty. How much memory it gets is decided when the workload starts.
 pub(crate) fn create() -> io::Result<()> {
     fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory +pids +cpu")?;
     fs::create_dir_all(DIR)?;
-    let available = available_bytes(&fs::read_to_string("/proc/meminfo")?).unwrap_or(0);
-    let memory = available.saturating_sub(RESERVE).max(MIN_MEMORY);
-    set("memory.max", &memory.to_string())?;
     // One process over the limit ends the workload as a whole, not a random part of it.
     set("memory.oom.group", "1")?;
     set("pids.max", MAX_PROCESSES)
+}
+
+/// Limits the group to the memory that is free now, less what PID 1 needs to finish its work, and opens it for a first process.
+pub(crate) fn open() -> io::Result<File> {
+    let available = available_bytes(&fs::read_to_string("/proc/meminfo")?).unwrap_or(0);
+    let memory = available.saturating_sub(RESERVE).max(MIN_MEMORY);
+    set("memory.max", &memory.to_string())?;
+    File::open(DIR)
 }
 
 /// Kills everything in the group at once.

@@ -29,7 +29,7 @@ use rustix::{
 };
 use seccompiler::BpfProgram;
 
-use super::{cgroup, program, user::Identity};
+use super::{program, user::Identity};
 use crate::{
     boot::mounts::{self, Mount, NO_FILES, line},
     fatal::chain,
@@ -45,7 +45,7 @@ pub(crate) struct Plan {
     pub(crate) identity: Identity,
     pub(crate) host_name: String,
     pub(crate) binds: Vec<Bind>,
-    pub(crate) filters: [BpfProgram; 2],
+    pub(crate) filter: BpfProgram,
 }
 
 /// A file or directory of the guest that the workload sees at `path`.
@@ -74,10 +74,7 @@ pub(crate) fn become_workload(plan: &Plan, stdout: BorrowedFd<'_>, stderr: Borro
 fn set_up(plan: &Plan, stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> Result<(), SetupError> {
     step("leave the guest's session", || Ok(setsid().map(drop)?))?;
     step("connect standard streams", || connect(stdout, stderr))?;
-    step("enter the control group", || {
-        fs::write(Path::new(cgroup::DIR).join("cgroup.procs"), "0")?;
-        sys::unshare_cgroup()
-    })?;
+    step("close the control group in", sys::unshare_cgroup)?;
     umask(Mode::empty());
     let trees = enter_root(plan)?;
     for line in FILE_SYSTEMS {
@@ -96,9 +93,7 @@ fn set_up(plan: &Plan, stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> Result
     step("drop privileges", || drop_privileges(&plan.identity))?;
     step("enter the working directory", || Ok(chdir(&plan.cwd)?))?;
     // Last: it forbids much of the above.
-    step("filter system calls", || {
-        plan.filters.iter().try_for_each(|filter| seccompiler::apply_filter(filter).map_err(io::Error::other))
-    })
+    step("filter system calls", || seccompiler::apply_filter(&plan.filter).map_err(io::Error::other))
 }
 
 fn execute(plan: &Plan) -> String {

@@ -41,8 +41,8 @@ impl<'a> Recorder<'a> {
 
     async fn copy_stream(&self, mut stream: Receiver, make: fn(Vec<u8>) -> Record) -> Result<(), Fatal> {
         let mut chunk = Vec::with_capacity(CHUNK);
-        // When the chunk is sent even if it is not full.
-        let mut flush_at = None;
+        // When the chunk is sent even if it is not full: what comes after a silence at once, what follows it together.
+        let (mut flush_at, mut quiet_from) = (None, Instant::now());
         loop {
             let flush = async {
                 match flush_at {
@@ -59,14 +59,14 @@ impl<'a> Recorder<'a> {
                         return if chunk.is_empty() { Ok(()) } else { self.record(make(chunk)).await };
                     }
                     Ok(_) if chunk.len() < chunk.capacity() => {
-                        flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
+                        flush_at.get_or_insert(quiet_from);
                         continue;
                     }
                     Ok(_) => {}
                 },
             }
             self.record(make(std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK)))).await?;
-            flush_at = None;
+            (flush_at, quiet_from) = (None, Instant::now() + FLUSH);
         }
     }
 
@@ -87,6 +87,7 @@ impl<'a> Recorder<'a> {
 }
 
 const CHUNK: usize = 64 << 10;
+/// Least time between two records of one stream that are not full.
 const FLUSH: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
@@ -95,6 +96,32 @@ mod tests {
     use tokio::net::unix::pipe;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_output_is_sent_at_once_and_what_follows_it_together() {
+        let (guest, tenant) = (HpkeSecret::from_seed([1; 32]), HpkeSecret::from_seed([2; 32]));
+        let sealer = RecordSealer::new(&guest, &tenant.public(), "i", &[3; 32], &mut crate::entropy::rng()).unwrap();
+        let (spool, sealer) = (Spool::new(), RefCell::new(sealer));
+        let recorder = Recorder::new(&spool, &sealer);
+        let (mut out, stdout) = pipe::pipe().unwrap();
+        let (_err, stderr) = pipe::pipe().unwrap();
+        let copied = recorder.copy(Streams { stdout, stderr });
+        tokio::pin!(copied);
+        let mut opener = RecordOpener::new(&tenant, &guest.public(), "i", &[3; 32]);
+        let begin = Instant::now();
+        for ((text, after), seq) in [("a", Duration::ZERO), ("bc", FLUSH)].into_iter().zip(0..) {
+            for byte in text.bytes() {
+                tokio::io::AsyncWriteExt::write_all(&mut out, &[byte]).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            let sealed = tokio::select! {
+                (_, sealed) = spool.record(seq) => sealed,
+                _ = &mut copied => panic!("the streams are open"),
+            };
+            assert_eq!(opener.open(&sealed).unwrap(), Record::Stdout(text.into()));
+            assert!(begin.elapsed() >= after && begin.elapsed() < after + FLUSH, "{text} after {:?}", begin.elapsed());
+        }
+    }
 
     #[test]
     fn streams_become_records_that_the_tenant_opens_in_order() {

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write as _},
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
 use rustix::{
@@ -33,10 +33,11 @@ pub(crate) struct Streams {
 }
 
 impl Process {
-    /// Forks, and waits until the image's program runs or the child says why it does not.
+    /// Forks into the control group, which exists, and waits until the image's program runs or the child says why it does not.
     pub(crate) async fn start(plan: &Plan) -> Result<(Self, Streams), Fatal> {
-        cgroup::create().or_fatal(Check::WorkloadStart, "make the control group")?;
-        let (mut failure, pidfd, streams) = fork(plan).or_fatal(Check::WorkloadStart, "fork the workload's process")?;
+        let group = cgroup::open().or_fatal(Check::WorkloadStart, "open the control group")?;
+        let (mut failure, pidfd, streams) =
+            fork(plan, group.as_fd()).or_fatal(Check::WorkloadStart, "fork the workload's process")?;
         let process = Self { pidfd };
         let mut said = String::new();
         // Closed by the execution of the program, or with what went wrong before it.
@@ -79,11 +80,11 @@ pub(crate) fn reap_orphans() {
     while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
 }
 
-fn fork(plan: &Plan) -> io::Result<(Receiver, AsyncFd<OwnedFd>, Streams)> {
+fn fork(plan: &Plan, group: BorrowedFd<'_>) -> io::Result<(Receiver, AsyncFd<OwnedFd>, Streams)> {
     let (stdout, stdout_end) = pipe_with(PipeFlags::CLOEXEC)?;
     let (stderr, stderr_end) = pipe_with(PipeFlags::CLOEXEC)?;
     let (failure, failure_end) = pipe_with(PipeFlags::CLOEXEC)?;
-    let pidfd = match sys::fork_into_namespaces()? {
+    let pidfd = match sys::fork_into_namespaces(group)? {
         sys::Fork::Parent { pidfd } => pidfd,
         sys::Fork::Child => {
             // PID 1's hook would say that the machine ends.
