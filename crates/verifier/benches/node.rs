@@ -3,11 +3,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    collections::BTreeMap,
-    hint::black_box,
-    time::{Duration, Instant},
-};
+mod raw;
+
+use std::{collections::BTreeMap, hint::black_box};
 
 use casemate_evidence::{
     eventlog::{Event, EventLog, EventType, LogRef},
@@ -22,10 +20,8 @@ use casemate_verifier::{
     ima::{BootAggregateRule, FileDigest, ImaPolicy, ImaState, appraise_ima},
     quote::{AttestationKey, BankValues},
 };
-use p256::ecdsa::{
-    SigningKey, VerifyingKey,
-    signature::{Signer as _, hazmat::PrehashVerifier as _},
-};
+use p256::ecdsa::{SigningKey, signature::Signer as _};
+use raw::{Signed, compare};
 
 const ROUNDS: usize = 500;
 const EVENTS: u32 = 125;
@@ -37,34 +33,19 @@ fn main() {
     let node = Node::new();
     let full = node.quote(ENTRIES);
     let raw_full = || {
-        node.raw_quote(&full);
+        Node::raw_quote(&full);
         raw_log(&node.log);
         raw_ima(&node.ima);
     };
-    report(&format!("quote, {EVENTS} events, {ENTRIES} IMA entries"), raw_full, || node.full(&full));
+    compare(&format!("quote, {EVENTS} events, {ENTRIES} IMA entries"), ROUNDS, raw_full, || node.full(&full));
 
     let state = node.state_after(ENTRIES - NEW_ENTRIES);
     let from = usize::try_from(state.offset()).unwrap();
     let raw_more = || {
-        node.raw_quote(&full);
+        Node::raw_quote(&full);
         raw_ima(&node.ima[from..]);
     };
-    report(&format!("quote, {NEW_ENTRIES} more IMA entries"), raw_more, || node.more(&full, &state, from));
-}
-
-/// Prints both medians and their ratio; rounds of the two alternate, so that both see the same machine.
-fn report(what: &str, raw: impl Fn(), whole: impl Fn()) {
-    let timed = |run: &dyn Fn()| {
-        let start = Instant::now();
-        run();
-        start.elapsed()
-    };
-    let (mut raws, mut wholes): (Vec<Duration>, Vec<Duration>) = (0..ROUNDS).map(|_| (timed(&raw), timed(&whole))).unzip();
-    raws.sort_unstable();
-    wholes.sort_unstable();
-    let (raw, whole) = (raws[ROUNDS / 2], wholes[ROUNDS / 2]);
-    let ratio = whole.as_secs_f64() / raw.as_secs_f64();
-    println!("{what}: {whole:?} ({:.0}/s), cryptography alone {raw:?}, ratio {ratio:.2}", 1.0 / whole.as_secs_f64());
+    compare(&format!("quote, {NEW_ENTRIES} more IMA entries"), ROUNDS, raw_more, || node.more(&full, &state, from));
 }
 
 struct Node {
@@ -80,6 +61,7 @@ struct Quote {
     signature: Vec<u8>,
     selection: PcrSelection,
     listed: BankValues,
+    signed: Signed,
 }
 
 impl Node {
@@ -122,8 +104,10 @@ impl Node {
         let attest = attest.encode().unwrap();
         let signature: p256::ecdsa::Signature = self.signer.sign(&attest);
         let (r, s) = signature.split_bytes();
+        let point = self.signer.verifying_key().to_sec1_point(false);
+        let signed = Signed::p256(point.as_bytes(), &attest, &signature.to_bytes());
         let signature = Signature::Ecdsa { hash: BANK, r: r.to_vec(), s: s.to_vec() }.encode();
-        Quote { attest, signature, selection, listed: BTreeMap::from([(BANK, values)]) }
+        Quote { attest, signature, selection, listed: BTreeMap::from([(BANK, values)]), signed }
     }
 
     fn public(&self) -> Vec<u8> {
@@ -164,14 +148,9 @@ impl Node {
         appraised.verified().unwrap().state().clone()
     }
 
-    /// One signature, and the digests of what it is on.
-    fn raw_quote(&self, quote: &Quote) {
-        let Signature::Ecdsa { r, s, .. } = Signature::parse(&quote.signature).unwrap() else { unreachable!("made above") };
-        let r: [u8; 32] = r.try_into().unwrap();
-        let s: [u8; 32] = s.try_into().unwrap();
-        let key: &VerifyingKey = self.signer.verifying_key();
-        let signature = p256::ecdsa::Signature::from_scalars(r, s).unwrap();
-        key.verify_prehash(BANK.digest(&[&quote.attest]).as_slice(), &signature).unwrap();
+    /// One signature, and the digest of the listed values.
+    fn raw_quote(quote: &Quote) {
+        quote.signed.verify();
         let parts: Vec<&[u8]> = quote.listed[&BANK].values().map(Digest::as_slice).collect();
         black_box(BANK.digest(&parts));
     }

@@ -6,17 +6,17 @@
 #[path = "../tests/it/snp_world.rs"]
 mod snp_world;
 
-use std::{
-    hint::black_box,
-    time::{Duration, Instant},
-};
+mod raw;
+
+use std::hint::black_box;
 
 use casemate_evidence::snp::SIGNED_BYTES;
 use casemate_verifier::snp::{
     Endorsements, Generation,
     launch::{CpuSignature, KernelDigests, LaunchInputs, launch_measurement},
 };
-use p384::ecdsa::{Signature, SigningKey, signature::hazmat::PrehashVerifier as _};
+use p384::ecdsa::SigningKey;
+use raw::{Signed, alone, compare};
 use sha2::{Digest as _, Sha384};
 
 const ROUNDS: usize = 500;
@@ -27,37 +27,21 @@ fn main() {
 
     let key = *SigningKey::from_slice(&case.leaf.key).expect("a key on the curve").verifying_key();
     let big = |at: usize| std::array::from_fn::<u8, 48, _>(|byte| report[at + 47 - byte]);
-    let signature = Signature::from_scalars(big(SIGNED_BYTES), big(SIGNED_BYTES + 72)).expect("two numbers");
-    let raw = median(|| key.verify_prehash(&Sha384::digest(black_box(&report[..SIGNED_BYTES])), &signature).is_ok());
-    let whole = median(|| case.appraise_bytes(black_box(&report), &Endorsements::kept(&kept)).verified().is_some());
-    let ratio = whole.as_secs_f64() / raw.as_secs_f64();
-    println!("SNP report with kept chain, {ROUNDS} rounds: cryptography {raw:?}, appraisal {whole:?}, ratio {ratio:.3}");
-
-    let first = median(|| {
+    let signature = [big(SIGNED_BYTES), big(SIGNED_BYTES + 72)].concat();
+    let signed = Signed::p384(key.to_sec1_point(false).as_bytes(), &report[..SIGNED_BYTES], &signature);
+    let whole = || assert!(case.appraise_bytes(black_box(&report), &Endorsements::kept(&kept)).verified().is_some());
+    compare("SNP report with kept chain", ROUNDS, || signed.verify(), whole);
+    alone("SNP report with a new chain and revocation list", ROUNDS, || {
         let endorsements = Endorsements::new(&chain, crl.as_deref());
-        case.appraise_bytes(black_box(&report), &endorsements).verified().is_some()
+        assert!(case.appraise_bytes(black_box(&report), &endorsements).verified().is_some());
     });
-    println!("SNP report with a new chain and revocation list: appraisal {first:?}");
 
     let firmware = firmware();
     let kernel = Some(KernelDigests { kernel: [1; 32], initrd: [2; 32], command_line: [3; 32] });
     let inputs = LaunchInputs { firmware: &firmware, kernel, vcpus: 8, cpu: CpuSignature::EPYC_GENOA, guest_features: 1 };
-    let raw = median(|| firmware.chunks(4096).all(|page| Sha384::digest(black_box(page)).len() == 48));
-    let whole = median(|| launch_measurement(black_box(&inputs)).is_ok());
-    let ratio = whole.as_secs_f64() / raw.as_secs_f64();
-    println!("launch measurement of {} bytes: hashing its pages {raw:?}, all {whole:?}, ratio {ratio:.3}", firmware.len());
-}
-
-fn median(mut round: impl FnMut() -> bool) -> Duration {
-    let mut times: Vec<Duration> = (0..ROUNDS)
-        .map(|_| {
-            let start = Instant::now();
-            assert!(round());
-            start.elapsed()
-        })
-        .collect();
-    times.sort_unstable();
-    times[ROUNDS / 2]
+    let raw = || assert!(firmware.chunks(4096).all(|page| Sha384::digest(black_box(page)).len() == 48));
+    let what = format!("launch measurement of {} bytes, beside hashing its pages", firmware.len());
+    compare(&what, ROUNDS / 5, raw, || assert!(launch_measurement(black_box(&inputs)).is_ok()));
 }
 
 /// Two MiB with OVMF's table and metadata at their end.

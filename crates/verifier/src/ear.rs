@@ -23,12 +23,13 @@ mod labels;
 use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use p256::ecdsa::{Signature, SigningKey, VerifyingKey, signature::Signer as _, signature::Verifier as _};
+use p256::ecdsa::{Signature, SigningKey, VerifyingKey, signature::Signer as _};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     cbor::CborError,
     result::{AttestationResult, Submodule, Tier},
+    signature::{self, Hash},
     time::UnixTime,
 };
 
@@ -208,7 +209,7 @@ impl VerifierPublicKey {
 
     fn verify(&self, message: &[u8], signature: &[u8]) -> Result<(), EarError> {
         let signature = Signature::from_slice(signature).map_err(|_| EarError::Signature)?;
-        self.0.verify(message, &signature).map_err(|_| EarError::Signature)
+        if signature::p256(&self.0, Hash::Sha256, message, &signature) { Ok(()) } else { Err(EarError::Signature) }
     }
 }
 

@@ -41,6 +41,7 @@ pub mod rego;
 pub mod request;
 mod result;
 pub mod revocation;
+mod signature;
 pub mod snp;
 pub mod tdx;
 mod time;

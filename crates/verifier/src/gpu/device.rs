@@ -3,8 +3,7 @@
 use std::borrow::Cow;
 
 use casemate_evidence::nvidia::{DeviceEvidence, DeviceKind, Field, Report, ReportError, split_signature};
-use p384::ecdsa::{Signature, signature::hazmat::PrehashVerifier as _};
-use sha2::{Digest as _, Sha384};
+use p384::ecdsa::Signature;
 
 use super::{
     GPU_DEVICE_CHECKS, GpuEndorsements, VerifiedGpu,
@@ -16,6 +15,7 @@ use super::{
 };
 use crate::{
     checks::{Appraised, CheckName, Finding, Ledger, Mismatch, Stop},
+    signature::{self, Hash},
     time::UnixTime,
 };
 
@@ -151,8 +151,10 @@ impl Run<'_> {
     fn signature(&self, chain: &VerifiedChain) -> Result<Finding<()>, DeviceError> {
         let (signed, signature) = split_signature(&self.evidence.report).ok_or(DeviceError::Signature)?;
         let signature = Signature::from_slice(signature).map_err(|_| DeviceError::Signature)?;
-        let valid = chain.key().verify_prehash(&Sha384::digest(signed), &signature);
-        valid.map(|()| Finding::new((), "signed by the leaf's key")).map_err(|_| DeviceError::Signature)
+        if !signature::p384(chain.key(), Hash::Sha384, signed, &signature) {
+            return Err(DeviceError::Signature);
+        }
+        Ok(Finding::new((), "signed by the leaf's key"))
     }
 
     fn answers(&self, report: &Report<'_>) -> Result<Finding<()>, Mismatch> {

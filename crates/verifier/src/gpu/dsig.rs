@@ -6,12 +6,13 @@
 //! the document that a reader could take for signed although it is not.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use p384::ecdsa::{Signature, VerifyingKey, signature::hazmat::PrehashVerifier as _};
+use p384::ecdsa::{Signature, VerifyingKey};
 use roxmltree::Node;
 use sha2::{Digest as _, Sha384};
 use subtle::ConstantTimeEq as _;
 
 use super::xml::{XmlError, canonical, parse};
+use crate::signature::{self, Hash};
 
 /// Most certificates in a signature.
 const MAX_CERTIFICATES: usize = 6;
@@ -82,8 +83,8 @@ impl SignedDocument {
     /// The content, if `key` signed its digest.
     pub(crate) fn verify(self, key: &VerifyingKey) -> Result<Vec<u8>, DsigError> {
         let signature = Signature::from_slice(&self.signature).map_err(|_| DsigError::Signature)?;
-        let valid = key.verify_prehash(&Sha384::digest(&self.signed_info), &signature);
-        valid.map(|()| self.content).map_err(|_| DsigError::Signature)
+        let valid = signature::p384(key, Hash::Sha384, &self.signed_info, &signature);
+        if valid { Ok(self.content) } else { Err(DsigError::Signature) }
     }
 }
 

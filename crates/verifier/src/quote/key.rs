@@ -1,11 +1,10 @@
 //! Public keys of a TPM, and signatures by them.
 
 use casemate_evidence::tpm::{Curve, HashAlg, KeyScheme, PublicParams, Signature, Symmetric};
-use p256::ecdsa::signature::hazmat::PrehashVerifier as _;
-use rsa::{BoxedUint, RsaPublicKey, pkcs1v15, pss};
-use sha2::{Sha256, Sha384};
+use rsa::{BoxedUint, RsaPublicKey};
 
 use super::{KeyError, QuoteError};
+use crate::signature::{self, Hash, Salt};
 
 /// A public key of one of the kinds that are accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +19,7 @@ pub(crate) enum Key {
 pub(super) struct Verifier {
     key: Key,
     scheme: Scheme,
-    hash: HashAlg,
+    hash: Hash,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,9 +38,7 @@ impl Verifier {
             PublicParams::Ecc { .. } | PublicParams::Rsa { .. } => return Err(KeyError::Scheme),
         };
         // SHA-1 signs nothing here, and no machine is known whose keys are bound to SHA-512.
-        if !matches!(hash, HashAlg::Sha256 | HashAlg::Sha384) {
-            return Err(KeyError::Scheme);
-        }
+        let hash = accepted(hash).ok_or(KeyError::Scheme)?;
         Ok(Self { key: Key::from_params(params)?, scheme, hash })
     }
 
@@ -56,18 +53,18 @@ impl Verifier {
             Signature::Rsassa { hash, .. } => (Scheme::Rsassa, *hash),
             Signature::Rsapss { hash, .. } => (Scheme::Rsapss, *hash),
         };
-        if scheme != self.scheme || hash != self.hash {
+        if scheme != self.scheme || accepted(hash) != Some(self.hash) {
             return Err(QuoteError::Scheme);
         }
-        let digest = hash.digest(&[message]);
         let good = match (&self.key, signature) {
-            (Key::P256(key), Signature::Ecdsa { r, s, .. }) => p256_signed(key, digest.as_slice(), r, s),
-            (Key::P384(key), Signature::Ecdsa { r, s, .. }) => p384_signed(key, digest.as_slice(), r, s),
-            (Key::Rsa(key), Signature::Rsassa { sig, .. }) => rsassa_signed(key, hash, digest.as_slice(), sig),
-            (Key::Rsa(key), Signature::Rsapss { sig, .. }) => rsapss_signed(key, hash, digest.as_slice(), sig),
+            (Key::P256(key), Signature::Ecdsa { r, s, .. }) => p256_signed(key, self.hash, message, r, s).unwrap_or(false),
+            (Key::P384(key), Signature::Ecdsa { r, s, .. }) => p384_signed(key, self.hash, message, r, s).unwrap_or(false),
+            (Key::Rsa(key), Signature::Rsassa { sig, .. }) => signature::rsa_pkcs1(key, self.hash, message, sig),
+            // TPMs differ in the length of the salt: as long as fits, or as long as the digest.
+            (Key::Rsa(key), Signature::Rsapss { sig, .. }) => signature::rsa_pss(key, self.hash, Salt::Any, message, sig),
             (Key::P256(_) | Key::P384(_) | Key::Rsa(_), _) => return Err(QuoteError::Scheme),
         };
-        good.map(|()| hash).ok_or(QuoteError::Signature)
+        if good { Ok(hash) } else { Err(QuoteError::Signature) }
     }
 }
 
@@ -104,35 +101,25 @@ pub(crate) fn rsa_key(n: &[u8], bits: u16, exponent: u32) -> Option<RsaPublicKey
     RsaPublicKey::new(BoxedUint::from_be_slice(n, u32::from(bits)).ok()?, BoxedUint::from(u64::from(exponent))).ok()
 }
 
-fn p256_signed(key: &p256::PublicKey, digest: &[u8], r: &[u8], s: &[u8]) -> Option<()> {
+/// The hash of a scheme, if it is one that may sign.
+fn accepted(hash: HashAlg) -> Option<Hash> {
+    match hash {
+        HashAlg::Sha256 => Some(Hash::Sha256),
+        HashAlg::Sha384 => Some(Hash::Sha384),
+        HashAlg::Sha1 | HashAlg::Sha512 => None,
+    }
+}
+
+/// `None` where the numbers are not those of a signature.
+fn p256_signed(key: &p256::PublicKey, hash: Hash, message: &[u8], r: &[u8], s: &[u8]) -> Option<bool> {
     let signature = p256::ecdsa::Signature::from_scalars(padded::<32>(r)?, padded::<32>(s)?).ok()?;
-    p256::ecdsa::VerifyingKey::from(*key).verify_prehash(digest, &signature).ok()
+    Some(signature::p256(&(*key).into(), hash, message, &signature))
 }
 
-fn p384_signed(key: &p384::PublicKey, digest: &[u8], r: &[u8], s: &[u8]) -> Option<()> {
+/// `None` where the numbers are not those of a signature.
+fn p384_signed(key: &p384::PublicKey, hash: Hash, message: &[u8], r: &[u8], s: &[u8]) -> Option<bool> {
     let signature = p384::ecdsa::Signature::from_scalars(padded::<48>(r)?, padded::<48>(s)?).ok()?;
-    p384::ecdsa::VerifyingKey::from(*key).verify_prehash(digest, &signature).ok()
-}
-
-fn rsassa_signed(key: &RsaPublicKey, hash: HashAlg, digest: &[u8], signature: &[u8]) -> Option<()> {
-    let signature = pkcs1v15::Signature::try_from(signature).ok()?;
-    let key = key.clone();
-    match hash {
-        HashAlg::Sha256 => pkcs1v15::VerifyingKey::<Sha256>::new(key).verify_prehash(digest, &signature).ok(),
-        HashAlg::Sha384 => pkcs1v15::VerifyingKey::<Sha384>::new(key).verify_prehash(digest, &signature).ok(),
-        HashAlg::Sha1 | HashAlg::Sha512 => None,
-    }
-}
-
-/// TPMs differ in the length of the salt: as long as fits, or as long as the digest.
-fn rsapss_signed(key: &RsaPublicKey, hash: HashAlg, digest: &[u8], signature: &[u8]) -> Option<()> {
-    let signature = pss::Signature::try_from(signature).ok()?;
-    let key = key.clone();
-    match hash {
-        HashAlg::Sha256 => pss::VerifyingKey::<Sha256>::new_with_auto_salt_len(key).verify_prehash(digest, &signature).ok(),
-        HashAlg::Sha384 => pss::VerifyingKey::<Sha384>::new_with_auto_salt_len(key).verify_prehash(digest, &signature).ok(),
-        HashAlg::Sha1 | HashAlg::Sha512 => None,
-    }
+    Some(signature::p384(&(*key).into(), hash, message, &signature))
 }
 
 /// As many bytes as a number of the curve has, zeros first.

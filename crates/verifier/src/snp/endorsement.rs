@@ -3,8 +3,7 @@
 use std::ops::Deref;
 
 use casemate_evidence::snp::{AttestationReport, Generation, SIGNED_BYTES, SigningKey, SnpDecodeError, Tcb};
-use p384::ecdsa::{Signature, signature::hazmat::PrehashVerifier as _};
-use sha2::{Digest as _, Sha384};
+use p384::ecdsa::Signature;
 
 use super::{
     certificate::Holder,
@@ -13,6 +12,7 @@ use super::{
 };
 use crate::{
     checks::{Finding, Mismatch},
+    signature::{self, Hash},
     time::UnixTime,
     x509::{CrlError, PathError},
 };
@@ -259,8 +259,9 @@ pub(super) fn judge_signature(
     let r = big_endian(&report.signature.r).ok_or(SignatureError::Form)?;
     let s = big_endian(&report.signature.s).ok_or(SignatureError::Form)?;
     let signature = Signature::from_scalars(r, s).map_err(|_| SignatureError::Form)?;
-    let digest = Sha384::digest(&bytes[..SIGNED_BYTES]);
-    trusted.chain.signer.key.verify_prehash(&digest, &signature).map_err(|_| SignatureError::Wrong)?;
+    if !signature::p384(&trusted.chain.signer.key, Hash::Sha384, &bytes[..SIGNED_BYTES], &signature) {
+        return Err(SignatureError::Wrong);
+    }
     Ok(Finding::new((), "ECDSA P-384 with SHA-384"))
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use p256::{
-    ecdsa::{Signature, VerifyingKey, signature::Verifier as _},
+    ecdsa::{Signature, VerifyingKey},
     pkcs8::DecodePublicKey as _,
 };
 use serde::{Deserialize, de::DeserializeOwned};
@@ -15,6 +15,7 @@ use super::{
     window::{NotCurrent, Window, require_all},
 };
 use crate::{
+    signature::{self, Hash},
     time::UnixTime,
     x509::{Certificate, CertificateError, PathError, verify_path},
 };
@@ -160,7 +161,9 @@ impl<T: DeserializeOwned + Document> Signed<T> {
         now: UnixTime,
     ) -> Result<(Arc<T>, Signer), SignedError> {
         let signer = self.signer(platform, known, now)?;
-        signer.key.verify(self.text.as_bytes(), &self.signature).map_err(|_| SignedError::Signature)?;
+        if !signature::p256(&signer.key, Hash::Sha256, self.text.as_bytes(), &self.signature) {
+            return Err(SignedError::Signature);
+        }
         self.content.window().require(now)?;
         Ok((Arc::clone(&self.content), signer))
     }

@@ -1,7 +1,7 @@
 //! The quoting enclave: who it is, that this processor vouches for it, and what it signed.
 
 use casemate_evidence::tdx::{EnclaveReport, Quote};
-use p256::ecdsa::{Signature, VerifyingKey, signature::Verifier as _};
+use p256::ecdsa::{Signature, VerifyingKey};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
@@ -9,7 +9,10 @@ use super::{
     documents::QeIdentity,
     tcb::{Judged, software_level},
 };
-use crate::checks::Finding;
+use crate::{
+    checks::Finding,
+    signature::{self, Hash},
+};
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum QeError {
@@ -93,7 +96,7 @@ pub(super) fn signature(quote: &Quote, vouched: &Vouched) -> Result<Finding<()>,
 }
 
 fn is_signed(key: &VerifyingKey, message: &[u8], signature: &[u8; 64]) -> bool {
-    Signature::from_slice(signature).is_ok_and(|signature| key.verify(message, &signature).is_ok())
+    Signature::from_slice(signature).is_ok_and(|signature| signature::p256(key, Hash::Sha256, message, &signature))
 }
 
 /// UUID 939a7233-f79c-4ca9-940a-0db3957f0607, in the order of the bytes ("Intel TDX DCAP Quoting Library API", appendix A.3).

@@ -1,20 +1,18 @@
 //! Signatures on certificates and revocation lists.
 
-use p256::ecdsa::signature::hazmat::PrehashVerifier as _;
 use rsa::{
     RsaPublicKey,
     pkcs1::RsaPssParams,
-    pkcs1v15,
     pkcs8::{DecodePublicKey as _, spki::AlgorithmIdentifierOwned},
-    pss,
     traits::PublicKeyParts as _,
 };
-use sha2::{Digest as _, Sha256, Sha384};
 use x509_cert::der::{
     Decode as _, Encode as _,
     asn1::{Any, ObjectIdentifier},
     oid::db::rfc5912 as oid,
 };
+
+use crate::signature::{self, Hash, Salt};
 
 /// Why something is not signed by its issuer.
 #[derive(Debug, thiserror::Error)]
@@ -82,17 +80,14 @@ pub(crate) fn verify(
 ) -> Result<(), SignatureError> {
     let oid = identifier.oid;
     let rsa = || rsa_key(issuer).ok_or(SignatureError::Key { oid });
-    match Algorithm::of(identifier, accepted)? {
-        Algorithm::RsaSha256 => verify_rsa(&pkcs1v15::VerifyingKey::<Sha256>::new(rsa()?), &Sha256::digest(message), signature),
-        Algorithm::RsaSha384 => verify_rsa(&pkcs1v15::VerifyingKey::<Sha384>::new(rsa()?), &Sha384::digest(message), signature),
-        Algorithm::RsaPssSha384 => {
-            let key = pss::VerifyingKey::<Sha384>::new_with_salt_len(rsa()?, SALT_LEN);
-            let signature = pss::Signature::try_from(signature).map_err(|_| SignatureError::Wrong)?;
-            key.verify_prehash(&Sha384::digest(message), &signature).map_err(|_| SignatureError::Wrong)
-        }
-        Algorithm::EcdsaSha256 => verify_ecdsa(issuer, oid, &Sha256::digest(message), signature),
-        Algorithm::EcdsaSha384 => verify_ecdsa(issuer, oid, &Sha384::digest(message), signature),
-    }
+    let good = match Algorithm::of(identifier, accepted)? {
+        Algorithm::RsaSha256 => signature::rsa_pkcs1(&rsa()?, Hash::Sha256, message, signature),
+        Algorithm::RsaSha384 => signature::rsa_pkcs1(&rsa()?, Hash::Sha384, message, signature),
+        Algorithm::RsaPssSha384 => signature::rsa_pss(&rsa()?, Hash::Sha384, Salt::Digest, message, signature),
+        Algorithm::EcdsaSha256 => ecdsa(issuer, oid, Hash::Sha256, message, signature)?,
+        Algorithm::EcdsaSha384 => ecdsa(issuer, oid, Hash::Sha384, message, signature)?,
+    };
+    if good { Ok(()) } else { Err(SignatureError::Wrong) }
 }
 
 fn is_pss_sha384(identifier: &AlgorithmIdentifierOwned) -> bool {
@@ -111,25 +106,18 @@ fn rsa_key(der: &[u8]) -> Option<RsaPublicKey> {
     RsaPublicKey::from_public_key_der(der).ok().filter(|key| (MIN_RSA_BITS..=MAX_RSA_BITS).contains(&key.n().bits_vartime()))
 }
 
-fn verify_rsa<K>(key: &K, digest: &[u8], signature: &[u8]) -> Result<(), SignatureError>
-where
-    K: rsa::signature::hazmat::PrehashVerifier<pkcs1v15::Signature>,
-{
-    let signature = pkcs1v15::Signature::try_from(signature).map_err(|_| SignatureError::Wrong)?;
-    key.verify_prehash(digest, &signature).map_err(|_| SignatureError::Wrong)
-}
-
 /// The curve is the key's: P-256 or P-384.
-fn verify_ecdsa(key: &[u8], oid: ObjectIdentifier, digest: &[u8], signature: &[u8]) -> Result<(), SignatureError> {
+fn ecdsa(key: &[u8], oid: ObjectIdentifier, hash: Hash, message: &[u8], signature: &[u8]) -> Result<bool, SignatureError> {
     if let Ok(key) = p256::ecdsa::VerifyingKey::from_public_key_der(key) {
         let signature = p256::ecdsa::Signature::from_der(signature).map_err(|_| SignatureError::Wrong)?;
-        return key.verify_prehash(digest, &signature).map_err(|_| SignatureError::Wrong);
+        return Ok(signature::p256(&key, hash, message, &signature));
     }
     let key = p384::ecdsa::VerifyingKey::from_public_key_der(key).map_err(|_| SignatureError::Key { oid })?;
     let signature = p384::ecdsa::Signature::from_der(signature).map_err(|_| SignatureError::Wrong)?;
-    key.verify_prehash(digest, &signature).map_err(|_| SignatureError::Wrong)
+    Ok(signature::p384(&key, hash, message, &signature))
 }
 
 const MIN_RSA_BITS: u32 = 2048;
 const MAX_RSA_BITS: u32 = 4096;
+/// That of the digest.
 const SALT_LEN: usize = 48;
