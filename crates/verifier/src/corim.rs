@@ -15,7 +15,7 @@
 //! | file that IMA measures | `….2.7` | Casemate, its path | SHA-256, one triple for each |
 //! | machine | `….2.8`, instance: EK digest | Casemate | *endorsed*: `ek`, `chip-id`, `platform-instance-id`: raw; `gpu`: serial number |
 
-mod read;
+pub(crate) mod read;
 mod write;
 
 use ciborium::Value;

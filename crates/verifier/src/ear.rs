@@ -15,10 +15,10 @@
 //! | of each: its claims, what the verifier adds | `ear_attester_claims`, `ear_verifier_claims` | 1005, 1006 |
 //! | instance, workload and the like | [`EXTENSION`] | same text |
 
-mod claims;
+pub(crate) mod claims;
 mod cwt;
 mod jwt;
-mod labels;
+pub(crate) mod labels;
 
 use std::collections::BTreeMap;
 

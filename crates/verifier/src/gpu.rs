@@ -238,3 +238,18 @@ enum Refused {
     #[error("device {index}, {ueid}: {detail}")]
     Device { index: usize, ueid: String, detail: String },
 }
+
+/// For fuzzing: a response about `certificate`, which issued itself.
+pub(crate) fn decode_ocsp(response: &[u8], certificate: &crate::x509::Certificate, at: UnixTime) {
+    let _ = ocsp::answer(response, certificate, certificate, at);
+}
+
+/// For fuzzing: what a manifest says, without its signature.
+pub(crate) fn decode_manifest_content(content: &[u8]) {
+    let _ = swid::Swid::parse(content);
+}
+
+/// For fuzzing: the digest of the firmware in a certificate.
+pub(crate) fn decode_firmware_id(leaf: &crate::x509::Certificate) {
+    let _ = fwid::firmware_id(leaf, &[]);
+}

@@ -22,6 +22,8 @@ mod checks;
 pub mod confidential;
 pub mod corim;
 pub mod credential;
+#[doc(hidden)]
+pub mod decoders;
 pub mod ear;
 pub mod ek;
 mod envelope;

@@ -83,23 +83,7 @@ impl ReferenceValues {
     /// Verifies and parses a file.
     pub fn from_signed(json: &[u8], pinned_key: &[u8; 32]) -> Result<Self, ReferenceError> {
         let payload = envelope::open(json, pinned_key, SIGNATURE_DOMAIN).map_err(ReferenceError::Envelope)?;
-        let payload: Payload = serde_json::from_str(&payload).map_err(ReferenceError::Json)?;
-        if payload.version != 1 {
-            return Err(ReferenceError::Version { version: payload.version });
-        }
-        let mut values = Self {
-            guest_os: payload.guest_os.into_iter().map(GuestOs::new).collect::<Result<_, _>>()?,
-            agent: bytes(payload.node_software.agent),
-            vmm: bytes(payload.node_software.vmm),
-            confidential: payload.confidential.into_iter().map(ConfidentialGuest::from).collect(),
-            machines: BTreeMap::new(),
-            boot: digests(payload.boot.into_iter().map(|wire| (wire.component, wire.sha256))),
-            ima: digests(payload.ima.into_iter().map(|wire| (wire.path, wire.sha256))),
-        };
-        for machine in payload.machines {
-            values.add_machine(machine.try_into()?)?;
-        }
-        values.consistent()
+        parse(&payload)
     }
 
     /// The file that [`from_signed`](Self::from_signed) reads.
@@ -250,6 +234,27 @@ fn union<T: PartialEq>(ours: &mut Vec<T>, theirs: Vec<T>) {
             ours.push(value);
         }
     }
+}
+
+/// What a file says, without its signature.
+pub(crate) fn parse(payload: &str) -> Result<ReferenceValues, ReferenceError> {
+    let payload: Payload = serde_json::from_str(payload).map_err(ReferenceError::Json)?;
+    if payload.version != 1 {
+        return Err(ReferenceError::Version { version: payload.version });
+    }
+    let mut values = ReferenceValues {
+        guest_os: payload.guest_os.into_iter().map(GuestOs::new).collect::<Result<_, _>>()?,
+        agent: bytes(payload.node_software.agent),
+        vmm: bytes(payload.node_software.vmm),
+        confidential: payload.confidential.into_iter().map(ConfidentialGuest::from).collect(),
+        machines: BTreeMap::new(),
+        boot: digests(payload.boot.into_iter().map(|wire| (wire.component, wire.sha256))),
+        ima: digests(payload.ima.into_iter().map(|wire| (wire.path, wire.sha256))),
+    };
+    for machine in payload.machines {
+        values.add_machine(machine.try_into()?)?;
+    }
+    values.consistent()
 }
 
 const SIGNATURE_DOMAIN: &[u8] = b"casemate/reference-values/v1\0";

@@ -163,14 +163,19 @@ impl RevocationList {
     /// Verifies and parses a file.
     pub fn from_signed(file: &[u8], pinned_key: &[u8; 32]) -> Result<Self, RevocationError> {
         let payload = envelope::open(file, pinned_key, DOMAIN).map_err(RevocationError::Envelope)?;
-        let list: Revocations = serde_json::from_str(&payload).map_err(RevocationError::Json)?;
-        list.well_formed().map(Self)
+        parse(&payload).map(Self)
     }
 
     /// The list's serial: whoever saw it accepts no lower one from then on.
     pub fn serial(&self) -> u64 {
         self.0.serial
     }
+}
+
+/// What a list says, without its signature.
+pub(crate) fn parse(payload: &str) -> Result<Revocations, RevocationError> {
+    let list: Revocations = serde_json::from_str(payload).map_err(RevocationError::Json)?;
+    list.well_formed()
 }
 
 /// Judges freshness: the list must be there, of the present, and not older than the highest serial that was seen (`floor`,

@@ -145,3 +145,8 @@ fn judge(ledger: &mut Ledger, claims: &mut Option<SnpClaims>, bytes: &[u8], inpu
     ledger.enter(CheckName::SnpReportData, rules::equal(&expectation.report_data, &report.report_data))?;
     Ok(VerifiedSnp::new(&report, chip_id, &trusted))
 }
+
+/// For fuzzing: what a signing certificate says.
+pub(crate) fn decode_certificate(certificate: &crate::x509::Certificate) {
+    let _ = certificate::SignerCertificate::of(certificate);
+}

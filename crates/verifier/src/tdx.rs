@@ -132,3 +132,13 @@ pub fn appraise_tdx(
 ) -> Appraised<VerifiedTdx, TdxClaims> {
     stages::Appraisal::new(stages::Inputs { event_log, endorsements, policy, expectation, now }).run(quote)
 }
+
+/// For fuzzing: the SGX extension of a certificate.
+pub(crate) fn decode_extension(certificate: &crate::x509::Certificate) {
+    let _ = extension::SgxExtension::of(certificate);
+}
+
+/// For fuzzing: collateral, before anything of it is verified.
+pub(crate) fn decode_collateral(json: &[u8]) {
+    let _ = collateral::Unverified::decode(json);
+}

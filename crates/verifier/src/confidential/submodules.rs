@@ -45,7 +45,7 @@ pub(crate) fn tdx(appraised: &Appraised<VerifiedTdx, TdxClaims>, now: UnixTime) 
     if let Some(verified) = appraised.verified() {
         submodule.anchors.push(Anchor {
             kind: "intel-root".to_owned(),
-            subject: verified.platform().root_subject(),
+            subject: verified.platform().root_subject().to_owned(),
             fingerprint: hex::encode(verified.platform().root_fingerprint()),
             simulated,
             proved: "measurements of the trust domain, workload digest, and that its memory is encrypted by this processor"

@@ -17,7 +17,7 @@ use crate::{
 pub(super) const RTMR: [&str; 4] = ["rtmr0", "rtmr1", "rtmr2", "rtmr3"];
 
 /// `tagged-unsigned-corim-map`.
-pub(super) fn unsigned(payload: &[u8], now: UnixTime) -> Result<ReferenceValues, CorimError> {
+pub(crate) fn unsigned(payload: &[u8], now: UnixTime) -> Result<ReferenceValues, CorimError> {
     let corim = cbor::decode(payload, MAX_CORIM).map_err(CorimError::Cbor)?;
     let corim = cbor::tagged(corim, TAG_CORIM, "the manifest").map_err(CorimError::Cbor)?;
     let mut corim = Fields::new(corim, "the manifest", &[0, 1, 3, 4]).map_err(CorimError::Cbor)?;

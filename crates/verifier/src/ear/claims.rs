@@ -151,7 +151,7 @@ fn appraisal(part: &Submodule, policy: &str) -> Result<Appraisal, EarError> {
 }
 
 /// Judges the claims of a token whose signature was verified.
-pub(super) fn judge(claims: &[u8], now: UnixTime) -> Result<VerifiedEar, EarError> {
+pub(crate) fn judge(claims: &[u8], now: UnixTime) -> Result<VerifiedEar, EarError> {
     // The profile first: who reads another version should hear that, not of a field that it does not know.
     #[derive(Deserialize)]
     struct Profile {

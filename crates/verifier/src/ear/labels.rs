@@ -62,7 +62,7 @@ pub(super) fn to_cbor(claims: &Json) -> Cbor {
 }
 
 /// The claims of a token as JSON. What is not of the format is refused here or by whoever reads the JSON.
-pub(super) fn from_cbor(claims: Cbor) -> Result<Json, CborError> {
+pub(crate) fn from_cbor(claims: Cbor) -> Result<Json, CborError> {
     read(claims, Form::Map(TOKEN))
 }
 

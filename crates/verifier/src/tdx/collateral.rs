@@ -12,7 +12,7 @@ use super::{
     documents::{Date, QeIdentity, TcbInfo},
     pck::{INTEL, VerifiedPlatform, certificates},
     revocation::Lists,
-    window::{NotCurrent, Window, require_all},
+    window::{NotCurrent, What, Window, require_all},
 };
 use crate::{
     signature::{self, Hash},
@@ -211,8 +211,8 @@ impl Document for QeIdentity {
     }
 }
 
-fn window(what: &str, from: Date, to: Date) -> Window {
-    Window { what: what.to_owned(), from: from.0, to: to.0 }
+fn window(what: &'static str, from: Date, to: Date) -> Window {
+    Window { what: What::Named(what), from: from.0, to: to.0 }
 }
 
 fn chain(what: &'static str, pem: &str) -> Result<Vec<Certificate>, CollateralError> {

@@ -24,6 +24,7 @@ pub struct VerifiedPlatform {
     pub(super) root: TrustAnchor,
     pub(super) key: VerifyingKey,
     pub(super) extension: SgxExtension,
+    root_subject: String,
     windows: Vec<Window>,
 }
 
@@ -71,8 +72,8 @@ impl VerifiedPlatform {
     }
 
     /// Subject of that root.
-    pub fn root_subject(&self) -> String {
-        self.root.certificate.subject()
+    pub fn root_subject(&self) -> &str {
+        &self.root_subject
     }
 
     /// Verifies the chain in a quote: PCK certificate, PCK CA, root.
@@ -92,7 +93,8 @@ impl VerifiedPlatform {
         let key = leaf.key_der().ok().and_then(|der| VerifyingKey::from_public_key_der(&der).ok()).ok_or(PckError::Key)?;
         let extension = SgxExtension::of(&leaf)?;
         let windows = [&leaf, &intermediate, &root.certificate].map(Window::of_certificate).to_vec();
-        Ok(Self { pem: pem.to_vec(), leaf, intermediate, root, key, extension, windows })
+        let root_subject = root.certificate.subject();
+        Ok(Self { pem: pem.to_vec(), leaf, intermediate, root, key, extension, root_subject, windows })
     }
 
     /// Whether this is what `pem` holds.
@@ -114,7 +116,7 @@ impl VerifiedPlatform {
     pub(super) fn finding<T>(&self, value: T) -> Finding<T> {
         let mark = if self.is_simulated() { "SIMULATED, " } else { "" };
         let fmspc = hex::encode(self.extension.fmspc);
-        Finding::new(value, format!("{mark}processor of family {fmspc} under \"{}\"", self.root.certificate.subject()))
+        Finding::new(value, format!("{mark}processor of family {fmspc} under \"{}\"", self.root_subject))
     }
 }
 

@@ -1,5 +1,9 @@
 //! When something that was verified once is valid: verified values may be kept, time goes on.
 
+use std::fmt;
+
+use x509_cert::name::Name;
+
 use crate::{
     time::UnixTime,
     x509::{Certificate, VerifiedCrl},
@@ -8,9 +12,25 @@ use crate::{
 /// The time in which one thing is valid.
 #[derive(Debug, Clone)]
 pub(super) struct Window {
-    pub(super) what: String,
+    pub(super) what: What,
     pub(super) from: UnixTime,
     pub(super) to: UnixTime,
+}
+
+/// Whose time it is. A certificate's name is written only where it is needed: that takes as long as reading the certificate.
+#[derive(Debug, Clone)]
+pub(super) enum What {
+    Named(&'static str),
+    Certificate(Name),
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(what) => f.write_str(what),
+            Self::Certificate(subject) => write!(f, "certificate \"{subject}\""),
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -24,21 +44,21 @@ pub(super) struct NotCurrent {
 
 impl Window {
     pub(super) fn of_certificate(certificate: &Certificate) -> Self {
-        let what = format!("certificate \"{}\"", certificate.subject());
+        let what = What::Certificate(certificate.parsed().tbs_certificate().subject().clone());
         Self { what, from: certificate.not_before(), to: certificate.not_after() }
     }
 
     /// A list without an end was not accepted; were there one, it would be over as soon as it began.
-    pub(super) fn of_list(what: &str, list: &VerifiedCrl) -> Self {
+    pub(super) fn of_list(what: &'static str, list: &VerifiedCrl) -> Self {
         let from = list.this_update();
-        Self { what: what.to_owned(), from, to: list.next_update() }
+        Self { what: What::Named(what), from, to: list.next_update() }
     }
 
     pub(super) fn require(&self, at: UnixTime) -> Result<(), NotCurrent> {
         if self.from <= at && at <= self.to {
             return Ok(());
         }
-        Err(NotCurrent { what: self.what.clone(), from: self.from, to: self.to, at })
+        Err(NotCurrent { what: self.what.to_string(), from: self.from, to: self.to, at })
     }
 }
 

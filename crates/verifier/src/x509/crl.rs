@@ -89,23 +89,22 @@ impl VerifiedCrl {
         if body.signature != list.signature_algorithm {
             return Err(CrlError::Malformed);
         }
-        let named = issuer.subject();
         if &body.issuer != issuer.parsed().tbs_certificate().subject() {
-            return Err(CrlError::Issuer { expected: named, seen: body.issuer.to_string() });
+            return Err(CrlError::Issuer { expected: issuer.subject(), seen: body.issuer.to_string() });
         }
         let key = issuer.key_der().map_err(|_| CrlError::Malformed)?;
         let bits = list.signature.as_bytes().ok_or(CrlError::Malformed)?;
         signature::verify(&list.signature_algorithm, signed, bits, &key, accepted)
-            .map_err(|source| CrlError::Signature { issuer: named.clone(), source })?;
+            .map_err(|source| CrlError::Signature { issuer: issuer.subject(), source })?;
         let this_update = UnixTime(body.this_update.to_unix_duration().as_secs());
         let next_update = body.next_update.ok_or(CrlError::Malformed)?;
         let next_update = UnixTime(next_update.to_unix_duration().as_secs());
         if at < this_update || next_update < at {
-            return Err(CrlError::Time { issuer: named, this_update, next_update, at });
+            return Err(CrlError::Time { issuer: issuer.subject(), this_update, next_update, at });
         }
         let entries = body.revoked_certificates.iter().flatten().filter_map(|entry| entry.crl_entry_extensions.as_ref());
         if body.crl_extensions.iter().chain(entries).flatten().any(|extension| extension.critical) {
-            return Err(CrlError::Critical { issuer: named });
+            return Err(CrlError::Critical { issuer: issuer.subject() });
         }
         Ok(Self(list))
     }
