@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256, Sha512};
 
 use crate::{
     Sha256Digest,
-    instance::{QuoteBundle, Record, serde_blob, serde_bytes32},
+    instance::{QuoteBundle, Record, serde_blob, serde_bytes32, serde_list},
     merkle,
 };
 
@@ -40,6 +40,7 @@ pub struct ConfidentialEvidence {
     /// How many GPUs and switches the guest sees on its buses.
     pub seen: DevicesSeen,
     /// One entry for each GPU and switch that the guest drives, in the guest's order; at most [`MAX_GPUS`].
+    #[serde(deserialize_with = "serde_list::deserialize")]
     pub gpus: Vec<GpuEvidence>,
     /// The node's statement about itself.
     pub node: NodeEvidence,
@@ -57,7 +58,7 @@ pub struct DevicesSeen {
 
 /// The processor's statement. Which of the two is *expected* is the policy's to say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, tag = "kind", rename_all = "kebab-case")]
+#[serde(try_from = "CpuFields", tag = "kind", rename_all = "kebab-case")]
 pub enum CpuEvidence {
     /// An SEV-SNP attestation report.
     Snp {
@@ -74,6 +75,47 @@ pub enum CpuEvidence {
         #[serde(with = "serde_blob")]
         event_log: Vec<u8>,
     },
+}
+
+/// [`CpuEvidence`] as it is read. For an enum with a tag inside, serde would first read anything at all, and make room for as many entries
+/// as a list says that it has.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CpuFields {
+    kind: CpuKind,
+    #[serde(default, deserialize_with = "some_bytes")]
+    report: Option<Vec<u8>>,
+    #[serde(default, deserialize_with = "some_bytes")]
+    quote: Option<Vec<u8>>,
+    #[serde(default, deserialize_with = "some_bytes")]
+    event_log: Option<Vec<u8>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum CpuKind {
+    Snp,
+    Tdx,
+}
+
+impl TryFrom<CpuFields> for CpuEvidence {
+    type Error = &'static str;
+
+    fn try_from(fields: CpuFields) -> Result<Self, Self::Error> {
+        match fields {
+            CpuFields { kind: CpuKind::Snp, report: Some(report), quote: None, event_log: None } => Ok(Self::Snp { report }),
+            CpuFields { kind: CpuKind::Tdx, report: None, quote: Some(quote), event_log: Some(event_log) } => {
+                Ok(Self::Tdx { quote, event_log })
+            }
+            CpuFields { kind: CpuKind::Snp, .. } => Err("evidence of SNP has a report and nothing else"),
+            CpuFields { kind: CpuKind::Tdx, .. } => Err("evidence of TDX has a quote, an event log and nothing else"),
+        }
+    }
+}
+
+/// Bytes, where the field is there: nothing stands for their absence.
+fn some_bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u8>>, D::Error> {
+    serde_blob::deserialize(deserializer).map(Some)
 }
 
 /// A GPU's or switch's statement.

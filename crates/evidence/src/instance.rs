@@ -156,6 +156,7 @@ pub struct Jail {
     /// Effective and permitted capabilities, all threads or-ed.
     pub capabilities: u64,
     /// Namespaces that differ from the agent's, sorted: of `cgroup ipc mnt net pid uts`.
+    #[serde(deserialize_with = "serde_list::deserialize")]
     pub namespaces: Vec<String>,
     /// The VMM is in a cgroup of its own with memory and pids limits.
     pub cgroup: bool,
@@ -326,6 +327,38 @@ pub(crate) mod serde_blob {
             }
         }
         deserializer.deserialize_byte_buf(Bytes)
+    }
+}
+
+/// A list. It may say how long it is, but no room is made before its entries are there.
+pub(crate) mod serde_list {
+    use std::{fmt, marker::PhantomData};
+
+    use serde::{
+        Deserialize, Deserializer,
+        de::{SeqAccess, Visitor},
+    };
+
+    struct List<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Vec<T>, A::Error> {
+            let mut list = Vec::new();
+            while let Some(entry) = entries.next_element()? {
+                list.push(entry);
+            }
+            Ok(list)
+        }
+    }
+
+    pub(crate) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+        deserializer.deserialize_seq(List(PhantomData))
     }
 }
 

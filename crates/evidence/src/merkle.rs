@@ -20,6 +20,7 @@ pub struct InclusionPath {
     /// Number of leaves.
     pub count: u32,
     /// Sibling digests, lowest first; at most 12.
+    #[serde(deserialize_with = "crate::instance::serde_list::deserialize")]
     pub siblings: Vec<crate::instance::Pcr>,
 }
 
