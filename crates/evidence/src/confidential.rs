@@ -234,6 +234,35 @@ mod tests {
     }
 
     #[test]
+    fn a_processor_has_its_own_fields_and_no_others() {
+        use ciborium::Value;
+        let read = |fields: &[(&str, Value)]| {
+            let map = fields.iter().map(|(name, value)| (Value::from(*name), value.clone())).collect();
+            Value::Map(map).deserialized::<CpuEvidence>()
+        };
+        let (bytes, kind) = (Value::Bytes(vec![1; 3]), |kind: &str| ("kind", Value::from(kind)));
+        let (report, quote, log) = (("report", bytes.clone()), ("quote", bytes.clone()), ("event_log", bytes));
+        assert!(matches!(read(&[kind("snp"), report.clone()]), Ok(CpuEvidence::Snp { .. })));
+        assert!(matches!(read(&[quote.clone(), kind("tdx"), log.clone()]), Ok(CpuEvidence::Tdx { .. })));
+        for odd in [
+            vec![kind("snp")],
+            vec![kind("sgx"), report.clone()],
+            vec![report.clone()],
+            vec![kind("snp"), report.clone(), quote.clone()],
+            vec![kind("snp"), report.clone(), log.clone()],
+            vec![kind("snp"), report.clone(), ("quote", Value::Null)],
+            vec![kind("snp"), report.clone(), report.clone()],
+            vec![kind("snp"), report.clone(), ("more", Value::Null)],
+            vec![kind("snp"), ("report", Value::Array(vec![Value::from(1)]))],
+            vec![kind("tdx"), quote.clone()],
+            vec![kind("tdx"), quote.clone(), log.clone(), report.clone()],
+            vec![kind("tdx"), log, report],
+        ] {
+            assert!(read(&odd).is_err(), "{odd:?}");
+        }
+    }
+
+    #[test]
     fn the_leaf_depends_on_each_part() {
         let leaf = confidential_leaf(&evidence());
         let changes: [fn(&mut ConfidentialEvidence); 7] = [

@@ -26,7 +26,10 @@ use crate::{
     rego::{AppraisalPolicy, NamedPolicy},
     request::{Pinned, Request},
     revocation::{self, RevocationList},
-    snp::launch::{CpuSignature, LaunchInputs, launch_measurement},
+    snp::{
+        self,
+        launch::{CpuSignature, LaunchInputs, launch_measurement},
+    },
     tdx,
     x509::{Algorithm, Certificate, TrustAnchor, VerifiedCrl, public_key},
 };
@@ -179,8 +182,9 @@ fn certificate(bytes: &[u8]) {
     let Ok(certificate) = Certificate::from_der(bytes) else { return };
     let _ = (certificate.subject(), certificate.common_name(), certificate.key_identifier(), public_key(&certificate));
     let _ = (certificate.not_before(), certificate.not_after());
-    let _ = (tdx::decode_extension(&certificate), crate::snp::decode_certificate(&certificate));
-    let _ = gpu::decode_firmware_id(&certificate);
+    tdx::decode_extension(&certificate);
+    snp::decode_certificate(&certificate);
+    gpu::decode_firmware_id(&certificate);
     let _ = TrustAnchor::new(certificate, true);
 }
 
@@ -203,7 +207,7 @@ fn revocation_list(bytes: &[u8]) {
 fn ocsp(bytes: &[u8]) {
     let (issuer, response) = two(bytes);
     let Ok(issuer) = Certificate::from_der(issuer) else { return };
-    let _ = gpu::decode_ocsp(response, &issuer, NOW);
+    gpu::decode_ocsp(response, &issuer, NOW);
 }
 
 fn gpu_chain(bytes: &[u8]) {
