@@ -1,6 +1,8 @@
 //! What is good is accepted, and every odd form of it refused: by bytes, as certificates bring them, so that a change of the
 //! arithmetic cannot loosen anything unseen.
 
+use std::convert::Infallible;
+
 use p256::{
     ecdsa::signature::{Signer as _, hazmat::PrehashSigner as _},
     pkcs8::EncodePublicKey,
@@ -11,7 +13,7 @@ use rsa::{
     pkcs1v15,
     pkcs8::spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned},
     pss,
-    rand_core::UnwrapErr,
+    rand_core::{TryCryptoRng, TryRng},
     signature::{RandomizedSigner as _, SignatureEncoding as _},
     traits::PublicKeyParts as _,
 };
@@ -266,7 +268,7 @@ fn sequence(parts: &[&[u8]]) -> Vec<u8> {
 }
 
 fn rsa_private(bits: usize) -> RsaPrivateKey {
-    RsaPrivateKey::new(&mut UnwrapErr(getrandom::SysRng), bits).unwrap()
+    RsaPrivateKey::new(&mut Counted(0), bits).unwrap()
 }
 
 fn pkcs1<D>(private: &RsaPrivateKey, message: &[u8]) -> Vec<u8>
@@ -282,13 +284,40 @@ fn pkcs1_384(private: &RsaPrivateKey) -> Vec<u8> {
 
 fn pss_with(private: &RsaPrivateKey, salt: usize) -> Vec<u8> {
     let key = pss::SigningKey::<Sha384>::new_with_salt_len(private.clone(), salt);
-    key.sign_with_rng(&mut UnwrapErr(getrandom::SysRng), MESSAGE).to_vec()
+    key.sign_with_rng(&mut Counted(1 << 32), MESSAGE).to_vec()
 }
 
 fn pss_384() -> AlgorithmIdentifierOwned {
     let parameters = RsaPssParams::new::<Sha384>(48).to_der().unwrap();
     AlgorithmIdentifierOwned { oid: oid::ID_RSASSA_PSS, parameters: Some(Any::from_der(&parameters).unwrap()) }
 }
+
+/// Numbers for keys that are the same each time: digests of a counter.
+struct Counted(u64);
+
+impl TryRng for Counted {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        self.try_next_u64().map(|number| (number >> 32) as u32)
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        let mut bytes = [0; 8];
+        self.try_fill_bytes(&mut bytes)?;
+        Ok(u64::from_be_bytes(bytes))
+    }
+
+    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Infallible> {
+        for part in out.chunks_mut(32) {
+            self.0 += 1;
+            part.copy_from_slice(&Sha256::digest(self.0.to_be_bytes())[..part.len()]);
+        }
+        Ok(())
+    }
+}
+
+impl TryCryptoRng for Counted {}
 
 /// A SubjectPublicKeyInfo of any two numbers.
 fn rsa_spki(n: &[u8], e: &[u8]) -> Vec<u8> {

@@ -59,7 +59,7 @@ pub(super) struct Unverified {
 pub(super) struct Signed<T> {
     text: String,
     signature: Signature,
-    pub(super) issuers: Vec<Certificate>,
+    pub(super) issuers: Arc<[Certificate]>,
     content: Arc<T>,
 }
 
@@ -128,24 +128,28 @@ impl Unverified {
         }
         let text: Text = serde_json::from_slice(json).map_err(CollateralError::Json)?;
         let hex = |what, text: &str| hex::decode(text).map_err(|_| CollateralError::Hex { what });
+        let pck_crl_issuers = chain("pck_crl_issuer_chain", &text.pck_crl_issuer_chain)?;
+        let (root_crl, pck_crl) = (hex("root_ca_crl", &text.root_ca_crl)?, hex("pck_crl", &text.pck_crl)?);
+        let issuers: Arc<[Certificate]> = chain("tcb_info", &text.tcb_info_issuer_chain)?.into();
+        let tcb_info = Signed::decode("tcb_info", text.tcb_info, &text.tcb_info_signature, Arc::clone(&issuers))?;
+        // Both have the same signer as a rule: read once, then.
+        let issuers = if text.qe_identity_issuer_chain == text.tcb_info_issuer_chain {
+            issuers
+        } else {
+            chain("qe_identity", &text.qe_identity_issuer_chain)?.into()
+        };
         Ok(Self {
-            pck_crl_issuers: chain("pck_crl_issuer_chain", &text.pck_crl_issuer_chain)?,
-            root_crl: hex("root_ca_crl", &text.root_ca_crl)?,
-            pck_crl: hex("pck_crl", &text.pck_crl)?,
-            tcb_info: Signed::decode("tcb_info", text.tcb_info, &text.tcb_info_signature, &text.tcb_info_issuer_chain)?,
-            qe_identity: Signed::decode(
-                "qe_identity",
-                text.qe_identity,
-                &text.qe_identity_signature,
-                &text.qe_identity_issuer_chain,
-            )?,
+            pck_crl_issuers,
+            root_crl,
+            pck_crl,
+            tcb_info,
+            qe_identity: Signed::decode("qe_identity", text.qe_identity, &text.qe_identity_signature, issuers)?,
         })
     }
 }
 
 impl<T: DeserializeOwned + Document> Signed<T> {
-    fn decode(what: &'static str, text: String, signature: &str, issuers: &str) -> Result<Self, CollateralError> {
-        let issuers = chain(what, issuers)?;
+    fn decode(what: &'static str, text: String, signature: &str, issuers: Arc<[Certificate]>) -> Result<Self, CollateralError> {
         let mut bytes = [0; 64];
         hex::decode_to_slice(signature, &mut bytes).map_err(|_| CollateralError::Hex { what })?;
         let signature = Signature::from_slice(&bytes).map_err(|_| CollateralError::Hex { what })?;
