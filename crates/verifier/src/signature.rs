@@ -4,9 +4,6 @@
 //! has such a type comes here, and ring does the rest, in a fraction of the time, after it judged the form once more. What ring
 //! lacks stays with RustCrypto. `docs/adr/0005-signature-arithmetic-by-ring.md` has the figures and the reasons.
 
-#[cfg(test)]
-mod tests;
-
 use ring::signature::{self, EcdsaVerificationAlgorithm, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey};
 use rsa::{RsaPublicKey, pss, signature::Verifier as _, traits::PublicKeyParts as _};
 use sha2::{Sha256, Sha384};
@@ -80,3 +77,6 @@ fn any_salt(key: &RsaPublicKey, hash: Hash, message: &[u8], signature: &pss::Sig
         Hash::Sha384 => pss::VerifyingKey::<Sha384>::new_with_auto_salt_len(key).verify(message, signature).is_ok(),
     }
 }
+
+#[cfg(test)]
+mod tests;
