@@ -60,7 +60,10 @@ impl Form {
                 CertificateList::from_der(&der).map(|_: CertificateList| ()).map_err(|error| error.to_string())?;
                 Ok(der)
             }
-            Self::Signed(name) => split(&body, name).map(|_| body),
+            Self::Signed(name) => {
+                split(&body, name)?;
+                Ok(body)
+            }
             Self::Manifest => manifest(&body, about),
             Self::Ocsp => ocsp(body),
         }
@@ -170,14 +173,7 @@ mod tests {
 
     #[test]
     fn a_page_is_neither_certificate_nor_list_nor_manifest_nor_answer() {
-        for form in [
-            Form::Certificate,
-            Form::Chain,
-            Form::RevocationList,
-            Form::Signed("tcbInfo"),
-            Form::Manifest,
-            Form::Ocsp,
-        ] {
+        for form in [Form::Certificate, Form::Chain, Form::RevocationList, Form::Signed("tcbInfo"), Form::Manifest, Form::Ocsp] {
             for page in [&b"<html>log in</html>"[..], b"", b"{}", b"00", b"-----BEGIN X-----"] {
                 assert!(form.accept(page.to_vec(), None).is_err(), "{form:?} {page:?}");
             }
@@ -187,7 +183,9 @@ mod tests {
     #[test]
     fn a_manifest_must_be_the_one_that_was_asked_for_and_whole() {
         let answer = |id: &str, xml: &[u8], sha256: &str| {
-            serde_json::json!({ "id": id, "rim": BASE64.encode(xml), "sha256": sha256, "rim_format": "TEXT" }).to_string().into_bytes()
+            serde_json::json!({ "id": id, "rim": BASE64.encode(xml), "sha256": sha256, "rim_format": "TEXT" })
+                .to_string()
+                .into_bytes()
         };
         let digest = hex::encode(Sha256::digest(b"<a/>"));
         assert_eq!(Form::Manifest.accept(answer("A", b"<a/>", &digest), Some("A")).unwrap(), b"<a/>");

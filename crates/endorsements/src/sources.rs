@@ -82,8 +82,15 @@ mod tests {
         for url in ["http://127.0.0.1:8081", "http://localhost", "http://[::1]:1"] {
             assert!(Sources { amd_kds: url.to_owned(), ..Sources::default() }.checked().is_ok(), "{url}");
         }
-        for url in ["http://kdsintf.amd.com", "ftp://x.example", "file:///etc", "kdsintf.amd.com", "", "https://x/?a=b", "http://127.0.0.1.example"]
-        {
+        for url in [
+            "http://kdsintf.amd.com",
+            "ftp://x.example",
+            "file:///etc",
+            "kdsintf.amd.com",
+            "",
+            "https://x/?a=b",
+            "http://127.0.0.1.example",
+        ] {
             let refused = Sources { amd_kds: url.to_owned(), ..Sources::default() }.checked();
             assert!(matches!(refused, Err(SetupError::Source { .. })), "{url}");
         }

@@ -38,9 +38,14 @@ pub fn device_questions(chain: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, QuestionError
     questions(chain, 1)
 }
 
-/// The same for who signed a manifest (XML).
+/// Who signed a manifest (XML), DER, as it says itself. Nothing is verified.
+pub fn manifest_chain(xml: &[u8]) -> Result<Vec<Vec<u8>>, QuestionError> {
+    Ok(SignedDocument::parse(xml).map_err(QuestionError::Manifest)?.chain().to_vec())
+}
+
+/// One OCSP request for each certificate of who signed a manifest (XML), but the root.
 pub fn manifest_questions(xml: &[u8]) -> Result<Vec<Vec<u8>>, QuestionError> {
-    questions(SignedDocument::parse(xml).map_err(QuestionError::Manifest)?.chain(), 0)
+    questions(&manifest_chain(xml)?, 0)
 }
 
 fn questions(chain: &[Vec<u8>], first: usize) -> Result<Vec<Vec<u8>>, QuestionError> {
@@ -50,8 +55,10 @@ fn questions(chain: &[Vec<u8>], first: usize) -> Result<Vec<Vec<u8>>, QuestionEr
     let certificates = chain.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
     let pairs = certificates.iter().zip(certificates.iter().skip(1)).skip(first);
     let question = |(index, (certificate, issuer)): (usize, (&Certificate, &Certificate))| {
-        question(certificate, issuer)
-            .ok_or(QuestionError::Certificate { index, source: CertificateError::Malformed(x509_cert::der::ErrorKind::Failed.into()) })
+        question(certificate, issuer).ok_or(QuestionError::Certificate {
+            index,
+            source: CertificateError::Malformed(x509_cert::der::ErrorKind::Failed.into()),
+        })
     };
     pairs.enumerate().map(question).collect()
 }

@@ -31,8 +31,7 @@ fn each_example_of_the_documentation_is_accepted_and_a_new_set_can_be_written() 
         ("confidential", confidential()),
     ];
     let rules = AppraisalPolicy::strict();
-    let pinned =
-        Pinned { anchors: None, references: None, rules: &rules, revocations: None, simulated: Simulated::Allow };
+    let pinned = Pinned { anchors: None, references: None, rules: &rules, revocations: None, simulated: Simulated::Allow };
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/api/examples");
     for (kind, made) in examples {
         if let Some(out) = std::env::var_os("CASEMATE_EXAMPLES_OUT") {

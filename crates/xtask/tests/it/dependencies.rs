@@ -14,7 +14,8 @@ enum Allowed {
     Anything,
 }
 
-const LIBRARIES: [&str; 10] = ["api", "attester", "daemon", "endorsements", "evidence", "image", "lifecycle", "sandbox", "seal", "verifier"];
+const LIBRARIES: [&str; 10] =
+    ["api", "attester", "daemon", "endorsements", "evidence", "image", "lifecycle", "sandbox", "seal", "verifier"];
 const EXECUTABLES: [&str; 4] = ["agent", "cli", "guest", "server"];
 
 fn allowed(name: &str) -> Allowed {
