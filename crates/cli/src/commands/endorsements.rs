@@ -16,7 +16,7 @@ use casemate_verifier::gpu::chain_from_pem;
 use serde_json::{Value, json};
 
 use crate::{
-    args::{Endorsements, EndorsementsCommand, FetchOptions, Globals, Product},
+    args::{Endorsements, EndorsementsCommand, FetchOptions, Globals, Product, Verify},
     commands::evidence::{self, from_text, read},
     context,
     exit::{Hinted, Status, Usage},
@@ -166,9 +166,10 @@ impl Collector {
 }
 
 /// Options that only mean something together with `--fetch`.
-pub(crate) fn refuse_without_fetch(fetch: bool, options: &FetchOptions) -> Result<(), Usage> {
-    let given = options.cache.is_some() || options.max_age.is_some() || options.product.is_some() || options.vlek.is_some();
-    if given && !fetch {
+pub(crate) fn require_meaning(args: &Verify) -> Result<(), Usage> {
+    let FetchOptions { cache, max_age, product, vlek, .. } = &args.fetching;
+    let given = cache.is_some() || max_age.is_some() || product.is_some() || vlek.is_some();
+    if given && !args.fetch {
         return Err(Usage("--cache, --max-age, --product and --vlek are for --fetch, which is not there".to_owned()));
     }
     Ok(())

@@ -29,7 +29,7 @@ use crate::{
 pub(crate) async fn run(globals: &Globals, args: Verify) -> anyhow::Result<Status> {
     let rules = args.policy.as_deref().map_or_else(|| Ok(AppraisalPolicy::strict()), load_policy)?;
     let json = globals.json || args.output == Format::Json;
-    endorsements::refuse_without_fetch(args.fetch, &args.fetching)?;
+    endorsements::require_meaning(&args)?;
     let Some(instance) = &args.instance else {
         let Some(path) = &args.evidence else {
             return from_stdin(globals, &args, &rules).await;

@@ -109,3 +109,18 @@ fn a_private_key_is_named_and_not_shown() {
     let tree = done(&["evidence", "show", file.to_str().unwrap()]);
     assert!(tree.contains("PRIVATE KEY") && !tree.contains("9d61b19d"), "{tree}");
 }
+
+#[test]
+fn a_log_is_shown_and_computed_with_the_same_registers() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("log");
+    let (_, content) = shown(&file, &bytes(&example("tpm")["evidence"]["event_log"]));
+    let quoted = &example("tpm")["evidence"]["pcrs"]["sha256"];
+    for args in [&["--json", "reference", "compute", "pcrs"][..], &["reference", "compute", "pcrs", "--output", "json"]] {
+        let computed: Value = serde_json::from_str(&done(&[args, &["--event-log", file.to_str().unwrap()]].concat())).unwrap();
+        for pcr in 0..8 {
+            let shown = &content["replayed"]["sha256"][pcr.to_string()];
+            assert_eq!((shown, &computed[format!("pcr{pcr}")]), (&quoted[pcr.to_string()], &quoted[pcr.to_string()]), "{pcr}");
+        }
+    }
+}

@@ -1,50 +1,14 @@
 //! Requests: what is accepted, what is refused by which check, and what is no request.
 
-use std::{
-    fs,
-    io::Write as _,
-    path::{Path, PathBuf},
-};
+use std::fs;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use casemate_verifier::tdx::TdxPolicy;
 use serde_json::{Value, json};
 
 use crate::{KINDS, answer, casemate, done, example, example_path};
 
-const ZERO: &str = "000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000";
-
-fn vector(name: &str) -> Option<Vec<u8>> {
-    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vectors");
-    let folder = std::env::var_os("CASEMATE_VECTORS").map_or_else(default, PathBuf::from);
-    if !folder.is_dir() {
-        let _ = writeln!(std::io::stderr(), "SKIPPED: no vectors at {}; set CASEMATE_VECTORS to their folder", folder.display());
-        return None;
-    }
-    Some(fs::read(folder.join(name)).unwrap())
-}
-
-/// A quote of a real machine, expected to be what it is. Offsets: header 48, then TD report 1.0.
-fn tdx() -> Option<Value> {
-    let quote = vector("tdx/v4-uptodate.quote.bin")?;
-    let field = |at: usize, len: usize| hex::encode(&quote[48 + at..48 + at + len]);
-    let rtmr = |index: usize| json!({ "one_of": [field(328 + 48 * index, 48)] });
-    Some(json!({
-        "version": 1, "kind": "tdx", "at": 1_750_420_800,
-        "evidence": { "quote": BASE64.encode(&quote) },
-        "endorsements": { "collateral": BASE64.encode(vector("tdx/v4-uptodate.collateral.json").unwrap()) },
-        "policy": TdxPolicy::strict(),
-        "expectation": {
-            "mrtd": [field(136, 48)], "rtmrs": [rtmr(0), rtmr(1), rtmr(2), rtmr(3)],
-            "config_id": field(184, 48), "owner": field(232, 48), "owner_config": field(280, 48),
-            "service_td": ZERO, "report_data": field(520, 64),
-        },
-    }))
-}
-
 #[test]
 fn a_good_request_exits_with_0_and_a_refused_one_with_2() {
-    let Some(good) = tdx() else { return };
+    let good = example("tdx");
     let output = casemate(&["verify", "--json"], good.to_string().as_bytes());
     let response = answer(&output);
     assert_eq!((output.status.code(), response["accepted"].as_bool()), (Some(0), Some(true)), "{response}");
@@ -63,7 +27,7 @@ fn a_good_request_exits_with_0_and_a_refused_one_with_2() {
 
 #[test]
 fn a_request_in_a_file_is_judged_without_a_context_and_by_the_policy_that_is_given() {
-    let Some(good) = tdx() else { return };
+    let good = example("tdx");
     let folder = tempfile::tempdir().unwrap();
     let (request, policy) = (folder.path().join("request.json"), folder.path().join("never.rego"));
     fs::write(&request, good.to_string()).unwrap();
@@ -187,18 +151,4 @@ fn a_request_with_a_fault_in_its_form_says_where() {
     let output = casemate(&["verify", "--json"], request.to_string().as_bytes());
     assert_eq!(output.status.code(), Some(1));
     assert!(answer(&output)["error"].as_str().unwrap().contains("reference values"));
-}
-
-#[test]
-fn a_log_is_shown_and_computed_with_the_same_registers() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("log");
-    let Some(log) = vector("tdx/ovmf.ccel.bin") else { return };
-    fs::write(&file, log).unwrap();
-    let output = casemate(&["evidence", "show", file.to_str().unwrap(), "--output", "json"], b"");
-    let shown = answer(&output);
-    let expected = "775b9f6bfe99f8a31396f0d0218e67ffa796d3b96ccf961cbb0deba48c79c00f082cda1a5567c1c16305f1fc210c13c6";
-    assert_eq!(shown["content"]["replayed"]["rtmr"][1], expected);
-    let output = casemate(&["--json", "reference", "compute", "tdx-rtmr", "--event-log", file.to_str().unwrap()], b"");
-    assert_eq!(answer(&output)["rtmr1"], expected);
 }
