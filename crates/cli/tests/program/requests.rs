@@ -38,7 +38,7 @@ fn a_request_in_a_file_is_judged_without_a_context_and_by_the_policy_that_is_giv
     let output = casemate(&["verify", "--evidence", request], b"");
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{text}");
-    assert!(text.contains("verdict: Affirming") && !text.contains("policy: "), "{text}");
+    assert!(text.contains("verdict: Affirming") && !text.contains("\npolicy: "), "{text}");
 
     let output = casemate(&["verify", "--evidence", request, "--policy", policy, "--output", "json"], b"");
     assert_eq!(output.status.code(), Some(2));

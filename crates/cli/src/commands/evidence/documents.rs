@@ -44,7 +44,7 @@ pub(crate) fn nvidia_devices(bytes: &[u8]) -> Result<Vec<DeviceEvidence>, String
         let report = BASE64.decode(device.evidence).map_err(|error| error.to_string())?;
         let pem = BASE64.decode(device.certificate).map_err(|error| error.to_string())?;
         let pem = String::from_utf8(pem).map_err(|error| error.to_string())?;
-        let chain = chain_from_pem(&pem).map_err(|error| error.to_string())?;
+        let chain = chain_from_pem(&pem).map_err(shapes::said)?;
         let is_switch = device.arch.is_some_and(|arch| arch.eq_ignore_ascii_case("LS10"));
         Ok(DeviceEvidence { kind: if is_switch { DeviceKind::Switch } else { DeviceKind::Gpu }, report, chain })
     };
@@ -61,7 +61,7 @@ pub(super) fn nvidia(bytes: &[u8]) -> Result<Value, String> {
 
 /// A signed manifest of NVIDIA's. Its content is for the verifier, once the signature holds.
 pub(super) fn manifest(bytes: &[u8]) -> Result<Value, String> {
-    let chain = manifest_chain(bytes).map_err(|error| error.to_string())?;
+    let chain = manifest_chain(bytes).map_err(shapes::said)?;
     Ok(json!({ "bytes": bytes.len(), "signed_by": x509::chain(&chain)? }))
 }
 

@@ -8,13 +8,15 @@ use casemate_evidence::{
 };
 use serde_json::{Map, Value, json};
 
+use super::shapes::said;
+
 const BANKS: [HashAlg; 4] = [HashAlg::Sha1, HashAlg::Sha256, HashAlg::Sha384, HashAlg::Sha512];
 /// Most characters of an event's data that are shown.
 const MAX_DATA: usize = 160;
 
 /// The log of a TPM's firmware.
 pub(super) fn firmware(bytes: &[u8]) -> Result<Value, String> {
-    let log = LogRef::parse(bytes).map_err(|error| error.to_string())?;
+    let log = LogRef::parse(bytes).map_err(said)?;
     // Zeros are a log of the old format, too, but nobody's.
     if !log.events.iter().any(|event| event.kind != EventType::PREBOOT_CERT && event.kind.name().is_some()) {
         return Err("none of its events is of a known type".to_owned());
@@ -47,7 +49,7 @@ pub(super) fn firmware(bytes: &[u8]) -> Result<Value, String> {
 
 /// The log of a trust domain.
 pub(super) fn ccel(bytes: &[u8]) -> Result<Value, String> {
-    let log = CcelLog::parse(bytes).map_err(|error| error.to_string())?;
+    let log = CcelLog::parse(bytes).map_err(said)?;
     let event = |event: &casemate_evidence::tdx::ccel::CcelEvent| {
         json!({
             "rtmr": event.rtmr,
@@ -81,7 +83,7 @@ pub(super) fn ima_binary(bytes: &[u8]) -> Result<Value, String> {
 fn ima(bytes: &[u8], format: Format) -> Result<Value, String> {
     let mut reader = Reader::new(bytes, format);
     let mut entries = Vec::new();
-    while let Some(entry) = reader.next_entry().map_err(|error| error.to_string())? {
+    while let Some(entry) = reader.next_entry().map_err(said)? {
         let genuine = entry.is_violation() || entry.template_digest(entry.listed_alg()) == entry.listed();
         entries.push(json!({
             "pcr": entry.pcr(),

@@ -51,8 +51,15 @@ pub(super) fn refusals(bytes: &[u8]) -> Vec<(&'static str, String)> {
     KNOWN.iter().filter_map(|(kind, decode)| Some((*kind, decode(bytes).err()?))).collect()
 }
 
-fn said(error: impl std::error::Error) -> String {
-    error.to_string()
+/// An error with its causes.
+pub(super) fn said(error: impl std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// Bytes that are written as hexadecimal digits or base64.

@@ -98,7 +98,7 @@ fn key(info: &SubjectPublicKeyInfoOwned) -> Value {
     json!({
         "algorithm": name(&info.algorithm.oid),
         "curve": parameters.map(|curve| name(&curve)),
-        "bits": info.subject_public_key.raw_bytes().len() * 8,
+        "bytes": info.subject_public_key.raw_bytes().len(),
         "sha256": hex::encode(Sha256::digest(bytes)),
     })
 }
