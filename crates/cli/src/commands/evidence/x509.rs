@@ -64,7 +64,7 @@ pub(super) fn pem(bytes: &[u8]) -> Result<Value, String> {
     while let Some(begin) = rest.find("-----BEGIN ") {
         let closing = rest[begin..].find("-----END ").ok_or("a block of it has no end")? + begin;
         let end = rest[closing + 9..].find("-----").ok_or("a block of it has no end")? + closing + 9 + 5;
-        let (label, der) = x509_cert::der::pem::decode_vec(rest[begin..end].as_bytes()).map_err(|error| error.to_string())?;
+        let (label, der) = x509_cert::der::pem::decode_vec(&rest.as_bytes()[begin..end]).map_err(|error| error.to_string())?;
         blocks.push(block(label, &der)?);
         if blocks.len() > MAX_SHOWN {
             return Err(format!("it has more than {MAX_SHOWN} blocks"));
