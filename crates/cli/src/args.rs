@@ -5,6 +5,12 @@ use std::path::PathBuf;
 use casemate_verifier::UnixTime;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod endorsements;
+mod reference;
+
+pub(crate) use endorsements::{Endorsements, EndorsementsCommand, FetchOptions, Product};
+pub(crate) use reference::{Checked, ComputeCommand, ComputeSnp, Export, Reference, ReferenceCommand};
+
 /// Run workloads on other people's machines, and hand over keys only after checking the evidence yourself.
 #[derive(Debug, Parser)]
 #[command(name = "casemate", version, max_term_width = 100, propagate_version = true)]
@@ -55,7 +61,9 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Show what a file with evidence says, without judging it.
     Evidence(Evidence),
-    /// Compute reference values.
+    /// Fetch what vendors publish about their processors and GPUs. Nothing of it is trusted: `verify` judges it.
+    Endorsements(Endorsements),
+    /// Compute, sign, check and convert reference values.
     Reference(Reference),
     /// Check the signed receipt of an ended instance.
     Receipt(Receipt),
@@ -184,8 +192,13 @@ pub(crate) struct Verify {
     /// Save the evidence, to be judged again offline.
     #[arg(long, value_name = "FILE", requires = "instance")]
     pub(crate) save: Option<PathBuf>,
+    /// Fetch the vendors' endorsements for the request, instead of those that it brings.
+    #[arg(long, conflicts_with = "instance")]
+    pub(crate) fetch: bool,
     #[arg(long, value_enum, default_value = "table")]
     pub(crate) output: Format,
+    #[command(flatten)]
+    pub(crate) fetching: FetchOptions,
 }
 
 #[derive(Debug, Args)]
@@ -196,71 +209,12 @@ pub(crate) struct Evidence {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum EvidenceCommand {
-    /// Show a report, quote, log or TPM structure; its kind is found by its content.
+    /// Show a report, quote, log, TPM structure, certificate or the like; its kind is found by its content.
     Show {
         file: PathBuf,
         #[arg(long, value_enum, default_value = "table")]
         output: Format,
     },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Reference {
-    #[command(subcommand)]
-    pub(crate) command: ReferenceCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ReferenceCommand {
-    /// Compute what good evidence says, from what is launched or was logged.
-    Compute {
-        #[command(subcommand)]
-        what: ComputeCommand,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ComputeCommand {
-    /// The launch measurement of an SEV-SNP guest (QEMU and OVMF).
-    Snp(ComputeSnp),
-    /// RTMR0 to RTMR3 that an event log (CCEL) leads to.
-    TdxRtmr {
-        #[arg(long, value_name = "FILE")]
-        event_log: PathBuf,
-    },
-    /// PCR values that a firmware event log leads to.
-    Pcrs {
-        #[arg(long, value_name = "FILE")]
-        event_log: PathBuf,
-        /// sha1, sha256, sha384 or sha512.
-        #[arg(long, default_value = "sha256")]
-        bank: String,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ComputeSnp {
-    /// OVMF file.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) firmware: PathBuf,
-    /// Kernel that is booted directly.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) kernel: Option<PathBuf>,
-    /// Its initrd.
-    #[arg(long, value_name = "FILE", requires = "kernel")]
-    pub(crate) initrd: Option<PathBuf>,
-    /// Its command line.
-    #[arg(long, requires = "kernel", default_value = "")]
-    pub(crate) append: String,
-    /// Virtual CPUs.
-    #[arg(long)]
-    pub(crate) vcpus: u32,
-    /// CPU model: EPYC-Milan, EPYC-Genoa or EPYC-Turin.
-    #[arg(long)]
-    pub(crate) cpu: String,
-    /// SEV_FEATURES of the virtual CPUs.
-    #[arg(long, default_value_t = 1, value_name = "BITS")]
-    pub(crate) guest_features: u64,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use casemate_endorsements::{EndorsementError, FetchError};
+
 /// Exit status of every command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Status {
@@ -71,7 +73,28 @@ pub(crate) fn report(error: &anyhow::Error) -> Status {
 fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
         let hinted = cause.downcast_ref::<Hinted>().map(|h| h.hint.clone());
-        hinted.or_else(|| cause.downcast_ref::<Refused>().map(|r| check_hint(&r.check).to_owned()))
+        let hinted = hinted.or_else(|| cause.downcast_ref::<Refused>().map(|r| check_hint(&r.check).to_owned()));
+        hinted.or_else(|| cause.downcast_ref::<EndorsementError>().and_then(fetch_hint).map(str::to_owned))
+    })
+}
+
+/// What a person can do where endorsements could not be had.
+fn fetch_hint(error: &EndorsementError) -> Option<&'static str> {
+    let EndorsementError::Fetch { source, .. } = error else { return None };
+    Some(match &**source {
+        FetchError::Status { status, .. } if status.as_u16() == 404 => {
+            "the vendor has nothing published for this device, firmware or address; check --product and the address of a mirror"
+        }
+        FetchError::Stale { .. } => {
+            "wait until the service answers again, or name a mirror; a greater --max-age accepts older answers"
+        }
+        FetchError::Throttled { .. } => "come back later, or name a mirror such as --amd-kds URL or --intel-pcs URL",
+        FetchError::Content { .. } | FetchError::TooLong { .. } => {
+            "something else than the vendor's service answered: a proxy that wants a login, or a wrong address"
+        }
+        FetchError::Request { .. } | FetchError::Status { .. } | FetchError::Time { .. } => {
+            "check the network and HTTPS_PROXY, or name a mirror such as --amd-kds URL or --intel-pcs URL"
+        }
     })
 }
 

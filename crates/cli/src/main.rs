@@ -63,6 +63,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Status> {
         Command::Rm(rm) => commands::rm::run(&globals, rm).await,
         Command::Verify(verify) => commands::verify::run(&globals, verify).await,
         Command::Evidence(evidence) => commands::evidence::run(&globals, &evidence),
+        Command::Endorsements(endorsements) => commands::endorsements::run(&globals, endorsements).await,
         Command::Reference(reference) => commands::reference::run(&globals, &reference),
         Command::Receipt(receipt) => commands::receipt::run(&globals, receipt).await,
         Command::Nodes(nodes) => commands::nodes::run(&globals, nodes).await,

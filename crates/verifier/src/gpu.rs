@@ -22,6 +22,7 @@ mod ocsp;
 mod policy;
 mod status;
 mod swid;
+mod wanted;
 mod xml;
 
 use std::collections::VecDeque;
@@ -38,6 +39,7 @@ pub use ocsp::OcspError;
 pub use policy::{DeviceCount, Fingerprint, GpuExpectation, GpuMode, GpuPolicy};
 pub use status::{MAX_SOURCES, Revocation, StatusError};
 pub use swid::SwidError;
+pub use wanted::{QuestionError, chip_named_by, device_questions, manifest_chain, manifest_questions};
 pub use xml::XmlError;
 
 use crate::{

@@ -88,8 +88,12 @@ impl ReferenceValues {
 
     /// The file that [`from_signed`](Self::from_signed) reads.
     pub fn to_signed(&self, key: &SigningKey) -> String {
-        let payload = serde_json::to_string(&self.payload()).expect("reference values are plain data");
-        envelope::sign(payload, key, SIGNATURE_DOMAIN)
+        envelope::sign(self.to_payload(), key, SIGNATURE_DOMAIN)
+    }
+
+    /// The JSON text that is signed in such a file.
+    pub fn to_payload(&self) -> String {
+        serde_json::to_string(&self.payload()).expect("reference values are plain data")
     }
 
     /// These and those: what either of them knows is known. A machine that both name must be the same in both.

@@ -25,6 +25,7 @@ mod revocation;
 mod stages;
 mod status;
 mod tcb;
+mod wanted;
 mod window;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub use expectation::{Expectation, Rtmr, config_id};
 pub use pck::VerifiedPlatform;
 pub use policy::{INTEL_SGX_ROOT_CA, RootFingerprint, TCB_EVALUATION_FLOOR, TdxPolicy, XFAM_STRICT};
 pub use status::TcbStatus;
+pub use wanted::{CollateralWanted, PckCa, WantedError, collateral_wanted};
 
 use crate::{
     checks::{Appraised, CheckName},

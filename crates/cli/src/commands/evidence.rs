@@ -1,7 +1,9 @@
 //! `casemate evidence show`: what a file with evidence says. Nothing of it is judged.
 
+mod documents;
 mod logs;
 mod shapes;
+mod x509;
 
 use std::{
     fmt::Write as _,
@@ -22,19 +24,21 @@ use crate::{
 pub(crate) fn run(globals: &Globals, args: &Evidence) -> anyhow::Result<Status> {
     let EvidenceCommand::Show { file, output } = &args.command;
     let bytes = read(file)?;
-    let (kind, value) = describe(&bytes).ok_or_else(|| Hinted {
-        message: format!("{} is no evidence of a known kind", file.display()),
-        hint: "known are SEV-SNP reports, TDX quotes, firmware event logs, IMA lists, TPM structures, NVIDIA reports and saved evidence, raw or as hexadecimal digits or base64".to_owned(),
+    let (kind, value) = describe(&bytes).map_err(|tried| Hinted {
+        message: format!("{} is no evidence of a known kind. Tried:{tried}", file.display()),
+        hint: "each of these may also be written as hexadecimal digits or base64; a file may be damaged, cut short or in a container of its own".to_owned(),
     })?;
     if globals.json || *output == Format::Json {
         printer::json(&serde_json::json!({ "kind": kind, "content": value }))?;
     } else {
-        let mut text = format!("{kind}, not verified\n");
-        tree(&mut text, &value, 1);
+        let text = format!("{kind}, not verified\n{}", as_tree(&value));
         std::io::stdout().lock().write_all(text.as_bytes())?;
     }
     Ok(Status::Ok)
 }
+
+pub(crate) use documents::nvidia_devices;
+pub(crate) use shapes::from_text;
 
 /// Reads a file of at most [`MAX_FILE`] bytes.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
@@ -45,13 +49,22 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What the bytes are: as they are, else as text for bytes.
-fn describe(bytes: &[u8]) -> Option<(&'static str, Value)> {
-    let raw = || shapes::KNOWN.iter().find_map(|(kind, decode)| decode(bytes).map(|value| (*kind, value)));
-    raw().or_else(|| {
-        let bytes = shapes::from_text(bytes)?;
-        shapes::KNOWN.iter().find_map(|(kind, decode)| decode(&bytes).map(|value| (*kind, value)))
+/// What the bytes are: as they are, else as text for bytes. Where they are nothing known, what was tried.
+fn describe(bytes: &[u8]) -> Result<(&'static str, Value), String> {
+    let decoded = from_text(bytes);
+    let found = shapes::first(bytes).or_else(|| shapes::first(decoded.as_deref()?));
+    found.ok_or_else(|| {
+        let tried = shapes::refusals(decoded.as_deref().unwrap_or(bytes));
+        let line = |(kind, problem): (&str, String)| format!("\n  {kind}: {}", printer::clean(&problem));
+        tried.into_iter().map(line).collect()
     })
+}
+
+/// A value as an indented tree.
+pub(crate) fn as_tree(value: &Value) -> String {
+    let mut text = String::new();
+    tree(&mut text, value, 1);
+    text
 }
 
 /// Indented lines. Whatever came from outside goes through [`printer::clean`].
@@ -93,7 +106,8 @@ mod tests {
     #[test]
     fn bytes_of_no_known_kind_are_told_from_evidence() {
         for bytes in [&b""[..], b"hello", b"{}", &[0; 1184], &[0xff; 600], b"deadbeef"] {
-            assert!(describe(bytes).is_none(), "{bytes:?}");
+            let tried = describe(bytes).unwrap_err();
+            assert!(tried.contains("SEV-SNP report: ") && tried.contains("IMA list"), "{tried}");
         }
     }
 
@@ -116,12 +130,34 @@ mod tests {
             ("tpm/ima-ng.ascii.txt", "IMA list (ASCII)"),
             ("tpm/quote-rsa.tpms-attest.bin", "TPM attestation (TPMS_ATTEST)"),
             ("tpm/quote-rsa.tpmt-signature.bin", "TPM signature (TPMT_SIGNATURE)"),
+            ("tpm/quote-rsa.ak.pem", "PEM"),
+            ("snp/genoa-v3.vcek.pem", "PEM"),
+            ("snp/certs/milan_vlek_chain.pem", "PEM"),
+            ("snp/milan-v2.vcek.der", "X.509 certificate"),
+            ("snp/milan-bad-chain.vcek.der", "X.509 certificate"),
+            ("snp/milan-vlek-v3.vlek.der", "X.509 certificate"),
+            ("snp/milan-vlek-v3.report.bin", "AMD SEV-SNP report"),
+            ("tdx/sgx-v3.quote.bin", "Intel TDX or SGX quote"),
+            ("tdx/v4-debug-td.quote.bin", "Intel TDX or SGX quote"),
+            ("tdx/v4-uptodate.collateral.json", "TDX collateral"),
+            ("tdx/sgx-v3.collateral.json", "TDX collateral"),
+            ("tdx/grub.ccel.bin", "event log of a trust domain (CCEL)"),
+            ("tpm/uefi-log-2.bin", "firmware event log"),
+            ("nvidia/hopper-evidence.json", "NVIDIA device evidence (JSON)"),
+            ("nvidia/hopper.chain.txt", "PEM"),
+            ("nvidia/rim-driver-gh100-550.144.03.xml", "NVIDIA reference manifest"),
             ("nvidia/hopper.report.txt", "NVIDIA device report"),
+            ("nvidia/hopper-bad-signature.report.txt", "NVIDIA device report"),
+            ("nvidia/spdm-parsed.report.txt", "NVIDIA device report"),
         ];
         for (file, kind) in expected {
-            let (seen, value) = describe(&read(&folder.join(file)).unwrap()).unwrap_or_else(|| panic!("{file}"));
+            let (seen, value) = describe(&read(&folder.join(file)).unwrap()).unwrap_or_else(|tried| panic!("{file}: {tried}"));
             assert_eq!((seen, value.is_object()), (kind, true), "{file}");
         }
-        assert!(describe(&read(&folder.join("tpm/uefi-log-bogus.bin")).unwrap()).is_none());
+        for none in
+            ["tpm/uefi-log-bogus.bin", "tpm/quote-rsa.pcrs.bin", "tdx/ovmf.ccel.parsed.json", "tpm/uefi-log.expected-pcrs.yaml"]
+        {
+            assert!(describe(&read(&folder.join(none)).unwrap()).is_err(), "{none}");
+        }
     }
 }

@@ -4,6 +4,7 @@ pub(crate) mod asset;
 pub(crate) mod completions;
 pub(crate) mod dev;
 pub(crate) mod doctor;
+pub(crate) mod endorsements;
 pub(crate) mod evidence;
 pub(crate) mod inspect;
 pub(crate) mod logs;

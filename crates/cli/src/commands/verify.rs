@@ -18,8 +18,9 @@ use serde::Deserialize;
 use crate::{
     args::{Format, Globals, Verify},
     client::Client,
+    commands::endorsements::{self, Collector},
     context::{self, ContextFile},
-    exit::{Status, Usage},
+    exit::{Hinted, Status, Usage},
     instance_keys::InstanceKeys,
     printer, resolve,
     trust::{self, SavedEvidence, Trust},
@@ -28,14 +29,24 @@ use crate::{
 pub(crate) async fn run(globals: &Globals, args: Verify) -> anyhow::Result<Status> {
     let rules = args.policy.as_deref().map_or_else(|| Ok(AppraisalPolicy::strict()), load_policy)?;
     let json = globals.json || args.output == Format::Json;
+    endorsements::require_meaning(&args)?;
     let Some(instance) = &args.instance else {
         let Some(path) = &args.evidence else {
-            return from_stdin(globals, &args, &rules);
+            return from_stdin(globals, &args, &rules).await;
         };
-        let bytes = read_bounded(path)?;
+        let mut bytes = read_bounded(path)?;
         if is_request(&bytes) {
+            if args.fetch {
+                bytes = with_fetched(&bytes, &args).await?;
+            }
             let request = Request::from_json(&bytes).with_context(|| format!("read {}", path.display()))?;
             return answer(&judge(&request, &args, &rules), &rules, json);
+        }
+        if args.fetch {
+            let message = format!("{} is no request, so there is nothing to fetch for it", path.display());
+            let hint =
+                "saved evidence of an instance rests on its node's TPM, whose certificates the platform hands out".to_owned();
+            return Err(Hinted { message, hint }.into());
         }
         let context = ContextFile::load(globals)?;
         let saved = serde_json::from_slice(&bytes)
@@ -51,7 +62,7 @@ pub(crate) async fn run(globals: &Globals, args: Verify) -> anyhow::Result<Statu
 }
 
 /// One request on standard input, one answer on standard output.
-fn from_stdin(globals: &Globals, args: &Verify, rules: &AppraisalPolicy) -> anyhow::Result<Status> {
+async fn from_stdin(globals: &Globals, args: &Verify, rules: &AppraisalPolicy) -> anyhow::Result<Status> {
     if !globals.json || args.save.is_some() || std::io::stdin().is_terminal() {
         let message = "give an INSTANCE, --evidence FILE, or --json and a request on standard input".to_owned();
         return Err(Usage(message).into());
@@ -59,10 +70,9 @@ fn from_stdin(globals: &Globals, args: &Verify, rules: &AppraisalPolicy) -> anyh
     let mut bytes = Vec::new();
     let limit = u64::try_from(MAX_REQUEST).context("the limit is small")? + 1;
     std::io::stdin().lock().take(limit).read_to_end(&mut bytes).context("read the request")?;
-    let request = match Request::from_json(&bytes) {
+    let request = match asked(bytes, args).await {
         Ok(request) => request,
         Err(error) => {
-            let error = anyhow::Error::from(error);
             printer::json(&serde_json::json!({ "error": format!("{error:#}") }))?;
             return Ok(Status::Error);
         }
@@ -70,6 +80,20 @@ fn from_stdin(globals: &Globals, args: &Verify, rules: &AppraisalPolicy) -> anyh
     let response = judge(&request, args, rules);
     printer::json(&response)?;
     Ok(if response.accepted { Status::Ok } else { Status::Refused })
+}
+
+async fn asked(mut bytes: Vec<u8>, args: &Verify) -> anyhow::Result<Request> {
+    if args.fetch && bytes.len() <= MAX_REQUEST {
+        bytes = with_fetched(&bytes, args).await?;
+    }
+    Ok(Request::from_json(&bytes)?)
+}
+
+/// The request with what the vendors publish now. The network decides what can be shown, never what is accepted.
+async fn with_fetched(bytes: &[u8], args: &Verify) -> anyhow::Result<Vec<u8>> {
+    let mut request = serde_json::from_slice(bytes).context("the request is not JSON")?;
+    Collector::new(&args.fetching)?.fill(&mut request).await.context("fetch endorsements")?;
+    Ok(request.to_string().into_bytes())
 }
 
 /// Everything is the asker's: nothing is pinned here, and a simulator is accepted if the request says so.

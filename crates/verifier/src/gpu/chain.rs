@@ -182,10 +182,7 @@ impl VerifiedChain {
         let chain = PinnedChain::verify(chain, &pinned(policy), LEAST_CERTIFICATES, now)?;
         let (leaf, device) = (&chain.certificates[0], &chain.certificates[1]);
         // The device's name is the vendor's word; the leaf's is that of the device's firmware.
-        let name = device.common_name().unwrap_or_default();
-        let model = name.split(' ').next().map(|model| model.replace('_', ""));
-        let model = model.filter(|model| !model.is_empty() && model.len() <= MAX_MODEL);
-        let model = model.ok_or(ChainError::Device { problem: "the device's certificate has no common name" })?;
+        let model = model_of(device).ok_or(ChainError::Device { problem: "the device's certificate has no common name" })?;
         let serial = match device_info(leaf)? {
             None => None,
             Some(info) => match info.split(':').collect::<Vec<_>>()[..] {
@@ -254,6 +251,13 @@ impl VerifiedChain {
     pub fn identity(&self) -> [u8; 32] {
         self.identity
     }
+}
+
+/// The chip: the first word of the name in the device's certificate.
+pub(super) fn model_of(device: &Certificate) -> Option<String> {
+    let name = device.common_name()?;
+    let model = name.split(' ').next()?.replace('_', "");
+    (!model.is_empty() && model.len() <= MAX_MODEL).then_some(model)
 }
 
 /// Certificates in PEM text, such as the driver hands out, as DER in their order.

@@ -13,6 +13,7 @@ mod confidential_flips;
 mod confidential_world;
 mod corim;
 mod ear;
+mod examples;
 mod flips;
 mod golden;
 mod gpu;

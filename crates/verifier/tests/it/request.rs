@@ -229,7 +229,7 @@ fn a_gpu_without_the_manifest_of_its_firmware_is_refused_and_a_bad_signature_nam
 }
 
 /// A machine with a software TPM that measured little.
-fn tpm() -> Value {
+pub(crate) fn tpm() -> Value {
     let mut tpm = SoftTpm::new(&[9; 32]);
     let separator = |pcr| Event::of_data(pcr, EventType::SEPARATOR, [0; 4]);
     let events: Vec<Event> =

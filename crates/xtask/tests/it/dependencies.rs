@@ -14,13 +14,15 @@ enum Allowed {
     Anything,
 }
 
-const LIBRARIES: [&str; 9] = ["api", "attester", "daemon", "evidence", "image", "lifecycle", "sandbox", "seal", "verifier"];
+const LIBRARIES: [&str; 10] =
+    ["api", "attester", "daemon", "endorsements", "evidence", "image", "lifecycle", "sandbox", "seal", "verifier"];
 const EXECUTABLES: [&str; 4] = ["agent", "cli", "guest", "server"];
 
 fn allowed(name: &str) -> Allowed {
     match name {
         "evidence" | "lifecycle" | "seal" | "image" | "daemon" | "xtask" => Allowed::Only(&[]),
         "verifier" | "attester" => Allowed::Only(&["evidence"]),
+        "endorsements" => Allowed::Only(&["evidence", "verifier"]),
         "api" | "sandbox" => Allowed::Only(&["lifecycle"]),
         "guest" => Allowed::Only(&["api", "attester", "evidence", "seal"]),
         "server" | "agent" | "cli" => Allowed::Libraries,

@@ -8,19 +8,21 @@ use casemate_evidence::{
 };
 use serde_json::{Map, Value, json};
 
+use super::shapes::said;
+
 const BANKS: [HashAlg; 4] = [HashAlg::Sha1, HashAlg::Sha256, HashAlg::Sha384, HashAlg::Sha512];
 /// Most characters of an event's data that are shown.
 const MAX_DATA: usize = 160;
 
 /// The log of a TPM's firmware.
-pub(super) fn firmware(bytes: &[u8]) -> Option<Value> {
-    let log = LogRef::parse(bytes).ok()?;
+pub(super) fn firmware(bytes: &[u8]) -> Result<Value, String> {
+    let log = LogRef::parse(bytes).map_err(said)?;
     // Zeros are a log of the old format, too, but nobody's.
     if !log.events.iter().any(|event| event.kind != EventType::PREBOOT_CERT && event.kind.name().is_some()) {
-        return None;
+        return Err("none of its events is of a known type".to_owned());
     }
     let banks: Vec<HashAlg> = BANKS.into_iter().filter(|bank| log.has_bank(*bank)).collect();
-    let strongest = *banks.last()?;
+    let strongest = *banks.last().ok_or("it has digests of no known bank")?;
     let mut replayed = Map::new();
     for bank in &banks {
         let values: Map<String, Value> =
@@ -42,12 +44,12 @@ pub(super) fn firmware(bytes: &[u8]) -> Option<Value> {
             "data": data(event.data),
         })
     };
-    Some(json!({ "replayed": replayed, "events": log.events.iter().map(event).collect::<Vec<_>>() }))
+    Ok(json!({ "replayed": replayed, "events": log.events.iter().map(event).collect::<Vec<_>>() }))
 }
 
 /// The log of a trust domain.
-pub(super) fn ccel(bytes: &[u8]) -> Option<Value> {
-    let log = CcelLog::parse(bytes).ok()?;
+pub(super) fn ccel(bytes: &[u8]) -> Result<Value, String> {
+    let log = CcelLog::parse(bytes).map_err(said)?;
     let event = |event: &casemate_evidence::tdx::ccel::CcelEvent| {
         json!({
             "rtmr": event.rtmr,
@@ -57,24 +59,31 @@ pub(super) fn ccel(bytes: &[u8]) -> Option<Value> {
             "data": data(&event.data),
         })
     };
-    Some(json!({
+    Ok(json!({
         "replayed": { "rtmr": log.replay().map(hex::encode) },
         "events": log.events.iter().map(event).collect::<Vec<_>>(),
     }))
 }
 
-pub(super) fn ima_ascii(bytes: &[u8]) -> Option<Value> {
+pub(super) fn ima_ascii(bytes: &[u8]) -> Result<Value, String> {
     ima(bytes, Format::Ascii)
 }
 
-pub(super) fn ima_binary(bytes: &[u8]) -> Option<Value> {
-    BANKS.into_iter().find_map(|bank| ima(bytes, Format::Binary(bank)))
+pub(super) fn ima_binary(bytes: &[u8]) -> Result<Value, String> {
+    let mut problem = String::new();
+    for bank in BANKS {
+        match ima(bytes, Format::Binary(bank)) {
+            Ok(value) => return Ok(value),
+            Err(error) => problem = error,
+        }
+    }
+    Err(problem)
 }
 
-fn ima(bytes: &[u8], format: Format) -> Option<Value> {
+fn ima(bytes: &[u8], format: Format) -> Result<Value, String> {
     let mut reader = Reader::new(bytes, format);
     let mut entries = Vec::new();
-    while let Some(entry) = reader.next_entry().ok()? {
+    while let Some(entry) = reader.next_entry().map_err(said)? {
         let genuine = entry.is_violation() || entry.template_digest(entry.listed_alg()) == entry.listed();
         entries.push(json!({
             "pcr": entry.pcr(),
@@ -84,7 +93,7 @@ fn ima(bytes: &[u8], format: Format) -> Option<Value> {
             "covers": if genuine { "all of the entry" } else { "NOTHING: the template digest is another one" },
         }));
     }
-    (!entries.is_empty()).then(|| json!({ "entries": entries }))
+    if entries.is_empty() { Err("it is empty".to_owned()) } else { Ok(json!({ "entries": entries })) }
 }
 
 fn kind(kind: EventType) -> String {

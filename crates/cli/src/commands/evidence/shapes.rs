@@ -5,21 +5,30 @@ use casemate_evidence::{
     confidential::{ConfidentialEvidence, CpuEvidence},
     instance::{InstanceEvidence, LaunchRecord, QuoteBundle, Record as _},
     nvidia::Report,
-    snp::AttestationReport,
-    tdx::{Body, Quote},
-    tpm::{Attest, AttestBody, Public, Signature},
+    snp::{AttestationReport, Generation, GuestPolicy, PlatformInfo, Tcb, TcbBytes},
+    tdx::{Body, Quote, TeeKind},
+    tpm::{Attest, AttestBody, Curve, KeyScheme, Public, PublicParams, Signature, Symmetric},
 };
 use serde_json::{Value, json};
 
-use super::logs;
+use super::{documents, logs, x509};
 use crate::trust::SavedEvidence;
 
-type Decode = fn(&[u8]) -> Option<Value>;
+/// What the bytes say, or why they are none of the kind.
+type Decode = fn(&[u8]) -> Result<Value, String>;
 
 pub(super) const KNOWN: &[(&str, Decode)] = &[
     ("saved evidence of an instance", saved),
+    ("appraisal request", documents::request),
     ("evidence of an instance", instance),
     ("evidence of a confidential VM", confidential),
+    ("NVIDIA device evidence (JSON)", documents::nvidia),
+    ("TDX collateral", documents::collateral),
+    ("signed values", documents::envelope),
+    ("PEM", x509::pem),
+    ("X.509 certificate", x509::certificate),
+    ("X.509 revocation list", x509::revocation_list),
+    ("NVIDIA reference manifest", documents::manifest),
     ("AMD SEV-SNP report", snp),
     ("Intel TDX or SGX quote", tdx),
     ("NVIDIA device report", nvidia),
@@ -32,52 +41,73 @@ pub(super) const KNOWN: &[(&str, Decode)] = &[
     ("IMA list (binary)", logs::ima_binary),
 ];
 
+/// The first kind that the bytes are.
+pub(super) fn first(bytes: &[u8]) -> Option<(&'static str, Value)> {
+    KNOWN.iter().find_map(|(kind, decode)| Some((*kind, decode(bytes).ok()?)))
+}
+
+/// Why the bytes are of no kind.
+pub(super) fn refusals(bytes: &[u8]) -> Vec<(&'static str, String)> {
+    KNOWN.iter().filter_map(|(kind, decode)| Some((*kind, decode(bytes).err()?))).collect()
+}
+
+/// An error with its causes.
+pub(super) fn said(error: impl std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}
+
 /// Bytes that are written as hexadecimal digits or base64.
-pub(super) fn from_text(text: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn from_text(text: &[u8]) -> Option<Vec<u8>> {
     let text: Vec<u8> = text.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
     let bytes = hex::decode(&text).ok().or_else(|| BASE64.decode(&text).ok())?;
     Some(bytes).filter(|bytes| !bytes.is_empty())
 }
 
-fn saved(bytes: &[u8]) -> Option<Value> {
-    let saved: SavedEvidence = serde_json::from_slice(bytes).ok()?;
-    let evidence = BASE64.decode(&saved.bundle.evidence).ok()?;
-    Some(json!({
+fn saved(bytes: &[u8]) -> Result<Value, String> {
+    let saved: SavedEvidence = serde_json::from_slice(bytes).map_err(said)?;
+    let evidence = BASE64.decode(&saved.bundle.evidence).map_err(said)?;
+    Ok(json!({
         "instance": saved.bundle.instance,
         "nonce": saved.nonce,
         "workload_digest": saved.workload_digest,
         "received_at": saved.received_at,
-        "evidence": instance(&evidence).or_else(|| confidential(&evidence)),
+        "evidence": instance(&evidence).or_else(|_| confidential(&evidence)).ok(),
     }))
 }
 
-fn instance(bytes: &[u8]) -> Option<Value> {
-    let evidence = InstanceEvidence::decode(bytes).ok()?;
-    Some(json!({
+fn instance(bytes: &[u8]) -> Result<Value, String> {
+    let evidence = InstanceEvidence::decode(bytes).map_err(said)?;
+    Ok(json!({
         "nonce": hex::encode(evidence.nonce),
         "launch_record": LaunchRecord::decode(&evidence.launch_record).ok().map(|record| launch(&record)),
         "node": bundle(&evidence.node),
-        "node_event_log": logs::firmware(&evidence.node_event_log),
+        "node_event_log": logs::firmware(&evidence.node_event_log).ok(),
         "batch": { "index": evidence.batch.index, "count": evidence.batch.count },
         "guest": bundle(&evidence.guest),
     }))
 }
 
-fn confidential(bytes: &[u8]) -> Option<Value> {
-    let evidence = ConfidentialEvidence::decode(bytes).ok()?;
+fn confidential(bytes: &[u8]) -> Result<Value, String> {
+    let evidence = ConfidentialEvidence::decode(bytes).map_err(said)?;
     let cpu = match &evidence.cpu {
-        CpuEvidence::Snp { report } => json!({ "snp": snp(report) }),
-        CpuEvidence::Tdx { quote, event_log } => json!({ "tdx": tdx(quote), "event_log": logs::ccel(event_log) }),
+        CpuEvidence::Snp { report } => json!({ "snp": snp(report).ok() }),
+        CpuEvidence::Tdx { quote, event_log } => json!({ "tdx": tdx(quote).ok(), "event_log": logs::ccel(event_log).ok() }),
     };
     let gpus: Vec<Value> =
-        evidence.gpus.iter().map(|gpu| json!({ "switch": gpu.switch, "report": nvidia(&gpu.report) })).collect();
-    Some(json!({
+        evidence.gpus.iter().map(|gpu| json!({ "switch": gpu.switch, "report": nvidia(&gpu.report).ok(), "chain": x509::pem(gpu.chain.as_bytes()).ok() })).collect();
+    Ok(json!({
         "nonce": hex::encode(evidence.nonce),
         "processor": cpu,
         "seen": { "gpus": evidence.seen.gpus, "switches": evidence.seen.switches },
         "devices": gpus,
         "node": bundle(&evidence.node.quote),
-        "node_event_log": logs::firmware(&evidence.node.event_log),
+        "node_event_log": logs::firmware(&evidence.node.event_log).ok(),
     }))
 }
 
@@ -99,36 +129,81 @@ fn launch(record: &LaunchRecord) -> Value {
 fn bundle(bundle: &QuoteBundle) -> Value {
     let pcrs: serde_json::Map<String, Value> =
         bundle.pcrs.iter().map(|(pcr, value)| (pcr.to_string(), json!(hex::encode(value.0)))).collect();
-    json!({ "attest": attest(&bundle.attest), "ak": public(&bundle.ak_public), "pcrs": pcrs })
+    json!({ "attest": attest(&bundle.attest).ok(), "ak": public(&bundle.ak_public).ok(), "pcrs": pcrs })
 }
 
-fn snp(bytes: &[u8]) -> Option<Value> {
-    let report = AttestationReport::decode(bytes).ok()?;
-    Some(json!({
-        "version": format!("{:?}", report.version),
+fn snp(bytes: &[u8]) -> Result<Value, String> {
+    let report = AttestationReport::decode(bytes).map_err(said)?;
+    let cpuid = report.version.cpuid();
+    let generation = cpuid.and_then(|cpuid| Generation::of(cpuid).ok());
+    // The meaning of the bytes depends on the generation.
+    let tcb = |bytes: TcbBytes| match generation.and_then(|generation| Tcb::decode(bytes, generation).ok()) {
+        Some(tcb) => json!(tcb),
+        None => json!(hex::encode(bytes.0)),
+    };
+    Ok(json!({
+        "version": report.version.number(),
+        "processor": cpuid.map(|cpuid| json!({
+            "generation": generation.map(Generation::name), "family": cpuid.family, "model": cpuid.model, "stepping": cpuid.stepping,
+        })),
         "guest_svn": report.guest_svn,
-        "policy": format!("{:?}", report.policy),
+        "policy": policy(report.policy),
         "family_id": hex::encode(report.family_id),
         "image_id": hex::encode(report.image_id),
         "vmpl": report.vmpl,
-        "signing_key": format!("{:?}", report.signing_key),
-        "platform_info": format!("{:?}", report.platform_info),
+        "signing_key": report.signing_key,
+        "platform_info": platform(report.platform_info),
         "report_data": hex::encode(report.report_data),
         "measurement": hex::encode(report.measurement),
         "host_data": hex::encode(report.host_data),
         "id_key_digest": hex::encode(report.id_key_digest),
         "author_key_digest": hex::encode(report.author_key_digest),
         "chip_id": hex::encode(report.chip_id),
-        "reported_tcb": format!("{:?}", report.reported_tcb),
-        "current_tcb": format!("{:?}", report.current_tcb),
-        "committed_tcb": format!("{:?}", report.committed_tcb),
-        "launch_tcb": format!("{:?}", report.launch_tcb),
-        "committed_firmware": format!("{:?}", report.committed_version),
+        "reported_tcb": tcb(report.reported_tcb),
+        "current_tcb": tcb(report.current_tcb),
+        "committed_tcb": tcb(report.committed_tcb),
+        "launch_tcb": tcb(report.launch_tcb),
+        "current_firmware": report.current_version.to_string(),
+        "committed_firmware": report.committed_version.to_string(),
+        "mitigations": report.version.mitigations().map(|bits| json!({
+            "launch": format!("{:#x}", bits.launch), "current": format!("{:#x}", bits.current),
+        })),
     }))
 }
 
-fn tdx(bytes: &[u8]) -> Option<Value> {
-    let quote = Quote::decode(bytes).ok()?;
+fn policy(policy: GuestPolicy) -> Value {
+    let (major, minor) = policy.abi();
+    json!({
+        "min_abi": format!("{major}.{minor}"),
+        "smt_allowed": policy.has(GuestPolicy::SMT),
+        "migration_agent_allowed": policy.has(GuestPolicy::MIGRATE_MA),
+        "debug_allowed": policy.has(GuestPolicy::DEBUG),
+        "single_socket_required": policy.has(GuestPolicy::SINGLE_SOCKET),
+        "cxl_allowed": policy.has(GuestPolicy::CXL_ALLOW),
+        "aes_256_xts_required": policy.has(GuestPolicy::MEM_AES_256_XTS),
+        "rapl_off_required": policy.has(GuestPolicy::RAPL_DIS),
+        "ciphertext_hiding_required": policy.has(GuestPolicy::CIPHERTEXT_HIDING_DRAM),
+        "page_swap_off_required": policy.has(GuestPolicy::PAGE_SWAP_DISABLE),
+        "unknown_bits": format!("{:#x}", policy.unknown()),
+    })
+}
+
+fn platform(info: PlatformInfo) -> Value {
+    json!({
+        "smt": info.has(PlatformInfo::SMT_EN),
+        "tsme": info.has(PlatformInfo::TSME_EN),
+        "ecc": info.has(PlatformInfo::ECC_EN),
+        "rapl_off": info.has(PlatformInfo::RAPL_DIS),
+        "ciphertext_hiding": info.has(PlatformInfo::CIPHERTEXT_HIDING_DRAM_EN),
+        "alias_check_complete": info.has(PlatformInfo::ALIAS_CHECK_COMPLETE),
+        "iommu_write_safe": info.has(PlatformInfo::IOMMU_WRITE_SAFE),
+        "tio": info.has(PlatformInfo::TIO_EN),
+        "unknown_bits": format!("{:#x}", info.unknown()),
+    })
+}
+
+fn tdx(bytes: &[u8]) -> Result<Value, String> {
+    let quote = Quote::decode(bytes).map_err(said)?;
     let body = match &quote.body {
         Body::Enclave(_) => json!("an SGX enclave's report, not a trust domain's"),
         Body::TrustDomain(td) => json!({
@@ -145,16 +220,20 @@ fn tdx(bytes: &[u8]) -> Option<Value> {
             "report_data": hex::encode(td.report_data),
         }),
     };
-    Some(json!({
+    Ok(json!({
         "version": quote.header.version,
-        "tee": format!("{:?}", quote.header.tee),
+        "tee": match quote.header.tee {
+            TeeKind::Sgx => "SGX",
+            TeeKind::Tdx => "TDX",
+        },
+        "qe_vendor": hex::encode(quote.header.qe_vendor),
         "body": body,
-        "pck_chain_bytes": quote.auth.pck_chain.len(),
+        "pck_chain": x509::pem(quote.auth.pck_chain.strip_suffix(b"\0").unwrap_or(&quote.auth.pck_chain)).ok(),
     }))
 }
 
-fn nvidia(bytes: &[u8]) -> Option<Value> {
-    let report = Report::parse(bytes).ok()?;
+pub(super) fn nvidia(bytes: &[u8]) -> Result<Value, String> {
+    let report = Report::parse(bytes).map_err(said)?;
     let blocks: Vec<String> =
         report.response.blocks.iter().map(|block| format!("{:3} {}", block.index, hex::encode(block.value))).collect();
     let field = |(field, value): &(casemate_evidence::nvidia::Field, &[u8])| {
@@ -164,7 +243,7 @@ fn nvidia(bytes: &[u8]) -> Option<Value> {
         (name, json!(text.map_or_else(|| hex::encode(value), str::to_owned)))
     };
     let opaque: serde_json::Map<String, Value> = report.response.opaque.0.iter().map(field).collect();
-    Some(json!({
+    Ok(json!({
         "requested_nonce": hex::encode(report.request.nonce),
         "response_nonce": hex::encode(report.response.nonce),
         "opaque": opaque,
@@ -172,16 +251,17 @@ fn nvidia(bytes: &[u8]) -> Option<Value> {
     }))
 }
 
-fn attest(bytes: &[u8]) -> Option<Value> {
-    let attest = Attest::parse(bytes).ok()?;
+fn attest(bytes: &[u8]) -> Result<Value, String> {
+    let attest = Attest::parse(bytes).map_err(said)?;
     let body = match &attest.body {
         AttestBody::Quote { selections, pcr_digest } => {
-            let banks: Vec<String> = selections.iter().map(|bank| format!("{} {:?}", bank.hash.name(), bank.pcrs)).collect();
+            let banks: serde_json::Map<String, Value> =
+                selections.iter().map(|bank| (bank.hash.name().to_owned(), json!(bank.pcrs))).collect();
             json!({ "pcrs": banks, "pcr_digest": hex::encode(pcr_digest) })
         }
         AttestBody::Other(kind) => json!(format!("not a quote, but of type {kind:#06x}")),
     };
-    Some(json!({
+    Ok(json!({
         "qualifying_data": hex::encode(&attest.extra_data),
         "qualified_signer": hex::encode(&attest.qualified_signer),
         "clock_ms": attest.clock.clock_ms,
@@ -192,8 +272,8 @@ fn attest(bytes: &[u8]) -> Option<Value> {
     }))
 }
 
-fn signature(bytes: &[u8]) -> Option<Value> {
-    Some(match Signature::parse(bytes).ok()? {
+fn signature(bytes: &[u8]) -> Result<Value, String> {
+    Ok(match Signature::parse(bytes).map_err(said)? {
         Signature::Ecdsa { hash, r, s } => {
             json!({ "scheme": "ECDSA", "hash": hash.name(), "r": hex::encode(r), "s": hex::encode(s) })
         }
@@ -202,13 +282,48 @@ fn signature(bytes: &[u8]) -> Option<Value> {
     })
 }
 
-fn public(bytes: &[u8]) -> Option<Value> {
-    let public = Public::parse(bytes).ok()?;
-    Some(json!({
+fn public(bytes: &[u8]) -> Result<Value, String> {
+    let public = Public::parse(bytes).map_err(said)?;
+    Ok(json!({
         "name": hex::encode(public.name()),
         "name_algorithm": public.name_alg.name(),
         "attributes": format!("{:#010x}", public.attributes.0),
         "restricted_signing_key": public.attributes.is_restricted() && public.attributes.is_sign(),
-        "parameters": format!("{:?}", public.params),
+        "auth_policy": hex::encode(&public.auth_policy),
+        "key": parameters(&public.params),
     }))
+}
+
+fn parameters(params: &PublicParams) -> Value {
+    match params {
+        PublicParams::Ecc { symmetric, scheme, curve, x, y } => json!({
+            "type": "ECC",
+            "curve": match curve {
+                Curve::P256 => "P-256",
+                Curve::P384 => "P-384",
+                Curve::P521 => "P-521",
+            },
+            "scheme": key_scheme(*scheme), "symmetric": cipher(*symmetric), "x": hex::encode(x), "y": hex::encode(y),
+        }),
+        PublicParams::Rsa { symmetric, scheme, bits, exponent, n } => json!({
+            "type": "RSA", "bits": bits, "exponent": if *exponent == 0 { 65537 } else { *exponent },
+            "scheme": key_scheme(*scheme), "symmetric": cipher(*symmetric), "modulus": hex::encode(n),
+        }),
+    }
+}
+
+fn key_scheme(scheme: KeyScheme) -> Option<String> {
+    match scheme {
+        KeyScheme::Null => None,
+        KeyScheme::Ecdsa(hash) => Some(format!("ECDSA {}", hash.name())),
+        KeyScheme::Rsassa(hash) => Some(format!("RSASSA {}", hash.name())),
+        KeyScheme::Rsapss(hash) => Some(format!("RSAPSS {}", hash.name())),
+    }
+}
+
+fn cipher(symmetric: Symmetric) -> Option<String> {
+    match symmetric {
+        Symmetric::Null => None,
+        Symmetric::AesCfb { bits } => Some(format!("AES-{bits} CFB")),
+    }
 }
