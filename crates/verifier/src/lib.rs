@@ -52,8 +52,10 @@ pub use cbor::CborError;
 pub use checks::{Appraised, Check, CheckName, INSTANCE_CHECKS, NODE_CHECKS, Outcome};
 pub use envelope::EnvelopeError;
 pub use ima::IMA_CHECKS;
-pub use instance::{Endorsements, Expectation, appraise_instance};
-pub use node::{NodeAppraisal, NodeQuoteInput, VerifiedNode, appraise_node};
+pub use instance::{Endorsements, Expectation, RelyingParty, appraise_instance};
+pub use node::{
+    Demand, ImaMemory, ImaPart, NodeAppraisal, NodeBeliefs, NodePolicy, NodeQuoteInput, VerifiedNode, appraise_node,
+};
 pub use policy::{PlatformKind, Policy, Simulated};
 pub use receipt::{ReceiptError, VerifiedReceipt, verify_receipt};
 pub use references::{ConfidentialGuest, Machine, Processor, ReferenceError, ReferenceValues, TSC_KHZ, TdxReference};

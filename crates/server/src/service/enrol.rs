@@ -10,10 +10,16 @@ use std::{
 
 use casemate_api::node::{EnrolChallenge, EnrolProof, EnrolRequest, NodeCredential};
 use casemate_lifecycle::NodeId;
+use casemate_verifier::ek::VerifiedEk;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::{Service, nodes::inventory_json, random, tokens::hash};
+use super::{
+    Service,
+    nodes::{NodeQuestion, inventory_json, with_notes},
+    random,
+    tokens::hash,
+};
 use crate::{
     appraiser::{credential, node_binding},
     authority::{AuthorityError, NodeCertificate, NodeSubject},
@@ -43,8 +49,7 @@ struct Session {
     secret: [u8; 32],
     nonce: [u8; 32],
     ek_chain: Vec<Vec<u8>>,
-    ek_digest: [u8; 32],
-    simulated: bool,
+    ek: VerifiedEk,
     node: NodeId,
     ak_public: Vec<u8>,
     csr: Vec<u8>,
@@ -71,9 +76,8 @@ impl Service {
             token,
             secret,
             nonce,
-            ek_digest: ek.certificate_digest(),
-            simulated: ek.is_simulated(),
             node: node_id(&request.ek_public),
+            ek,
             ek_chain: request.ek_chain,
             ak_public: request.ak_public,
             csr: request.csr,
@@ -103,30 +107,42 @@ impl Service {
         }
         let quote = proof.quote.unwrap_or_default();
         let binding = node_binding(DOMAIN, &session.nonce, &session.csr, &session.receipt_key);
-        if let Err(fault) = self.0.parts.appraiser.node(&quote, &session.ak_public, binding) {
-            if let (Fault::Appraisal { check, detail }, Some(known)) = (&fault, self.store().node(&session.node).await?) {
-                self.distrust(&known.id, check, detail).await?;
+        let question = NodeQuestion {
+            node: session.node.clone(),
+            ek: session.ek.clone(),
+            ak_public: session.ak_public.clone(),
+            quote,
+            qualifying: binding,
+            // A node that enrols sends its logs whole.
+            remembered: None,
+        };
+        let passed = match self.judge_node(question, now_ms).await {
+            Ok(passed) => passed,
+            Err(fault) => {
+                if let (Fault::Appraisal { check, detail }, Some(known)) = (&fault, self.store().node(&session.node).await?) {
+                    self.distrust(&known.id, check, detail).await?;
+                }
+                return Err(fault);
             }
-            return Err(fault);
-        }
+        };
         if !self.store().use_bootstrap_token(&session.token, session.node.as_str(), now_ms).await? {
             return Err(Fault::Unauthenticated);
         }
         let known = self.store().node(&session.node).await?;
         let since_ms = key_since(known.as_ref(), &session.ak_public, &session.receipt_key).unwrap_or(now_ms);
         let inventory = inventory_json(&proof.inventory.unwrap_or_default());
-        let ak_name = ak_name(&session.ak_public);
+        let (ak_name, ek_digest) = (ak_name(&session.ak_public), session.ek.certificate_digest());
         let subject = NodeSubject {
             id: &session.node,
             ak_name: &ak_name,
-            ek_digest: &session.ek_digest,
+            ek_digest: &ek_digest,
             receipt_key: &session.receipt_key,
             since_ms,
         };
         let certificate = self.certify(&session.csr, &subject, now_ms)?;
         let node = Node {
             id: session.node.clone(),
-            ek_digest: session.ek_digest,
+            ek_digest,
             ek_chain: session.ek_chain,
             node_chain: certificate.chain.clone(),
             ak_public: session.ak_public,
@@ -135,8 +151,9 @@ impl Service {
             certificate_ends_ms: certificate.ends_at_ms,
             inventory,
             trust: Trust::Trusted,
-            trust_detail: "enrolled with a passing appraisal".into(),
-            simulated: session.simulated,
+            trust_detail: with_notes("enrolled with a passing appraisal", &passed.notes),
+            simulated: session.ek.is_simulated(),
+            ima: passed.ima,
             agent_version: session.agent_version,
             enrolled_at_ms: since_ms,
             last_seen_ms: now_ms,

@@ -36,6 +36,8 @@ use crate::{
 pub(crate) struct SoftNode {
     pub(crate) tpm: SoftTpm,
     pub(crate) log: EventLog,
+    /// The kernel's list of files, and from where it is sent.
+    pub(crate) list: Option<(Vec<u8>, u64)>,
     pub(crate) ek: SoftEk,
     pub(crate) ek_chain: Vec<Vec<u8>>,
     pub(crate) receipt_key: SigningKey,
@@ -56,6 +58,7 @@ impl SoftNode {
         Self {
             tpm: evidence::node_tpm(seed, &log),
             log,
+            list: None,
             ek_chain: vec![ek.certificate.clone()],
             ek,
             receipt_key: SigningKey::from_bytes(&[seed; 32]),
@@ -89,6 +92,8 @@ impl SoftNode {
             signature,
             pcrs: pcrs.into_iter().map(|(index, value)| (index, value.to_vec())).collect(),
             event_log: self.log.encode(),
+            ima_list: self.list.as_ref().map(|(list, offset)| list[usize::try_from(*offset).unwrap()..].to_vec()),
+            ima_offset: self.list.as_ref().map_or(0, |(_, offset)| *offset),
         }
     }
 

@@ -152,7 +152,8 @@ pub(crate) fn write_config(dir: &Path, timing: &str) -> std::path::PathBuf {
     }
     let text = format!(
         "data_dir = {data:?}\nrest_addr = \"127.0.0.1:0\"\nnode_addr = \"127.0.0.1:0\"\nnames = [\"localhost\", \"127.0.0.1\"]\n\
-         reference_values = {values:?}\nreference_key = \"{key}\"\nvendor_roots = [{vendor:?}]\nallow_simulated = true\n{timing}\n",
+         reference_values = {values:?}\nreference_key = \"{key}\"\nvendor_roots = [{vendor:?}]\nallow_simulated = true\n{own}{timing}\n",
+        own = if timing.contains("revocation") { "" } else { "own_revocation_list = true\n" },
         data = dir.join("data"),
         values = dir.join("reference-values.json"),
         vendor = dir.join("vendor.pem"),

@@ -315,7 +315,7 @@ fn an_instance_is_judged_by_what_the_judging_side_pins() {
             anchors: trusts.then_some(&case.anchors),
             references: Some(&case.references),
             rules: &rules,
-            revocations: None,
+            revocations: case.revocations.as_ref(),
             simulated: Simulated::Refuse,
         };
         request.judge(&pinned, NOW)
