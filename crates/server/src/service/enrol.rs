@@ -107,9 +107,10 @@ impl Service {
         }
         let quote = proof.quote.unwrap_or_default();
         let binding = node_binding(DOMAIN, &session.nonce, &session.csr, &session.receipt_key);
+        let (ek_digest, simulated) = (session.ek.certificate_digest(), session.ek.is_simulated());
         let question = NodeQuestion {
             node: session.node.clone(),
-            ek: session.ek.clone(),
+            ek: session.ek,
             ak_public: session.ak_public.clone(),
             quote,
             qualifying: binding,
@@ -131,7 +132,7 @@ impl Service {
         let known = self.store().node(&session.node).await?;
         let since_ms = key_since(known.as_ref(), &session.ak_public, &session.receipt_key).unwrap_or(now_ms);
         let inventory = inventory_json(&proof.inventory.unwrap_or_default());
-        let (ak_name, ek_digest) = (ak_name(&session.ak_public), session.ek.certificate_digest());
+        let ak_name = ak_name(&session.ak_public);
         let subject = NodeSubject {
             id: &session.node,
             ak_name: &ak_name,
@@ -152,7 +153,7 @@ impl Service {
             inventory,
             trust: Trust::Trusted,
             trust_detail: with_notes("enrolled with a passing appraisal", &passed.notes),
-            simulated: session.ek.is_simulated(),
+            simulated,
             ima: passed.ima,
             agent_version: session.agent_version,
             enrolled_at_ms: since_ms,
