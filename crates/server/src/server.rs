@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     appraiser::Appraiser,
-    authority::{Authority, AuthorityError},
+    authority::{Authority, AuthorityError, lone_certificate},
     blobs::Blobs,
     clock::now_ms,
     config::{PlatformSettings, Settings, Simulated, VerifierSettings},
@@ -89,8 +89,12 @@ impl Server {
         files::private_dir(&data_dir)?;
         let lock = files::lock(&data_dir.join("lock"))?;
         let store = Store::open(&database(&data_dir)).await?;
-        let authority = Authority::open(&data_dir, now_ms())?;
-        let (chain, key) = authority.server_certificate(&names, now_ms())?;
+        // Who certifies no nodes has no authority that somebody could take.
+        let authority = platform.as_ref().map(|_| Authority::open(&data_dir, now_ms())).transpose()?;
+        let (chain, key) = match &authority {
+            Some(authority) => authority.server_certificate(&names, now_ms())?,
+            None => lone_certificate(&data_dir, &names, now_ms())?,
+        };
         let certificate = Certificate { chain, key };
 
         let shared = Shared {
@@ -102,7 +106,7 @@ impl Server {
             None => None,
             Some(verifier) => {
                 // A platform's own nodes are its verifier's, too.
-                let own_ca = platform.as_ref().map(|_| authority.certificate_pem());
+                let own_ca = authority.as_ref().map(Authority::certificate_pem);
                 let parts = appraisal_parts(verifier, own_ca, &store, &shared)?;
                 Some(Appraisals::open(&data_dir, parts)?)
             }
@@ -111,7 +115,7 @@ impl Server {
         tasks.spawn(forget(store.clone(), draining.clone()));
         tasks.spawn(shared.revocations.clone().keep_fresh(draining.clone()));
         let (mut service, mut node) = (None, None);
-        if let Some(settings) = platform {
+        if let Some((settings, authority)) = platform.zip(authority) {
             let node_tls = certificate.tls(Some(authority.certificate()), &[b"h2"])?;
             let (listener, address) = listen(settings.node_addr).await?;
             let platform = platform_service(&data_dir, &store, authority, settings, &shared, &draining)?;
