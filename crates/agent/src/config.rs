@@ -31,7 +31,7 @@ pub struct File {
     pub ek_intermediates: Vec<PathBuf>,
     /// The firmware's TCG event log.
     pub event_log: PathBuf,
-    /// Events in the same form, without a header, of what else was measured: the node's own software.
+    /// Events in the same form, without a header and with a digest for each bank, of what else was measured: the node's own software.
     pub software_log: Option<PathBuf>,
     /// The kernel's list of files (IMA), binary; absent: none is sent.
     pub ima_log: Option<PathBuf>,

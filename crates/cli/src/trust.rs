@@ -78,7 +78,8 @@ impl Trust {
     /// The list that came with the evidence. Where there is none, or no pinned key, the check `policy.revoked` refuses.
     fn revocations(&self, saved: &SavedEvidence) -> anyhow::Result<Option<RevocationList>> {
         let (Some(file), Some(key)) = (&saved.revocations, &self.revocation_key) else { return Ok(None) };
-        let list = RevocationList::from_signed(file.as_bytes(), key).context("check the revocation list")?;
+        let refused = |error| Refused { check: "policy.revoked".into(), detail: crate::printer::clean(&format!("{error:#}")) };
+        let list = RevocationList::from_signed(file.as_bytes(), key).map_err(anyhow::Error::from).map_err(refused)?;
         Ok(Some(list))
     }
 

@@ -192,9 +192,7 @@ impl Appraiser {
         };
         let appraisal = casemate_verifier::appraise_node(&input, &evidence.qualifying, &beliefs, seconds(evidence.now_ms));
         match (appraisal.verified(), appraisal.result.failed()) {
-            (Some(node), None) => {
-                Ok(PassedNode { notes: appraisal.result.warnings.join("; "), ima: node.ima().cloned() })
-            }
+            (Some(node), None) => Ok(PassedNode { notes: appraisal.result.warnings.join("; "), ima: node.ima().cloned() }),
             (_, Some(check)) => Err(failed(&check.name, check.detail.clone())),
             (None, None) => Err(failed("node.quote", "the appraisal came to no result".into())),
         }

@@ -247,7 +247,8 @@ impl Config {
             }
             (None, true) => RevocationSource::Own,
             (Some(_), false) if !verifier => {
-                faults.push("verifier.revocation_key: lists are put through the role \"verifier\", which this server lacks".into());
+                faults
+                    .push("verifier.revocation_key: lists are put through the role \"verifier\", which this server lacks".into());
                 RevocationSource::Nobody
             }
             (Some(text), false) => {

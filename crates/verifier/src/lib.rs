@@ -53,9 +53,7 @@ pub use checks::{Appraised, Check, CheckName, INSTANCE_CHECKS, NODE_CHECKS, Outc
 pub use envelope::EnvelopeError;
 pub use ima::IMA_CHECKS;
 pub use instance::{Endorsements, Expectation, RelyingParty, appraise_instance};
-pub use node::{
-    Demand, ImaMemory, ImaPart, NodeAppraisal, NodeBeliefs, NodePolicy, NodeQuoteInput, VerifiedNode, appraise_node,
-};
+pub use node::{Demand, ImaMemory, ImaPart, NodeAppraisal, NodeBeliefs, NodePolicy, NodeQuoteInput, VerifiedNode, appraise_node};
 pub use policy::{PlatformKind, Policy, Simulated};
 pub use receipt::{ReceiptError, VerifiedReceipt, verify_receipt};
 pub use references::{ConfidentialGuest, Machine, Processor, ReferenceError, ReferenceValues, TSC_KHZ, TdxReference};

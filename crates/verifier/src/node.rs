@@ -7,12 +7,12 @@ pub(crate) mod measured;
 
 use casemate_evidence::instance::QuoteBundle;
 
+use self::measured::{MeasuredNode, Wanted};
 pub use self::{
     certification::{NodeAppraisal, NodeBeliefs, NodeQuoteInput, VerifiedNode, appraise_node},
     demand::{Demand, NodePolicy},
     list::{ImaMemory, ImaPart},
 };
-use self::measured::{MeasuredNode, Wanted};
 use crate::{
     anchors::TrustAnchors,
     boot::BootPolicy,
@@ -86,8 +86,7 @@ impl<'a> NodeInput<'a> {
         let key = ledger.enter(CheckName::NodeAk, key)?;
         let quote = authentic_quote(&key, &self.bundle.attest, &self.bundle.signature);
         let quote = ledger.enter(CheckName::NodeQuote, quote)?;
-        let wanted =
-            Wanted { references: self.references, boot: self.boot, simulated: node.simulated, certified: true };
+        let wanted = Wanted { references: self.references, boot: self.boot, simulated: node.simulated, certified: true };
         let measured = measured::judge(ledger, &quote, &self.bundle.pcrs, self.event_log, &wanted)?;
         let NodeCertificate { ak_name, ek_certificate: ek, .. } = node.certificate;
         Ok(TrustedNode { quote, measured, ak_name, ek })

@@ -122,7 +122,10 @@ pub(super) async fn revocations(State(appraisals): State<Appraisals>, caller: Ca
 }
 
 /// The same of a server that runs instances, but is no verifier for others: tenants judge by that list, too.
-pub(super) async fn platform_revocations(State(service): State<Service>, _caller: Caller) -> Result<Json<Revocations>, Rejection> {
+pub(super) async fn platform_revocations(
+    State(service): State<Service>,
+    _caller: Caller,
+) -> Result<Json<Revocations>, Rejection> {
     Ok(Json(service.revocations().view()?))
 }
 

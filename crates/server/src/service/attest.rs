@@ -59,10 +59,8 @@ impl Service {
             now_ms: now_ms(),
         };
         // Signatures take milliseconds: not on the threads that serve connections.
-        let judged = tokio::task::spawn_blocking(move || {
-            service.0.parts.appraiser.instance(&evidence, &question, &judgement)
-        })
-        .await;
+        let judged =
+            tokio::task::spawn_blocking(move || service.0.parts.appraiser.instance(&evidence, &question, &judgement)).await;
         let verdict = judged.map_err(|error| Fault::internal("appraise evidence")(error.into()))?;
         tracing::info!(instance.id = %id, verdict.status = %verdict.status, verdict.failed = verdict.failed_check(), "instance appraised");
         self.change(id, |instance, out| conclude(instance, verdict, out)).await?;

@@ -21,7 +21,7 @@ use super::{
     tokens::hash,
 };
 use crate::{
-    appraiser::{credential, node_binding},
+    appraiser::{PassedNode, credential, node_binding},
     authority::{AuthorityError, NodeCertificate, NodeSubject},
     clock::now_ms,
     fault::Fault,
@@ -117,15 +117,7 @@ impl Service {
             // A node that enrols sends its logs whole.
             remembered: None,
         };
-        let passed = match self.judge_node(question, now_ms).await {
-            Ok(passed) => passed,
-            Err(fault) => {
-                if let (Fault::Appraisal { check, detail }, Some(known)) = (&fault, self.store().node(&session.node).await?) {
-                    self.distrust(&known.id, check, detail).await?;
-                }
-                return Err(fault);
-            }
-        };
+        let passed = self.judged_or_distrusted(question, now_ms).await?;
         if !self.store().use_bootstrap_token(&session.token, session.node.as_str(), now_ms).await? {
             return Err(Fault::Unauthenticated);
         }
@@ -162,6 +154,16 @@ impl Service {
         self.store().upsert_node(&node).await?;
         tracing::info!(node.id = %node.id, node.simulated = node.simulated, "node enrolled");
         Ok(self.credential(&node.id, certificate))
+    }
+
+    /// A node that was known before and fails now is not trusted any more.
+    async fn judged_or_distrusted(&self, question: NodeQuestion, now_ms: u64) -> Result<PassedNode, Fault> {
+        let id = question.node.clone();
+        let judged = self.judge_node(question, now_ms).await;
+        if let (Err(Fault::Appraisal { check, detail }), Some(known)) = (&judged, self.store().node(&id).await?) {
+            self.distrust(&known.id, check, detail).await?;
+        }
+        judged
     }
 
     /// A certificate for a node whose appraisal has just passed.

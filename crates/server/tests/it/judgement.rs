@@ -66,7 +66,8 @@ async fn rules_that_are_not_there_accept_nothing() {
     put_policy(&platform, "ours", NO).await;
     let refused = node.enrol(&platform, &token).await.unwrap_err();
     assert!(refused.message().contains("policy.appraisal"), "{refused:?}");
-    put_policy(&platform, "ours", &NO.replace("allow if input.platform == \"microvm\"", "allow if input.platform == \"node\"")).await;
+    put_policy(&platform, "ours", &NO.replace("allow if input.platform == \"microvm\"", "allow if input.platform == \"node\""))
+        .await;
     node.enrol(&platform, &token).await.unwrap();
 }
 
@@ -138,7 +139,9 @@ fn a_platform_says_where_its_list_comes_from() {
     });
     assert!(lonely.contains("which this server lacks"), "{lonely}");
     let path = dir.path().join("node-policy.json");
-    for (policy, expected) in [("{}", "missing field"), ("{\"boot\": \"left_to_platform\", \"ima\": \"danger_not_judged\"}", "is for others")] {
+    for (policy, expected) in
+        [("{}", "missing field"), ("{\"boot\": \"left_to_platform\", \"ima\": \"danger_not_judged\"}", "is for others")]
+    {
         std::fs::write(&path, policy).unwrap();
         let text = fault(&|config| config.node_policy = Some(path.clone()));
         assert!(text.contains("node_policy") && text.contains(expected), "{text}");

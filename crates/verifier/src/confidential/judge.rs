@@ -164,7 +164,8 @@ impl<'a> Appraisal<'a> {
         let policy = believes.policy;
         let devices = gpus.map_or(&[][..], VerifiedGpus::devices);
         let identities: Vec<[u8; 32]> = devices.iter().map(|device| device.identity()).collect();
-        let chips: Vec<&[u8]> = cpu.chips().into_iter().chain(identities.iter().map(<[u8; 32]>::as_slice)).chain([node.ek.as_slice()]).collect();
+        let chips: Vec<&[u8]> =
+            cpu.chips().into_iter().chain(identities.iter().map(<[u8; 32]>::as_slice)).chain([node.ek.as_slice()]).collect();
         let images: Vec<&[u8]> = cpu.images().into_iter().chain([node.agent.as_slice(), &node.vmm]).collect();
         let families = devices.iter().filter_map(|device| gpu_family(device.model())).map(str::to_owned);
         let models = devices.iter().map(|device| device.model().to_lowercase());

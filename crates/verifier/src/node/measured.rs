@@ -79,12 +79,7 @@ enum BootError {
     Policy(BootPolicyError),
 }
 
-fn judge_boot(
-    log: &[u8],
-    pcrs: &QuotedPcrs,
-    due: &Due<'_, BootPolicy>,
-    certified: bool,
-) -> Result<Finding<Boot>, BootError> {
+fn judge_boot(log: &[u8], pcrs: &QuotedPcrs, due: &Due<'_, BootPolicy>, certified: bool) -> Result<Finding<Boot>, BootError> {
     let rules = match due {
         Due::Judge(rules) => rules,
         Due::Not(NotJudged::LeftToPlatform) if !certified => return Err(BootError::NobodyJudges),

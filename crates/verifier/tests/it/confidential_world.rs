@@ -19,7 +19,7 @@ use casemate_evidence::{
     tdx::Body,
 };
 use casemate_verifier::{
-    Demand, AttestationResult, Endorsements, Expectation, ReferenceValues, TrustAnchors, UnixTime,
+    AttestationResult, Demand, Endorsements, Expectation, ReferenceValues, TrustAnchors, UnixTime,
     confidential::{
         Believes, ConfidentialEndorsements, ConfidentialExpectation, ConfidentialPolicy, CpuEndorsements, CpuPolicy,
         appraise_confidential,

@@ -112,17 +112,11 @@ impl Node {
         self.judge(&bundle, self.whole(), None)
     }
 
-    pub(crate) fn judge(
-        &self,
-        bundle: &QuoteBundle,
-        ima: Option<ImaPart<'_>>,
-        remembered: Option<&ImaMemory>,
-    ) -> NodeAppraisal {
+    pub(crate) fn judge(&self, bundle: &QuoteBundle, ima: Option<ImaPart<'_>>, remembered: Option<&ImaMemory>) -> NodeAppraisal {
         let pcrs: BTreeMap<u32, [u8; 32]> = bundle.pcrs.iter().map(|(pcr, value)| (*pcr, value.0)).collect();
         let (attest, signature, ak_public) = (&bundle.attest, &bundle.signature, &bundle.ak_public);
         let (ek, event_log) = (&self.ek(), &self.log);
-        let input =
-            NodeQuoteInput { node: "n-1", ek, attest, signature, ak_public, pcrs: &pcrs, event_log, ima, remembered };
+        let input = NodeQuoteInput { node: "n-1", ek, attest, signature, ak_public, pcrs: &pcrs, event_log, ima, remembered };
         let simulated = if self.simulated { Simulated::Allow } else { Simulated::Refuse };
         let beliefs = NodeBeliefs {
             references: &self.references.build(),
@@ -388,7 +382,9 @@ fn a_fresh_list_of_revocations_must_not_name_the_node() {
 fn the_platforms_rules_have_the_last_word() {
     let mut node = Node::good();
     let text = |rule: &str| {
-        format!("package casemate.appraisal\nimport rego.v1\ndefault allow := false\nallow if {rule}\ndeny contains \"no\" if false\n")
+        format!(
+            "package casemate.appraisal\nimport rego.v1\ndefault allow := false\nallow if {rule}\ndeny contains \"no\" if false\n"
+        )
     };
     node.rules = AppraisalPolicy::compile("ours", &text("input.submodules.node.claims.boot == \"judged\"")).unwrap();
     assert!(node.appraise().verified().is_some());
