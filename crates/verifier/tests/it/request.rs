@@ -326,6 +326,11 @@ fn an_instance_is_judged_by_what_the_judging_side_pins() {
     assert!(response.claims["node"]["agent"].is_string());
 
     let mut changed = good.clone();
+    changed["policy"] = json!({ "revocation_floor": 18 });
+    assert_eq!(judge(&changed, true).failed.unwrap().name, "policy.revoked");
+    changed["policy"] = json!({ "node_boot": { "required": BootPolicy::strict() } });
+    assert_eq!(judge(&changed, true).failed.unwrap().name, "node.boot-policy");
+    let mut changed = good.clone();
     changed["expectation"]["nonce"] = json!("00".repeat(32));
     assert_eq!(judge(&changed, true).failed.unwrap().name, "evidence.nonce");
     assert_eq!(judge(&good, false).failed.unwrap().name, "policy.platform");
