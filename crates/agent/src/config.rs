@@ -8,7 +8,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::failpoint::Failpoint;
+use crate::{failpoint::Failpoint, tpm::Logs};
 
 /// The file as it is written.
 #[derive(Debug, Clone, Deserialize)]
@@ -31,6 +31,10 @@ pub struct File {
     pub ek_intermediates: Vec<PathBuf>,
     /// The firmware's TCG event log.
     pub event_log: PathBuf,
+    /// Events in the same form, without a header and with a digest for each bank, of what else was measured: the node's own software.
+    pub software_log: Option<PathBuf>,
+    /// The kernel's list of files (IMA), binary; absent: none is sent.
+    pub ima_log: Option<PathBuf>,
     /// Folder of the guest OS image.
     pub guest_os: PathBuf,
     /// `qemu` or `fake`.
@@ -62,7 +66,7 @@ pub struct Config {
     pub(crate) bootstrap_token_file: Option<PathBuf>,
     pub(crate) tpm: String,
     pub(crate) ek_intermediates: Vec<PathBuf>,
-    pub(crate) event_log: PathBuf,
+    pub(crate) logs: Logs,
     pub(crate) guest_os: PathBuf,
     pub(crate) driver: DriverKind,
     pub(crate) accel: Accel,
@@ -143,7 +147,7 @@ impl Config {
             bootstrap_token_file: file.bootstrap_token_file,
             tpm: file.tpm,
             ek_intermediates: file.ek_intermediates,
-            event_log: file.event_log,
+            logs: Logs { firmware: file.event_log, software: file.software_log, ima: file.ima_log },
             guest_os: file.guest_os,
             driver,
             accel,

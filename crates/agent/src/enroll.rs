@@ -8,9 +8,13 @@
 //! and request                       <---   node certificate, bound to the AK
 //! ```
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use casemate_api::node::{self, EnrolChallenge, EnrolProof, EnrolRequest, RenewProof, RenewRequest};
+use casemate_api::node::{self, EnrolChallenge, EnrolProof, EnrolRequest, RenewNonce, RenewProof, RenewRequest};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use sha2::{Digest as _, Sha256};
 use tokio::{sync::watch, time::timeout};
@@ -37,6 +41,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 /// Renewal happens within this time before it is due, or a quarter of the time left: not all nodes at once.
 const JITTER_MS: u64 = 30_000;
+/// Longest name of a start of the machine, in bytes.
+const MAX_BOOT_ID: u64 = 64;
 /// Largest token file, in bytes.
 const MAX_TOKEN: u64 = 4096;
 
@@ -107,7 +113,7 @@ impl Enroller {
         };
         let challenge: EnrolChallenge = answer("begin enrolment", client.begin(begin)).await?;
         let secret = self.tpm.activate(challenge.credential_blob, challenge.encrypted_secret).await?;
-        let quote = self.quote(ENROL, &challenge.nonce, &request.der).await?;
+        let quote = self.quote(ENROL, &challenge.nonce, &request.der, 0).await?;
         let proof =
             EnrolProof { session: challenge.session, secret, quote: Some(quote), inventory: Some(self.inventory.clone()) };
         let credential = answer("finish enrolment", client.finish(proof)).await?;
@@ -117,9 +123,11 @@ impl Enroller {
     /// Renews the certificate with a fresh quote.
     pub(crate) async fn renew(&self, platform: &Platform) -> Result<Credential, EnrolError> {
         let mut client = platform.client();
-        let nonce = answer("begin renewal", client.renew_challenge(RenewRequest {})).await?.nonce;
+        let RenewNonce { nonce, ima_offset } = answer("begin renewal", client.renew_challenge(RenewRequest {})).await?;
         let request = CertificateRequest::new()?;
-        let quote = self.quote(RENEW, &nonce, &request.der).await?;
+        // After another start of the machine the list begins anew, whatever the platform remembers.
+        let offset = if self.sent_in_this_boot()? { ima_offset } else { 0 };
+        let quote = self.quote(RENEW, &nonce, &request.der, offset).await?;
         let receipt_key = self.receipt_key.to_vec();
         let proof = RenewProof { csr: request.der.clone(), quote: Some(quote), nonce, receipt_key };
         let credential = answer("renew", client.renew(proof)).await?;
@@ -181,17 +189,33 @@ impl Enroller {
     fn keep(&self, answer: node::NodeCredential, request: &CertificateRequest) -> Result<Credential, EnrolError> {
         let credential = Credential::new(answer, request)?;
         credential.save(&self.config.state_dir)?;
+        if self.config.logs.ima.is_some() {
+            files::replace(&self.sent_path(), boot_id()?.as_bytes())?;
+        }
         Ok(credential)
     }
 
-    async fn quote(&self, domain: &[u8], nonce: &[u8], csr: &[u8]) -> Result<node::NodeQuote, EnrolError> {
+    /// Whether the platform took a list of files of this boot: this or an earlier agent sent it.
+    fn sent_in_this_boot(&self) -> Result<bool, EnrolError> {
+        let sent = files::read(&self.sent_path(), MAX_BOOT_ID)?;
+        Ok(self.config.logs.ima.is_some() && sent == Some(boot_id()?.into_bytes()))
+    }
+
+    fn sent_path(&self) -> PathBuf {
+        self.config.state_dir.join("ima-boot-id")
+    }
+
+    async fn quote(&self, domain: &[u8], nonce: &[u8], csr: &[u8], offset: u64) -> Result<node::NodeQuote, EnrolError> {
         let nonce: [u8; 32] = nonce.try_into().map_err(|_| EnrolError::Nonce)?;
-        let NodeQuote { bundle, event_log } = self.tpm.quote(qualifying(domain, &nonce, csr, &self.receipt_key)).await?;
+        let qualifying = qualifying(domain, &nonce, csr, &self.receipt_key);
+        let (NodeQuote { bundle, event_log }, ima_list) = self.tpm.quote_with_files(qualifying, offset).await?;
         Ok(node::NodeQuote {
             attest: bundle.attest,
             signature: bundle.signature,
             pcrs: bundle.pcrs.into_iter().map(|(pcr, value)| (pcr, value.0.to_vec())).collect(),
             event_log,
+            ima_offset: if ima_list.is_some() { offset } else { 0 },
+            ima_list,
         })
     }
 
@@ -222,6 +246,13 @@ fn qualifying(domain: &[u8], nonce: &[u8; 32], csr: &[u8], receipt_key: &[u8; 32
     hash.update(Sha256::digest(csr));
     hash.update(receipt_key);
     hash.finalize().into()
+}
+
+/// What the kernel calls this start of the machine.
+fn boot_id() -> Result<String, EnrolError> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    let id = files::read(path, MAX_BOOT_ID)?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&id).trim().to_owned())
 }
 
 async fn answer<T>(

@@ -80,7 +80,7 @@ async fn drain_all(config: Config) -> anyhow::Result<usize> {
         Platform::new(&config.platform, &ca_pem(&config)?, &credential).context("set up the connection to the platform")?;
     let (_platform, watch_platform) = watch::channel(Arc::new(platform));
     let inventory = inventory::take(&config, driver.capabilities());
-    let tpm = NodeTpm::start(config.tpm.clone(), config.event_log.clone());
+    let tpm = NodeTpm::start(config.tpm.clone(), config.logs.clone());
     let (context, batcher) = context(config, driver, &inventory, tpm, &credential, watch_platform)?;
     let (registry, instances) = Registry::recover(context).await.context("take over what an earlier agent left")?;
     tokio::select! {
@@ -122,7 +122,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let driver = driver_off_thread(&config).await?;
     let inventory = inventory::take(&config, driver.capabilities());
     let receipt_key = credential::receipt_key(&config.state_dir)?;
-    let tpm = NodeTpm::start(config.tpm.clone(), config.event_log.clone());
+    let tpm = NodeTpm::start(config.tpm.clone(), config.logs.clone());
     let enroller = Enroller {
         config: config.clone(),
         ca_pem: ca_pem.clone(),

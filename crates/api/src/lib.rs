@@ -32,6 +32,10 @@ pub mod node {
 
     /// Largest gRPC message, in bytes.
     pub const MAX_MESSAGE: usize = 8 << 20;
+    /// Longest part of a list of files in one message, in bytes.
+    pub const MAX_IMA_LIST: usize = 6 << 20;
+    /// Longest event log in one message, in bytes.
+    pub const MAX_EVENT_LOG: usize = 512 << 10;
     /// Size of a blob chunk, in bytes.
     pub const BLOB_CHUNK: usize = 256 << 10;
     /// Object identifier of the node certificate's extension with the AK's TPM name.

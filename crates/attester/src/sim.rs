@@ -24,6 +24,8 @@ pub struct SoftTpm {
     name: Vec<u8>,
     pcrs: [Sha256Digest; PCRS as usize],
     updates: u32,
+    /// Starts of the machine.
+    resets: u32,
 }
 
 impl SoftTpm {
@@ -42,7 +44,13 @@ impl SoftTpm {
             *x = px.expect("an uncompressed point has x");
             *y = py.expect("an uncompressed point has y");
         }
-        Self { key, public: public.encode(), name: public.name(), pcrs: [[0; 32]; PCRS as usize], updates: 0 }
+        Self { key, public: public.encode(), name: public.name(), pcrs: [[0; 32]; PCRS as usize], updates: 0, resets: 1 }
+    }
+
+    /// What a start of its machine does: every PCR begins anew.
+    pub fn reset(&mut self) {
+        self.pcrs = [[0; 32]; PCRS as usize];
+        self.resets = self.resets.wrapping_add(1);
     }
 
     /// The attestation key's name.
@@ -67,7 +75,7 @@ impl SoftTpm {
         let attest = Attest {
             qualified_signer: self.qualified_name(),
             extra_data: qualifying.to_vec(),
-            clock: ClockInfo { clock_ms: 0, reset_count: 1, restart_count: 0, safe: true },
+            clock: ClockInfo { clock_ms: 0, reset_count: self.resets, restart_count: 0, safe: true },
             firmware_version: FIRMWARE_VERSION,
             body: AttestBody::Quote {
                 selections: vec![PcrSelection::sha256(&present)],

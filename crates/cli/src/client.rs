@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use casemate_api::rest::{
     Events, EvidenceBundle, Instance, Instances, KeyRelease, NewChallenge, NewInstance, Nodes, Problem, Receipt, Records,
+    Revocations,
 };
 use reqwest::{Body, Certificate, Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
@@ -78,6 +79,17 @@ impl Client {
         let path = format!("/instances/{}/challenges", segment(id)?);
         let request = self.request(Method::POST, &path).json(&NewChallenge { nonce: BASE64.encode(nonce) });
         read(send(request, "ask for evidence").await?, "ask for evidence").await
+    }
+
+    /// The signed revocation list in force; `None` where the platform has none. Whether it is good is for the verifier to say.
+    pub(crate) async fn revocations(&self) -> anyhow::Result<Option<String>> {
+        let attempt = "ask for the revocation list";
+        let answer = self.request(Method::GET, "/appraisals/revocations").send().await.context(attempt)?;
+        match answer.status() {
+            StatusCode::OK => read::<Revocations>(answer, attempt).await.map(|list| Some(list.file)),
+            StatusCode::NOT_FOUND => Ok(None),
+            _ => Err(problem(answer, attempt).await),
+        }
     }
 
     /// Hands over sealed keys; the platform takes a repetition for what it is.

@@ -27,6 +27,9 @@ pub(crate) struct ContextFile {
     pub(crate) reference_key: String,
     /// File with the signed reference values.
     pub(crate) reference_values: PathBuf,
+    /// Ed25519 key that signs revocation lists, base64. Without one every verdict is a refusal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) revocation_key: Option<String>,
     /// TPM vendor roots, PEM.
     pub(crate) vendor_roots: Vec<String>,
     /// Whether evidence that rests on a simulator is good enough. For development only.
@@ -59,6 +62,14 @@ impl ContextFile {
     /// Writes it, readable by its owner only.
     pub(crate) fn save(&self, path: &Path) -> anyhow::Result<()> {
         write_private(path, &serde_json::to_vec_pretty(self)?)
+    }
+
+    /// The pinned key of revocation lists.
+    pub(crate) fn revocation_key(&self) -> anyhow::Result<Option<[u8; 32]>> {
+        let Some(text) = &self.revocation_key else { return Ok(None) };
+        let bytes = BASE64.decode(text).context("decode revocation_key of the context")?;
+        let key = bytes.try_into().map_err(|_| anyhow::anyhow!("revocation_key of the context does not have 32 bytes"));
+        key.map(Some)
     }
 
     /// The pinned key of the reference values.

@@ -6,9 +6,10 @@ use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use casemate_api::rest::EvidenceBundle;
 use casemate_verifier::{
-    AttestationResult, Endorsements, Expectation, Outcome, Policy, ReferenceValues, Simulated, TrustAnchors, UnixTime,
-    VendorRoot,
+    AttestationResult, Endorsements, Expectation, Outcome, Policy, ReferenceValues, RelyingParty, Simulated, TrustAnchors,
+    UnixTime, VendorRoot,
     rego::{AppraisalPolicy, PolicyOptions, apply_policy},
+    revocation::RevocationList,
 };
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,7 @@ pub(crate) struct Trust {
     references: ReferenceValues,
     policy: Policy,
     rules: AppraisalPolicy,
+    revocation_key: Option<[u8; 32]>,
 }
 
 /// Evidence with the question it answers, to be judged again at any time.
@@ -34,6 +36,9 @@ pub(crate) struct SavedEvidence {
     pub(crate) received_at: u64,
     /// What the platform relayed.
     pub(crate) bundle: EvidenceBundle,
+    /// The signed revocation list of that time.
+    #[serde(default)]
+    pub(crate) revocations: Option<String>,
 }
 
 impl Trust {
@@ -51,7 +56,8 @@ impl Trust {
         let references = ReferenceValues::from_signed(&signed, &context.reference_key()?)
             .with_context(|| format!("check reference values {}", path.display()))?;
         let simulated = if context.allow_simulated { Simulated::Allow } else { Simulated::Refuse };
-        Ok(Self { anchors, references, policy: Policy::microvm(simulated), rules: AppraisalPolicy::strict() })
+        let revocation_key = context.revocation_key()?;
+        Ok(Self { anchors, references, policy: Policy::microvm(simulated), rules: AppraisalPolicy::strict(), revocation_key })
     }
 
     /// The same with other rules than the built-in ones as the last word.
@@ -69,6 +75,14 @@ impl Trust {
         &self.anchors
     }
 
+    /// The list that came with the evidence. Where there is none, or no pinned key, the check `policy.revoked` refuses.
+    fn revocations(&self, saved: &SavedEvidence) -> anyhow::Result<Option<RevocationList>> {
+        let (Some(file), Some(key)) = (&saved.revocations, &self.revocation_key) else { return Ok(None) };
+        let refused = |error| Refused { check: "policy.revoked".into(), detail: crate::printer::clean(&format!("{error:#}")) };
+        let list = RevocationList::from_signed(file.as_bytes(), key).map_err(anyhow::Error::from).map_err(refused)?;
+        Ok(Some(list))
+    }
+
     /// Judges evidence as of `now`.
     pub(crate) fn appraise(&self, saved: &SavedEvidence, now: UnixTime) -> anyhow::Result<AttestationResult> {
         let bundle = &saved.bundle;
@@ -80,15 +94,14 @@ impl Trust {
             nonce: hex32(&saved.nonce)?,
         };
         let endorsements = Endorsements { node_chain: &node_chain, ek_chain: &ek_chain };
-        let result = casemate_verifier::appraise_instance(
-            &evidence,
-            &endorsements,
-            &self.references,
-            &self.anchors,
-            &self.policy,
-            &expectation,
-            now,
-        );
+        let revocations = self.revocations(saved)?;
+        let believes = RelyingParty {
+            references: &self.references,
+            anchors: &self.anchors,
+            policy: &self.policy,
+            revocations: revocations.as_ref(),
+        };
+        let result = casemate_verifier::appraise_instance(&evidence, &endorsements, &believes, &expectation, now);
         // An instance of this level is promised no GPU.
         Ok(apply_policy(result, &self.rules, PolicyOptions::from(self.policy.simulated()), 0))
     }

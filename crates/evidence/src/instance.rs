@@ -32,9 +32,10 @@ pub mod guest_pcr {
     pub const QUOTED: [u32; 5] = [KERNEL, COMMAND_LINE, INITRD, ROOT_HASH, WORKLOAD];
 }
 
-/// The PCRs that a node quote covers, in ascending order: the firmware's and boot loader's, and 14 for the node's own
+/// The PCRs that a node quote covers, in ascending order: the firmware's and boot loader's with the kernel's command line (12), 10 for
+/// the files that the kernel opened, and 14 for the node's own
 /// software (agent, VMM), extended at node start with an event log entry each.
-pub const NODE_PCRS: [u32; 9] = [0, 1, 2, 3, 4, 5, 7, 9, 14];
+pub const NODE_PCRS: [u32; 13] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14];
 
 /// All that an agent sends for one nonce.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,13 +1,15 @@
 //! The verifier with this platform's anchors, reference values and policy: the only module that calls it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use casemate_api::{canonical, node, receipt};
 use casemate_verifier::{
-    AnchorError, AttestationResult, Endorsements, Expectation, NodeQuoteInput, Outcome, Policy, ReferenceValues, TrustAnchors,
-    UnixTime, VendorRoot,
+    AnchorError, AttestationResult, Endorsements, Expectation, ImaMemory, ImaPart, NodeBeliefs, NodePolicy, NodeQuoteInput,
+    Policy, ReferenceValues, RelyingParty, TrustAnchors, UnixTime, VendorRoot,
     credential::{Credential, CredentialError, Randomness, make_credential},
     ek::VerifiedEk,
+    rego::{AppraisalPolicy, PolicyOptions, apply_policy},
+    revocation::RevocationList,
     verify_receipt,
 };
 use sha2::{Digest as _, Sha256};
@@ -15,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     config::Simulated,
     fault::{Fault, chain},
+    revocations::Held,
     store::{Instance, Node},
 };
 
@@ -29,6 +32,51 @@ pub struct Appraiser {
     anchors: TrustAnchors,
     references: ReferenceValues,
     simulated: Simulated,
+    node_policy: NodePolicy,
+    instance_policy: Policy,
+}
+
+/// What may change while the server runs.
+#[derive(Debug)]
+pub struct Judgement {
+    /// The last word.
+    pub rules: AppraisalPolicy,
+    /// The revocation list in force; without one everything is refused.
+    pub revocations: Option<Arc<Held>>,
+}
+
+impl Judgement {
+    fn list(&self) -> Option<&RevocationList> {
+        self.revocations.as_ref().map(|held| &held.list)
+    }
+}
+
+/// What a node sends to get a certificate, and what is known of it.
+#[derive(Debug)]
+pub struct NodeEvidence<'a> {
+    /// The node.
+    pub node: &'a str,
+    /// Its TPM.
+    pub ek: &'a VerifiedEk,
+    /// TPMT_PUBLIC of its attestation key.
+    pub ak_public: &'a [u8],
+    /// Quote and logs.
+    pub quote: &'a node::NodeQuote,
+    /// What the quote is to be about.
+    pub qualifying: [u8; 32],
+    /// What was remembered of its list of files.
+    pub remembered: Option<&'a ImaMemory>,
+    /// The time of the appraisal.
+    pub now_ms: u64,
+}
+
+/// A node that passed.
+#[derive(Debug)]
+pub struct PassedNode {
+    /// What a person must know of it, in words.
+    pub notes: String,
+    /// What to remember of its list of files.
+    pub ima: Option<ImaMemory>,
 }
 
 /// What evidence should answer.
@@ -73,27 +121,28 @@ impl Appraiser {
         vendor_roots: &[VendorRoot],
         references: ReferenceValues,
         simulated: Simulated,
+        node_policy: NodePolicy,
     ) -> Result<Self, AnchorError> {
-        Ok(Self { anchors: TrustAnchors::new(platform_ca_pem, vendor_roots)?, references, simulated })
+        let anchors = TrustAnchors::new(platform_ca_pem, vendor_roots)?;
+        let instance_policy = Policy::microvm(simulated).with_boot(node_policy.boot.clone());
+        Ok(Self { anchors, references, simulated, node_policy, instance_policy })
     }
 
     /// Judges the evidence of an instance.
-    pub fn instance(&self, evidence: &[u8], question: &Questioned) -> Verdict {
+    pub fn instance(&self, evidence: &[u8], question: &Questioned, by: &Judgement) -> Verdict {
         let endorsements = Endorsements { node_chain: &question.node_chain, ek_chain: &question.ek_chain };
         let expectation =
             Expectation { instance: &question.instance, workload_digest: question.workload_digest, nonce: question.nonce };
-        let policy = Policy::microvm(self.simulated);
+        let believes = RelyingParty {
+            references: &self.references,
+            anchors: &self.anchors,
+            policy: &self.instance_policy,
+            revocations: by.list(),
+        };
         let now = seconds(question.now_ms);
-        let result = casemate_verifier::appraise_instance(
-            evidence,
-            &endorsements,
-            &self.references,
-            &self.anchors,
-            &policy,
-            &expectation,
-            now,
-        );
-        verdict(&result)
+        let result = casemate_verifier::appraise_instance(evidence, &endorsements, &believes, &expectation, now);
+        // An instance of this level is promised no GPU.
+        verdict(&apply_policy(result, &by.rules, PolicyOptions::from(self.simulated), 0))
     }
 
     /// Verifies an EK certificate chain up to a pinned vendor root.
@@ -109,24 +158,44 @@ impl Appraiser {
     }
 
     /// Judges a node's quote over its own state.
-    pub fn node(&self, quote: &node::NodeQuote, ak_public: &[u8], qualifying: [u8; 32]) -> Result<(), Fault> {
+    pub fn node(&self, evidence: &NodeEvidence<'_>, by: &Judgement) -> Result<PassedNode, Fault> {
         let failed = |check: &str, detail: String| Fault::Appraisal { check: check.to_owned(), detail };
+        let quote = evidence.quote;
         let pcrs: Option<BTreeMap<u32, [u8; 32]>> =
             quote.pcrs.iter().map(|(index, value)| Some((*index, value.as_slice().try_into().ok()?))).collect();
         let pcrs = pcrs.ok_or_else(|| failed("node.pcrs", "a PCR value does not have 32 bytes".into()))?;
+        let limits = [
+            ("node.event-log", quote.event_log.len(), node::MAX_EVENT_LOG),
+            ("node.ima", quote.ima_list.as_ref().map_or(0, Vec::len), node::MAX_IMA_LIST),
+        ];
+        if let Some((check, len, limit)) = limits.into_iter().find(|(_, len, limit)| len > limit) {
+            return Err(failed(check, format!("the log has {len} bytes, more than the limit of {limit}")));
+        }
         let input = NodeQuoteInput {
+            node: evidence.node,
+            ek: evidence.ek,
             attest: &quote.attest,
             signature: &quote.signature,
-            ak_public,
+            ak_public: evidence.ak_public,
             pcrs: &pcrs,
             event_log: &quote.event_log,
+            ima: quote.ima_list.as_ref().map(|list| ImaPart { list, offset: quote.ima_offset }),
+            remembered: evidence.remembered,
         };
-        let appraisal = casemate_verifier::appraise_node(&input, &qualifying, &self.references);
-        if appraisal.verified().is_some() {
-            return Ok(());
+        let beliefs = NodeBeliefs {
+            references: &self.references,
+            policy: &self.node_policy,
+            rules: &by.rules,
+            simulated: self.simulated,
+            revocations: by.list(),
+            revocation_floor: 0,
+        };
+        let appraisal = casemate_verifier::appraise_node(&input, &evidence.qualifying, &beliefs, seconds(evidence.now_ms));
+        match (appraisal.verified(), appraisal.result.failed()) {
+            (Some(node), None) => Ok(PassedNode { notes: appraisal.result.warnings.join("; "), ima: node.ima().cloned() }),
+            (_, Some(check)) => Err(failed(&check.name, check.detail.clone())),
+            (None, None) => Err(failed("node.quote", "the appraisal came to no result".into())),
         }
-        let first = appraisal.checks.iter().find(|check| check.outcome == Outcome::Fail);
-        Err(first.map_or_else(|| failed("node.quote", String::new()), |check| failed(&check.name, check.detail.clone())))
     }
 
     /// Verifies a receipt's signature and that it is of this instance; returns its body.

@@ -189,6 +189,46 @@ impl Authority {
     }
 }
 
+/// The certificate of a server that certifies nobody: self-signed, made once for these names, published as `public/server.pem`.
+pub fn lone_certificate(
+    data_dir: &Path,
+    names: &[String],
+    now_ms: u64,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), AuthorityError> {
+    const ATTEMPT: &str = "make the server's certificate";
+    let (keys, public) = (data_dir.join("keys"), data_dir.join("public"));
+    files::private_dir(&keys)?;
+    files::private_dir(&public)?;
+    let (key_path, path) = (keys.join("server.key.pem"), keys.join("server.pem"));
+    let names_path = keys.join("server.names");
+    let wanted = names.join("\n");
+    let damaged = || AuthorityError::Damaged("the server's key");
+    let stored = (files::read(&key_path)?, files::read(&path)?, files::read(&names_path)?);
+    let (key, pem) = match stored {
+        (Some(key), Some(pem), Some(for_names)) if for_names == wanted.as_bytes() => {
+            (String::from_utf8(key).map_err(|_| damaged())?, String::from_utf8(pem).map_err(|_| damaged())?)
+        }
+        _ => {
+            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed(ATTEMPT))?;
+            let mut params = CertificateParams::new(names.to_vec()).map_err(failed(ATTEMPT))?;
+            params.distinguished_name.push(DnType::CommonName, "Casemate verifier");
+            params.not_before = at(now_ms) - CLOCK_SKEW;
+            params.not_after = at(now_ms) + AUTHORITY_LIFE;
+            params.is_ca = IsCa::ExplicitNoCa;
+            params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+            let pem = params.self_signed(&key).map_err(failed(ATTEMPT))?.pem();
+            files::write(&key_path, key.serialize_pem().as_bytes(), 0o600)?;
+            files::write(&path, pem.as_bytes(), 0o600)?;
+            files::write(&names_path, wanted.as_bytes(), 0o600)?;
+            (key.serialize_pem(), pem)
+        }
+    };
+    files::write(&public.join("server.pem"), pem.as_bytes(), 0o644)?;
+    let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| damaged())?;
+    Ok((vec![certificate], PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| damaged())?))
+}
+
 fn node_params(subject: &NodeSubject<'_>, ends_at_ms: u64) -> Result<CertificateParams, AuthorityError> {
     let mut params = CertificateParams::new(vec![subject.id.to_string()]).map_err(failed("make a node certificate"))?;
     params.distinguished_name = rcgen::DistinguishedName::new();

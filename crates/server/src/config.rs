@@ -10,7 +10,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 pub use casemate_verifier::Simulated;
-use casemate_verifier::{ReferenceValues, VendorRoot};
+use casemate_verifier::{Demand, NodePolicy, ReferenceValues, VendorRoot};
 use serde::Deserialize;
 
 use crate::roles::{RoleName, Roles};
@@ -42,6 +42,17 @@ pub struct Config {
     /// Whether a node with a simulated TPM may be trusted; visible in every verdict.
     #[serde(default)]
     pub allow_simulated: bool,
+    /// The platform issues its own, empty revocation list and renews it. For development: nothing can be revoked.
+    #[serde(default)]
+    pub own_revocation_list: bool,
+    /// File with what is demanded of a node's boot and files; without it, of every node but a simulated one, all, and nothing is good.
+    pub node_policy: Option<PathBuf>,
+    /// Name of the policy that has the last word over nodes.
+    #[serde(default = "defaults::rules")]
+    pub node_rules: String,
+    /// Name of the policy that has the last word over instances.
+    #[serde(default = "defaults::rules")]
+    pub instance_rules: String,
     /// The role `verifier`.
     #[serde(default)]
     pub verifier: VerifierConfig,
@@ -81,6 +92,8 @@ pub struct Settings {
     pub names: Vec<String>,
     /// Whether simulated TPMs may be trusted.
     pub simulated: Simulated,
+    /// Who signs revocation lists.
+    pub revocations: RevocationSource,
     /// For `api` and `nodes`, if this server runs them.
     pub platform: Option<PlatformSettings>,
     /// For `verifier`, if this server runs it.
@@ -96,8 +109,32 @@ pub struct PlatformSettings {
     pub references: ReferenceValues,
     /// Roots of TPM vendors.
     pub vendor_roots: Vec<VendorRoot>,
+    /// What is demanded of nodes.
+    pub node_policy: NodePolicy,
+    /// Whose rules have the last word.
+    pub last_word: LastWord,
     /// Limits in time and size.
     pub limits: Limits,
+}
+
+/// Names of the policies that have the last word.
+#[derive(Debug, Clone)]
+pub struct LastWord {
+    /// Over nodes that want a certificate.
+    pub nodes: String,
+    /// Over instances.
+    pub instances: String,
+}
+
+/// Who signs revocation lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RevocationSource {
+    /// Nobody: what needs a list is refused.
+    Nobody,
+    /// Whoever has this Ed25519 key; the operator puts the lists.
+    Pinned([u8; 32]),
+    /// This server.
+    Own,
 }
 
 /// Limits in time and size.
@@ -141,6 +178,7 @@ impl Config {
         if alone && self.verifier.platform_ca.is_some() == self.vendor_roots.is_empty() {
             faults.push("verifier.platform_ca, vendor_roots: instances are judged by both; give both or none".into());
         }
+        let revocations = self.revocation_source(platform.is_some(), verifier.is_some(), &mut faults);
         // What a role lacks is among the faults.
         match (roles, rest_addr) {
             (Some(roles), Some(rest_addr)) if faults.is_empty() => Ok(Settings {
@@ -149,6 +187,7 @@ impl Config {
                 rest_addr,
                 names: self.names,
                 simulated: if self.allow_simulated { Simulated::Allow } else { Simulated::Refuse },
+                revocations,
                 platform: platform.flatten(),
                 verifier: verifier.flatten(),
             }),
@@ -185,7 +224,48 @@ impl Config {
             faults.push("vendor_roots: at least one PEM file; without one no node can enrol".into());
         }
         let (references, vendor_roots) = (pinned.references.clone(), pinned.vendor_roots.clone());
-        Some(PlatformSettings { node_addr: node_addr?, references: references?, vendor_roots, limits: self.limits() })
+        let node_policy = match &self.node_policy {
+            None => Some(NodePolicy::strict()),
+            Some(path) => keep(faults, node_policy(path)),
+        };
+        Some(PlatformSettings {
+            node_addr: node_addr?,
+            references: references?,
+            vendor_roots,
+            node_policy: node_policy?,
+            last_word: LastWord { nodes: self.node_rules.clone(), instances: self.instance_rules.clone() },
+            limits: self.limits(),
+        })
+    }
+
+    /// Nodes and instances are refused without a list, so a platform says where it comes from.
+    fn revocation_source(&self, platform: bool, verifier: bool, faults: &mut Vec<String>) -> RevocationSource {
+        match (&self.verifier.revocation_key, self.own_revocation_list) {
+            (Some(_), true) => {
+                faults.push("own_revocation_list, verifier.revocation_key: give one of them".into());
+                RevocationSource::Nobody
+            }
+            (None, true) => RevocationSource::Own,
+            (Some(_), false) if !verifier => {
+                faults
+                    .push("verifier.revocation_key: lists are put through the role \"verifier\", which this server lacks".into());
+                RevocationSource::Nobody
+            }
+            (Some(text), false) => {
+                let key = keep(faults, key("verifier.revocation_key", text));
+                key.map_or(RevocationSource::Nobody, RevocationSource::Pinned)
+            }
+            (None, false) => {
+                if platform {
+                    faults.push(
+                        "verifier.revocation_key: nodes are refused without a revocation list; give the key that signs it, or \
+                         for development own_revocation_list = true"
+                            .into(),
+                    );
+                }
+                RevocationSource::Nobody
+            }
+        }
     }
 
     fn ranges(&self, faults: &mut Vec<String>) {
@@ -248,6 +328,15 @@ fn references(path: &Path, key_text: &str) -> Result<ReferenceValues, String> {
         .map_err(|e| format!("reference_values: {}: {}", path.display(), crate::fault::chain(&e)))
 }
 
+fn node_policy(path: &Path) -> Result<NodePolicy, String> {
+    let json = std::fs::read(path).map_err(|e| format!("node_policy: read {}: {e}", path.display()))?;
+    let policy: NodePolicy = serde_json::from_slice(&json).map_err(|e| format!("node_policy: {}: {e}", path.display()))?;
+    if policy.boot == Demand::LeftToPlatform || policy.ima == Demand::LeftToPlatform {
+        return Err(format!("node_policy: {}: \"left_to_platform\" is for others; this is the platform", path.display()));
+    }
+    Ok(policy)
+}
+
 fn vendor_roots(paths: &[PathBuf]) -> Result<Vec<VendorRoot>, String> {
     let mut roots = Vec::new();
     for path in paths {
@@ -262,6 +351,9 @@ fn vendor_roots(paths: &[PathBuf]) -> Result<Vec<VendorRoot>, String> {
 mod defaults {
     pub(super) fn roles() -> Vec<String> {
         super::RoleName::ALL.map(|role| role.as_str().to_owned()).to_vec()
+    }
+    pub(super) fn rules() -> String {
+        crate::service::STRICT_NAME.to_owned()
     }
     pub(super) fn certificate_s() -> u64 {
         3600

@@ -26,6 +26,7 @@ mod life;
 pub mod listener;
 mod peer;
 pub mod rest;
+pub mod revocations;
 pub mod roles;
 pub mod schedule;
 pub mod server;

@@ -15,15 +15,16 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     appraiser::Appraiser,
-    authority::{Authority, AuthorityError},
+    authority::{Authority, AuthorityError, lone_certificate},
     blobs::Blobs,
     clock::now_ms,
     config::{PlatformSettings, Settings, Simulated, VerifierSettings},
     files::{self, FileError},
     grpc::NodeApi,
     listener, rest,
+    revocations::{Keeper, KeeperError},
     service::{
-        Parts, Service,
+        Parts, Rules, Service,
         appraisals::{AppraisalParts, AppraisalStartError, Appraisals},
         forget,
     },
@@ -48,6 +49,9 @@ pub enum StartError {
     /// The verifier failed.
     #[error("prepare the verifier")]
     Appraisals(#[from] AppraisalStartError),
+    /// The revocation list failed.
+    #[error("prepare the revocation list")]
+    Revocations(#[from] KeeperError),
     /// TLS could not be set up.
     #[error("set up TLS")]
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -81,30 +85,40 @@ impl Server {
     /// The one place that decides what a role means: `platform` is the REST routes of `api`, the listener of `nodes` and the upkeep
     /// of instances; `verifier` is its routes. What every server has is REST, a certificate of its own, and forgetting.
     pub async fn start(settings: Settings, draining: watch::Receiver<bool>) -> Result<Self, StartError> {
-        let Settings { data_dir, roles, rest_addr, names, simulated, platform, verifier } = settings;
+        let Settings { data_dir, roles, rest_addr, names, simulated, revocations, platform, verifier } = settings;
         files::private_dir(&data_dir)?;
         let lock = files::lock(&data_dir.join("lock"))?;
         let store = Store::open(&database(&data_dir)).await?;
-        let authority = Authority::open(&data_dir, now_ms())?;
-        let (chain, key) = authority.server_certificate(&names, now_ms())?;
+        // Who certifies no nodes has no authority that somebody could take.
+        let authority = platform.as_ref().map(|_| Authority::open(&data_dir, now_ms())).transpose()?;
+        let (chain, key) = match &authority {
+            Some(authority) => authority.server_certificate(&names, now_ms())?,
+            None => lone_certificate(&data_dir, &names, now_ms())?,
+        };
         let certificate = Certificate { chain, key };
 
+        let shared = Shared {
+            revocations: Keeper::open(&data_dir, &store, revocations).await?,
+            rules: Rules::new(store.clone()),
+            simulated,
+        };
         let appraisals = match verifier {
             None => None,
             Some(verifier) => {
                 // A platform's own nodes are its verifier's, too.
-                let own_ca = platform.as_ref().map(|_| authority.certificate_pem());
-                let parts = appraisal_parts(verifier, own_ca, &store, simulated)?;
-                Some(Appraisals::open(&data_dir, parts).await?)
+                let own_ca = authority.as_ref().map(Authority::certificate_pem);
+                let parts = appraisal_parts(verifier, own_ca, &store, &shared)?;
+                Some(Appraisals::open(&data_dir, parts)?)
             }
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(forget(store.clone(), draining.clone()));
+        tasks.spawn(shared.revocations.clone().keep_fresh(draining.clone()));
         let (mut service, mut node) = (None, None);
-        if let Some(settings) = platform {
+        if let Some((settings, authority)) = platform.zip(authority) {
             let node_tls = certificate.tls(Some(authority.certificate()), &[b"h2"])?;
             let (listener, address) = listen(settings.node_addr).await?;
-            let platform = platform_service(&data_dir, &store, authority, settings, simulated, &draining)?;
+            let platform = platform_service(&data_dir, &store, authority, settings, &shared, &draining)?;
             tasks.spawn(listener::serve(listener, node_tls, NodeApi::new(platform.clone()), draining.clone()));
             tasks.spawn(platform.clone().upkeep());
             (service, node) = (Some(platform), Some(address));
@@ -159,19 +173,28 @@ pub fn database(data_dir: &Path) -> PathBuf {
     data_dir.join("casemate.db")
 }
 
+/// What both the platform and the verifier judge by.
+#[derive(Clone)]
+struct Shared {
+    revocations: Keeper,
+    rules: Rules,
+    simulated: Simulated,
+}
+
 fn appraisal_parts(
     settings: VerifierSettings,
     own_ca: Option<String>,
     store: &Store,
-    simulated: Simulated,
+    shared: &Shared,
 ) -> Result<AppraisalParts, StartError> {
-    let VerifierSettings { platform_ca, vendor_roots, references, revocation_key, developer, limits } = settings;
+    let VerifierSettings { platform_ca, vendor_roots, references, developer, limits } = settings;
     let platform_ca = own_ca.unwrap_or_default() + &platform_ca;
     let anchors = match (platform_ca.is_empty(), vendor_roots.is_empty()) {
         (false, false) => Some(TrustAnchors::new(&platform_ca, &vendor_roots)?),
         _ => None,
     };
-    Ok(AppraisalParts { store: store.clone(), anchors, references, simulated, revocation_key, developer, limits })
+    let Shared { revocations, rules, simulated } = shared.clone();
+    Ok(AppraisalParts { store: store.clone(), anchors, references, simulated, revocations, rules, developer, limits })
 }
 
 fn platform_service(
@@ -179,14 +202,15 @@ fn platform_service(
     store: &Store,
     authority: Authority,
     settings: PlatformSettings,
-    simulated: Simulated,
+    shared: &Shared,
     draining: &watch::Receiver<bool>,
 ) -> Result<Service, StartError> {
-    let PlatformSettings { references, vendor_roots, limits, .. } = settings;
-    let appraiser = Appraiser::new(&authority.certificate_pem(), &vendor_roots, references, simulated)?;
+    let PlatformSettings { references, vendor_roots, node_policy, last_word, limits, .. } = settings;
+    let Shared { revocations, rules, simulated } = shared.clone();
+    let appraiser = Appraiser::new(&authority.certificate_pem(), &vendor_roots, references, simulated, node_policy)?;
     let blobs = Blobs::open(data_dir.join("blobs"), limits.blob_bytes)?;
     let (store, draining) = (store.clone(), draining.clone());
-    Ok(Service::new(Parts { store, blobs, authority, appraiser, limits, draining }))
+    Ok(Service::new(Parts { store, blobs, authority, appraiser, revocations, rules, last_word, limits, draining }))
 }
 
 fn write_run_file(path: &Path, rest: SocketAddr, node: Option<SocketAddr>) -> Result<(), FileError> {

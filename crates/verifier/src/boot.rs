@@ -80,11 +80,26 @@ fn run(
     let (log, bank) = ledger.enter(CheckName::NodeEventLog, replayed(log, quoted))?;
     let (boot, images) = claims::read(&log, bank, quoted, policy);
     let judged = policy.judge(&boot, &log, bank, quoted);
-    let detail = format!("secure boot {}, {} images", if boot.secure_boot { "on" } else { "off" }, boot.images.len());
-    let secure_boot = boot.secure_boot;
+    let (detail, secure_boot) = (summary(&boot), boot.secure_boot);
     *claims = Some(boot);
     ledger.enter(CheckName::NodeBootPolicy, judged.map(|()| Finding::new((), detail)))?;
     Ok(VerifiedBoot { bank, secure_boot, images })
+}
+
+/// Judges a log that was found to replay to SHA-256 values: the claims, and what to say of them or why they are refused.
+pub(crate) fn judge_replayed(
+    log: &[u8],
+    quoted: &QuotedBanks,
+    policy: &BootPolicy,
+) -> Result<(BootClaims, Result<String, BootPolicyError>), EventLogError> {
+    let log = LogRef::parse(log)?;
+    let (boot, _) = claims::read(&log, HashAlg::Sha256, quoted, policy);
+    let judged = policy.judge(&boot, &log, HashAlg::Sha256, quoted).map(|()| summary(&boot));
+    Ok((boot, judged))
+}
+
+fn summary(boot: &BootClaims) -> String {
+    format!("secure boot {}, {} images", if boot.secure_boot { "on" } else { "off" }, boot.images.len())
 }
 
 #[derive(Debug, thiserror::Error)]

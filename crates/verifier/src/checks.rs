@@ -264,6 +264,7 @@ pub const INSTANCE_CHECKS: &[CheckName] = &[
     CheckName::NodeQuote,
     CheckName::NodePcrs,
     CheckName::NodeEventLog,
+    CheckName::NodeBootPolicy,
     CheckName::NodeSoftware,
     CheckName::BatchInclusion,
     CheckName::InstanceId,
@@ -278,6 +279,7 @@ pub const INSTANCE_CHECKS: &[CheckName] = &[
     CheckName::GuestQuote,
     CheckName::GuestPcrs,
     CheckName::GuestBinding,
+    CheckName::PolicyRevoked,
     CheckName::PolicySimulated,
 ];
 
@@ -288,7 +290,11 @@ pub const NODE_CHECKS: &[CheckName] = &[
     CheckName::EvidenceNonce,
     CheckName::NodePcrs,
     CheckName::NodeEventLog,
+    CheckName::NodeBootPolicy,
     CheckName::NodeSoftware,
+    CheckName::NodeIma,
+    CheckName::PolicyRevoked,
+    CheckName::PolicySimulated,
 ];
 
 /// One line of a verdict.

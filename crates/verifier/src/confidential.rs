@@ -21,9 +21,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     anchors::TrustAnchors,
+    boot::BootPolicy,
     checks::CheckName,
     gpu::{DeviceCount, GpuEndorsements, GpuPolicy},
     instance::{Endorsements, Expectation},
+    node::Demand,
     policy::Simulated,
     references::ReferenceValues,
     rego::{AppraisalPolicy, PolicyOptions, apply_policy},
@@ -46,6 +48,7 @@ pub const CONFIDENTIAL_NODE_CHECKS: &[CheckName] = &[
     CheckName::NodeQuote,
     CheckName::NodePcrs,
     CheckName::NodeEventLog,
+    CheckName::NodeBootPolicy,
     CheckName::NodeSoftware,
     CheckName::BatchInclusion,
     CheckName::LinkChip,
@@ -63,6 +66,9 @@ pub struct ConfidentialPolicy {
     pub cpu: CpuPolicy,
     /// What is accepted of GPUs and switches.
     pub gpu: GpuPolicy,
+    /// What is demanded of the node's boot; without it that is left to the platform, and the result says so.
+    #[serde(default)]
+    pub node_boot: Demand<BootPolicy>,
     /// The highest serial of a revocation list that was seen; an older list is refused. 0 where none was.
     pub revocation_floor: u64,
     /// Simulated hardware is accepted; the result says so.

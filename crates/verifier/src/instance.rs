@@ -29,6 +29,7 @@ use crate::{
         Anchor, AttestationResult, Tier, VerifiedGuest,
         microvm::{self, MicrovmClaims, NodeClaims, Seen},
     },
+    revocation::{self, NodeRests, RevocationList},
     time::UnixTime,
 };
 
@@ -52,18 +53,30 @@ pub struct Expectation<'a> {
     pub nonce: [u8; 32],
 }
 
+/// What the relying party believes in to begin with.
+#[derive(Debug, Clone, Copy)]
+pub struct RelyingParty<'a> {
+    /// Signed reference values.
+    pub references: &'a ReferenceValues,
+    /// Pinned roots of the platform and of TPM vendors.
+    pub anchors: &'a TrustAnchors,
+    /// What is accepted.
+    pub policy: &'a Policy,
+    /// Its own list; without one everything is refused.
+    pub revocations: Option<&'a RevocationList>,
+}
+
 /// Appraises the evidence of an instance. Every check of [`INSTANCE_CHECKS`] is in the result; the first that fails ends it.
 pub fn appraise_instance(
     evidence: &[u8],
     endorsements: &Endorsements<'_>,
-    references: &ReferenceValues,
-    anchors: &TrustAnchors,
-    policy: &Policy,
+    believes: &RelyingParty<'_>,
     expectation: &Expectation<'_>,
     now: UnixTime,
 ) -> AttestationResult {
     let mut appraisal = Appraisal { ledger: Ledger::new(INSTANCE_CHECKS), notes: Notes::default() };
-    let inputs = Inputs { endorsements, references, anchors, policy, expectation, now };
+    let RelyingParty { references, anchors, policy, revocations } = *believes;
+    let inputs = Inputs { endorsements, references, anchors, policy, revocations, expectation, now };
     let guest = appraisal.run(evidence, &inputs);
     appraisal.close(guest, &inputs)
 }
@@ -73,6 +86,7 @@ struct Inputs<'a> {
     references: &'a ReferenceValues,
     anchors: &'a TrustAnchors,
     policy: &'a Policy,
+    revocations: Option<&'a RevocationList>,
     expectation: &'a Expectation<'a>,
     now: UnixTime,
 }
@@ -102,11 +116,17 @@ impl Appraisal {
         let decoded = self.ledger.enter(CheckName::EvidenceFormat, Decoded::new(evidence))?;
         self.notes.guest = Some(MicrovmClaims::new(&decoded.launch));
         let fresh = self.ledger.enter(CheckName::EvidenceNonce, decoded.answering(&inputs.expectation.nonce))?;
+        let LaunchRecord { kernel, initrd, root_hash, .. } = fresh.0.launch;
         let node = self.node(&fresh, inputs)?;
+        let (ak_name, ek, software) = (node.ak_name.clone(), node.ek, node.measured.software);
         let bound = self.ledger.enter(CheckName::BatchInclusion, fresh.covered_by(node))?;
         self.notes.launch_record_digest = Some(bound.digest());
         let known = bound.judge(&mut self.ledger, &mut self.notes, inputs.expectation, inputs.references)?;
         let guest = known.guest(&mut self.ledger)?;
+        let images = [software.agent(), software.vmm(), kernel, initrd, root_hash];
+        let rests = NodeRests { ak_name: &ak_name, ek: &ek, references: inputs.references, images: &images };
+        let fresh = revocation::node_finding(inputs.revocations, &rests, inputs.now, inputs.policy.revocation_floor());
+        self.ledger.enter(CheckName::PolicyRevoked, fresh)?;
         self.ledger.enter(CheckName::PolicySimulated, simulated(&self.notes.simulated, inputs.policy.simulated()))?;
         Ok(guest)
     }
@@ -119,6 +139,7 @@ impl Appraisal {
             event_log: &fresh.0.evidence.node_event_log,
             anchors: inputs.anchors,
             references: inputs.references,
+            boot: inputs.policy.boot(),
             now: inputs.now,
         };
         let certificate = input.certificate(&mut self.ledger)?;
@@ -130,7 +151,8 @@ impl Appraisal {
             self.notes.simulated.push(format!("the node's TPM, under root {}", ek.root_subject()));
         }
         let node = input.measured(&mut self.ledger, endorsed)?;
-        claims.measured(&node.software);
+        claims.measured(&node.measured);
+        self.notes.warnings.extend(node.measured.warnings.iter().cloned());
         self.notes.node_verified = true;
         Ok(node)
     }
@@ -212,7 +234,7 @@ impl Fresh {
             return Err(InclusionError::Root(Mismatch::new(hex::encode(root), seen)));
         }
         let detail = format!("leaf {} of {} under the node's quote", evidence.batch.index, evidence.batch.count);
-        Ok(Finding::new(BoundLaunch::new(evidence, launch, keys, node.software), detail))
+        Ok(Finding::new(BoundLaunch::new(evidence, launch, keys, node.measured.software), detail))
     }
 }
 

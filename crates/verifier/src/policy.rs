@@ -1,5 +1,7 @@
 //! What the relying party insists on. Never read from evidence.
 
+use crate::{boot::BootPolicy, node::Demand};
+
 /// The isolation that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PlatformKind {
@@ -24,17 +26,31 @@ pub enum Simulated {
 pub struct Policy {
     platform: PlatformKind,
     simulated: Simulated,
+    boot: Demand<BootPolicy>,
+    revocation_floor: u64,
 }
 
 impl Policy {
     /// For instances of level `microvm`.
     pub fn microvm(simulated: Simulated) -> Self {
-        Self { platform: PlatformKind::Microvm, simulated }
+        Self { platform: PlatformKind::Microvm, simulated, boot: Demand::LeftToPlatform, revocation_floor: 0 }
     }
 
     /// For instances of level `confidential`.
     pub fn confidential(simulated: Simulated) -> Self {
-        Self { platform: PlatformKind::Confidential, simulated }
+        Self { platform: PlatformKind::Confidential, ..Self::microvm(simulated) }
+    }
+
+    /// The same with a demand of the node's boot. Without one it is left to the platform, and the result says so.
+    #[must_use]
+    pub fn with_boot(self, boot: Demand<BootPolicy>) -> Self {
+        Self { boot, ..self }
+    }
+
+    /// The same with the highest serial of a revocation list that was seen: an older list is refused.
+    #[must_use]
+    pub fn with_revocation_floor(self, revocation_floor: u64) -> Self {
+        Self { revocation_floor, ..self }
     }
 
     /// The isolation that is asked for.
@@ -45,5 +61,15 @@ impl Policy {
     /// Whether a simulator may stand in for hardware.
     pub fn simulated(&self) -> Simulated {
         self.simulated
+    }
+
+    /// What is demanded of the node's boot.
+    pub fn boot(&self) -> &Demand<BootPolicy> {
+        &self.boot
+    }
+
+    /// The highest serial of a revocation list that was seen.
+    pub fn revocation_floor(&self) -> u64 {
+        self.revocation_floor
     }
 }

@@ -132,7 +132,7 @@ pub enum PolicyRefusal {
 /// What a policy sees, as `input`.
 #[derive(Debug, Clone, Serialize)]
 pub struct PolicyInput<'a> {
-    /// `microvm` or `confidential`: what was asked for.
+    /// `microvm`, `confidential` or `node`: what was asked for.
     pub platform: &'a str,
     /// By name; see [`Submodule`].
     pub submodules: &'a BTreeMap<String, Submodule>,
@@ -278,7 +278,7 @@ impl AppraisalPolicy {
 }
 
 /// Enters the check `policy.appraisal` into a result: the last word of the relying party. A result that is not affirming
-/// stays what it is; one that the policy refuses is contraindicated, and yields no guest.
+/// stays what it is; one that the policy refuses is contraindicated with all its submodules, and yields no guest.
 pub fn apply_policy(
     mut result: AttestationResult,
     policy: &AppraisalPolicy,
@@ -302,6 +302,8 @@ pub fn apply_policy(
         }
         Some(Err(refusal)) => {
             result.status = result.status.worst(Tier::Contraindicated);
+            // Whoever reads one submodule alone must not find it good.
+            result.submodules.values_mut().for_each(Submodule::refuse);
             (Outcome::Fail, chain(&refusal))
         }
     };

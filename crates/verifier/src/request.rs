@@ -127,7 +127,7 @@ pub struct Pinned<'a> {
     pub references: Option<&'a ReferenceValues>,
     /// The last word. The built-in rules are about whole attesters, so they have no say in a lone device or quote; other rules do.
     pub rules: &'a AppraisalPolicy,
-    /// Without one each request must bring its own; only confidential VMs are judged by it.
+    /// Without one each request must bring its own; lone devices and quotes are not judged by it.
     pub revocations: Option<&'a RevocationList>,
     /// Whether simulators may stand in for hardware. A request must also say so itself, in its policy.
     pub simulated: Simulated,

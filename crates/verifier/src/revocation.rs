@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     checks::Finding,
     envelope::{self, EnvelopeError},
+    references::{Processor, ReferenceValues},
     time::UnixTime,
 };
 
@@ -112,8 +113,8 @@ pub struct Revocations {
     pub issued_at: UnixTime,
     /// When the next one is there at the latest.
     pub next_update: UnixTime,
-    /// Identities of processors and GPUs, hex: CHIP_ID (of Turin also without its zeros), platform instance id or PPID, SHA-256 of a
-    /// GPU's key.
+    /// Identities of processors, GPUs and TPMs, hex: CHIP_ID (of Turin also without its zeros), platform instance id or PPID, SHA-256
+    /// of a GPU's key, SHA-256 of a TPM's EK certificate. A node falls with each part that the reference values enrolled with its TPM.
     pub chips: BTreeSet<String>,
     /// TPM names of attestation keys, hex.
     pub aks: BTreeSet<String>,
@@ -201,7 +202,7 @@ pub struct FreshList<'a>(&'a Revocations);
 /// What evidence rests on, to be looked up. Each field is mandatory; a part that has none says so with an empty list.
 #[derive(Debug, Clone, Copy)]
 pub struct RestsOn<'a> {
-    /// Identities of processors and GPUs.
+    /// Identities of processors, GPUs and TPMs.
     pub chips: &'a [&'a [u8]],
     /// TPM names of attestation keys.
     pub aks: &'a [&'a [u8]],
@@ -243,6 +244,41 @@ pub(crate) fn finding(
     fresh.require_absent(rests_on)?;
     let (serial, until) = (fresh.0.serial, fresh.0.next_update);
     Ok(Finding::new(serial, format!("nothing of it is in revocation list {serial}, fresh until {until}")))
+}
+
+/// What a node and the software on it rest on.
+pub(crate) struct NodeRests<'a> {
+    /// TPM name of its attestation key.
+    pub(crate) ak_name: &'a [u8],
+    /// SHA-256 of its TPM's EK certificate.
+    pub(crate) ek: &'a [u8; 32],
+    /// They say which processor and GPUs were enrolled with that TPM.
+    pub(crate) references: &'a ReferenceValues,
+    /// Agent, VMM, and what a guest was started from.
+    pub(crate) images: &'a [[u8; 32]],
+}
+
+/// The check `policy.revoked` of a node and of a guest without hardware evidence of its own.
+pub(crate) fn node_finding(
+    list: Option<&RevocationList>,
+    rests: &NodeRests<'_>,
+    now: UnixTime,
+    floor: u64,
+) -> Result<Finding<u64>, Refused> {
+    let machine = rests.references.machine(rests.ek);
+    let gpus: Vec<Vec<u8>> =
+        machine.into_iter().flat_map(|machine| &machine.gpus).filter_map(|gpu| hex::decode(gpu).ok()).collect();
+    let processor = match machine.and_then(|machine| machine.processor.as_ref()) {
+        // A list may name a Turin by its eight bytes alone; of other generations the rest is not zero.
+        Some(Processor::SnpChip(chip)) if chip[8..] == [0; 56] => vec![&chip[..], &chip[..8]],
+        Some(Processor::SnpChip(chip)) => vec![&chip[..]],
+        Some(Processor::TdxPlatform(platform)) => vec![&platform[..]],
+        None => Vec::new(),
+    };
+    let tpm: [&[u8]; 1] = [rests.ek];
+    let chips: Vec<&[u8]> = tpm.into_iter().chain(processor).chain(gpus.iter().map(Vec::as_slice)).collect();
+    let images: Vec<&[u8]> = rests.images.iter().map(<[u8; 32]>::as_slice).collect();
+    finding(list, &RestsOn { chips: &chips, aks: &[rests.ak_name], images: &images, silicon_generations: &[] }, now, floor)
 }
 
 const DOMAIN: &[u8] = b"casemate/revocations/v1\0";

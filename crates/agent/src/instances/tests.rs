@@ -129,6 +129,8 @@ fn config(dir: &Path) -> Config {
         tpm: "unix:/none".into(),
         ek_intermediates: vec![],
         event_log: "/none".into(),
+        software_log: None,
+        ima_log: None,
         guest_os: dir.join("guest-os"),
         driver: "fake".into(),
         accel: "tcg".into(),

@@ -187,8 +187,9 @@ impl Tenant<'_> {
         anyhow::ensure!(bundle.instance == instance, "asked for evidence of {instance}, got {}", bundle.instance);
         self.printer.done("evidence", &format!("received, {} bytes of base64", bundle.evidence.len()));
         let workload_digest = hex::encode(self.resolved.workload.digest());
+        let revocations = self.client.revocations().await?;
         let now = trust::now();
-        let saved = SavedEvidence { nonce: hex::encode(nonce), workload_digest, received_at: now.0, bundle };
+        let saved = SavedEvidence { nonce: hex::encode(nonce), workload_digest, received_at: now.0, bundle, revocations };
         let result = self.trust.appraise(&saved, now)?;
         trust::print_checks(self.printer, "you", &result);
         trust::require_affirming(&result)?;

@@ -140,7 +140,8 @@ async fn ask(context: &ContextFile, instance: &str) -> anyhow::Result<SavedEvide
     let nonce = resolve::random32()?;
     let bundle = client.challenge(instance, &nonce).await?;
     anyhow::ensure!(bundle.instance == instance, "asked for evidence of {instance}, got {}", bundle.instance);
-    Ok(SavedEvidence { nonce: hex::encode(nonce), workload_digest, received_at: trust::now().0, bundle })
+    let revocations = client.revocations().await?;
+    Ok(SavedEvidence { nonce: hex::encode(nonce), workload_digest, received_at: trust::now().0, bundle, revocations })
 }
 
 /// A time as people write it: seconds since 1970, or RFC 3339.

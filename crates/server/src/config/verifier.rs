@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use casemate_verifier::{ReferenceValues, VendorRoot, ear::MAX_LIFETIME_S};
 use serde::Deserialize;
 
-use super::{Pinned, keep, key, within};
+use super::{Pinned, keep, within};
 
 /// The role `verifier`, as written.
 #[derive(Debug, Clone, Deserialize)]
@@ -56,8 +56,6 @@ pub struct VerifierSettings {
     pub vendor_roots: Vec<VendorRoot>,
     /// What good evidence looks like.
     pub references: Option<ReferenceValues>,
-    /// Who signs revocation lists.
-    pub revocation_key: Option<[u8; 32]>,
     /// URI of who runs it.
     pub developer: String,
     /// Limits in time and number.
@@ -90,10 +88,6 @@ impl VerifierConfig {
                 keep(faults, text.map_err(|e| format!("verifier.platform_ca: read {}: {e}", path.display())))
             }
         };
-        let revocation_key = match &self.revocation_key {
-            None => Some(None),
-            Some(text) => keep(faults, key("verifier.revocation_key", text)).map(Some),
-        };
         if self.developer.is_empty() {
             faults.push("verifier.developer: must not be empty".into());
         }
@@ -112,7 +106,6 @@ impl VerifierConfig {
             platform_ca: platform_ca?,
             vendor_roots: pinned.vendor_roots.clone(),
             references: pinned.references.clone(),
-            revocation_key: revocation_key?,
             developer: self.developer.clone(),
             limits: self.limits(),
         })

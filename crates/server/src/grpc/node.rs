@@ -61,7 +61,7 @@ impl Node for Adapter {
 
     async fn renew_challenge(&self, request: Request<RenewRequest>) -> Result<Response<RenewNonce>, Status> {
         let peer = self.peer(&request).await?;
-        self.0.renew_challenge(&peer.id).map(Response::new).map_err(|fault| fault.status())
+        self.0.renew_challenge(&peer.id).await.map(Response::new).map_err(|fault| fault.status())
     }
 
     async fn renew(&self, request: Request<RenewProof>) -> Result<Response<NodeCredential>, Status> {

@@ -12,9 +12,12 @@ use casemate_api::rest::{
 };
 
 use super::{Rejection, extract::read_limited};
-use crate::service::{
-    Caller,
-    appraisals::{Appraisals, MAX_BODY, MAX_POLICY, MAX_REVOCATIONS, METRICS_MEDIA_TYPE, Written},
+use crate::{
+    revocations::MAX_REVOCATIONS,
+    service::{
+        Caller, Service,
+        appraisals::{Appraisals, MAX_BODY, MAX_POLICY, METRICS_MEDIA_TYPE, Written},
+    },
 };
 
 /// Make a nonce for one use. The attester answers it, and names the challenge in its request for an appraisal.
@@ -116,6 +119,14 @@ pub(super) async fn put_policy(
     security(("token" = [])))]
 pub(super) async fn revocations(State(appraisals): State<Appraisals>, caller: Caller) -> Result<Json<Revocations>, Rejection> {
     Ok(Json(appraisals.revocations(&caller).await?))
+}
+
+/// The same of a server that runs instances, but is no verifier for others: tenants judge by that list, too.
+pub(super) async fn platform_revocations(
+    State(service): State<Service>,
+    _caller: Caller,
+) -> Result<Json<Revocations>, Rejection> {
+    Ok(Json(service.revocations().view()?))
 }
 
 /// Replace the revocation list. Needs an operator's token. A lower serial than one that was ever accepted is refused.

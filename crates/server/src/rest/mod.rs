@@ -50,11 +50,15 @@ pub struct Common {
 /// All routes. Those of a role that is not served here say so.
 pub fn router(served: Served) -> Router {
     let Served { common, api, verifier } = served;
+    let lists = api.clone().filter(|_| verifier.is_none()).map_or_else(Router::new, |service| {
+        Router::new().route("/api/v1/appraisals/revocations", get(appraisals::platform_revocations)).with_state(service)
+    });
     let always = Router::new()
         .route("/api/v1/platform", get(nodes::platform))
         .route("/api/v1/openapi.json", get(openapi::serve))
         .with_state(common);
     always
+        .merge(lists)
         .merge(api.map_or_else(|| absent(RoleName::Api, &API_PATHS), platform_routes))
         .merge(verifier.map_or_else(|| absent(RoleName::Verifier, &VERIFIER_PATHS), verifier_routes))
         .fallback(|uri: axum::http::Uri| async move {

@@ -44,6 +44,11 @@ impl Service {
             Err(Fault::NoEvidence { check, detail }) => return self.give_up(id, &check, detail).await,
             Err(other) => return Err(other),
         };
+        let judgement = match self.judgement(&self.0.parts.last_word.instances).await {
+            Ok(judgement) => judgement,
+            Err(fault @ Fault::NotFound { .. }) => return self.give_up(id, "policy.appraisal", fault.to_string()).await,
+            Err(other) => return Err(other),
+        };
         let service = self.clone();
         let question = Questioned {
             node_chain: node.node_chain,
@@ -54,7 +59,8 @@ impl Service {
             now_ms: now_ms(),
         };
         // Signatures take milliseconds: not on the threads that serve connections.
-        let judged = tokio::task::spawn_blocking(move || service.0.parts.appraiser.instance(&evidence, &question)).await;
+        let judged =
+            tokio::task::spawn_blocking(move || service.0.parts.appraiser.instance(&evidence, &question, &judgement)).await;
         let verdict = judged.map_err(|error| Fault::internal("appraise evidence")(error.into()))?;
         tracing::info!(instance.id = %id, verdict.status = %verdict.status, verdict.failed = verdict.failed_check(), "instance appraised");
         self.change(id, |instance, out| conclude(instance, verdict, out)).await?;

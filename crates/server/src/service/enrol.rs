@@ -10,12 +10,18 @@ use std::{
 
 use casemate_api::node::{EnrolChallenge, EnrolProof, EnrolRequest, NodeCredential};
 use casemate_lifecycle::NodeId;
+use casemate_verifier::ek::VerifiedEk;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::{Service, nodes::inventory_json, random, tokens::hash};
+use super::{
+    Service,
+    nodes::{NodeQuestion, inventory_json, with_notes},
+    random,
+    tokens::hash,
+};
 use crate::{
-    appraiser::{credential, node_binding},
+    appraiser::{PassedNode, credential, node_binding},
     authority::{AuthorityError, NodeCertificate, NodeSubject},
     clock::now_ms,
     fault::Fault,
@@ -43,8 +49,7 @@ struct Session {
     secret: [u8; 32],
     nonce: [u8; 32],
     ek_chain: Vec<Vec<u8>>,
-    ek_digest: [u8; 32],
-    simulated: bool,
+    ek: VerifiedEk,
     node: NodeId,
     ak_public: Vec<u8>,
     csr: Vec<u8>,
@@ -71,9 +76,8 @@ impl Service {
             token,
             secret,
             nonce,
-            ek_digest: ek.certificate_digest(),
-            simulated: ek.is_simulated(),
             node: node_id(&request.ek_public),
+            ek,
             ek_chain: request.ek_chain,
             ak_public: request.ak_public,
             csr: request.csr,
@@ -103,12 +107,17 @@ impl Service {
         }
         let quote = proof.quote.unwrap_or_default();
         let binding = node_binding(DOMAIN, &session.nonce, &session.csr, &session.receipt_key);
-        if let Err(fault) = self.0.parts.appraiser.node(&quote, &session.ak_public, binding) {
-            if let (Fault::Appraisal { check, detail }, Some(known)) = (&fault, self.store().node(&session.node).await?) {
-                self.distrust(&known.id, check, detail).await?;
-            }
-            return Err(fault);
-        }
+        let (ek_digest, simulated) = (session.ek.certificate_digest(), session.ek.is_simulated());
+        let question = NodeQuestion {
+            node: session.node.clone(),
+            ek: session.ek,
+            ak_public: session.ak_public.clone(),
+            quote,
+            qualifying: binding,
+            // A node that enrols sends its logs whole.
+            remembered: None,
+        };
+        let passed = self.judged_or_distrusted(question, now_ms).await?;
         if !self.store().use_bootstrap_token(&session.token, session.node.as_str(), now_ms).await? {
             return Err(Fault::Unauthenticated);
         }
@@ -119,14 +128,14 @@ impl Service {
         let subject = NodeSubject {
             id: &session.node,
             ak_name: &ak_name,
-            ek_digest: &session.ek_digest,
+            ek_digest: &ek_digest,
             receipt_key: &session.receipt_key,
             since_ms,
         };
         let certificate = self.certify(&session.csr, &subject, now_ms)?;
         let node = Node {
             id: session.node.clone(),
-            ek_digest: session.ek_digest,
+            ek_digest,
             ek_chain: session.ek_chain,
             node_chain: certificate.chain.clone(),
             ak_public: session.ak_public,
@@ -135,8 +144,9 @@ impl Service {
             certificate_ends_ms: certificate.ends_at_ms,
             inventory,
             trust: Trust::Trusted,
-            trust_detail: "enrolled with a passing appraisal".into(),
-            simulated: session.simulated,
+            trust_detail: with_notes("enrolled with a passing appraisal", &passed.notes),
+            simulated,
+            ima: passed.ima,
             agent_version: session.agent_version,
             enrolled_at_ms: since_ms,
             last_seen_ms: now_ms,
@@ -144,6 +154,16 @@ impl Service {
         self.store().upsert_node(&node).await?;
         tracing::info!(node.id = %node.id, node.simulated = node.simulated, "node enrolled");
         Ok(self.credential(&node.id, certificate))
+    }
+
+    /// A node that was known before and fails now is not trusted any more.
+    async fn judged_or_distrusted(&self, question: NodeQuestion, now_ms: u64) -> Result<PassedNode, Fault> {
+        let id = question.node.clone();
+        let judged = self.judge_node(question, now_ms).await;
+        if let (Err(Fault::Appraisal { check, detail }), Some(known)) = (&judged, self.store().node(&id).await?) {
+            self.distrust(&known.id, check, detail).await?;
+        }
+        judged
     }
 
     /// A certificate for a node whose appraisal has just passed.

@@ -14,6 +14,7 @@ mod nodes;
 mod records;
 mod renew;
 mod reports;
+mod rules;
 mod session;
 mod tokens;
 mod upkeep;
@@ -28,22 +29,26 @@ use tokio::sync::{Semaphore, watch};
 
 pub use instances::Placed;
 pub use nodes::PeerNode;
+pub use rules::{Rules, STRICT_NAME};
 pub use session::SessionEnd;
 pub use tokens::{Caller, authenticate, make_token};
 pub use upkeep::forget;
 
 use crate::{
-    appraiser::Appraiser,
+    appraiser::{Appraiser, Judgement},
     authority::Authority,
     blobs::Blobs,
     changes::Changes,
     clock::now_ms,
-    config::Limits,
+    config::{LastWord, Limits},
     fault::Fault,
+    revocations::Keeper,
     sessions::{Command, Sessions},
     store::{Instance, NewEvent, Store},
 };
 
+/// Longest wait for rules to be compiled.
+const RULES_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
 /// Most long polls at the same time.
 const MAX_LONG_POLLS: usize = 512;
 
@@ -61,6 +66,12 @@ pub struct Parts {
     pub authority: Authority,
     /// The verifier with this platform's anchors and policy.
     pub appraiser: Appraiser,
+    /// The revocation list in force.
+    pub revocations: Keeper,
+    /// The operator's rules.
+    pub rules: Rules,
+    /// Which of them have the last word.
+    pub last_word: LastWord,
     /// Limits.
     pub limits: Limits,
     /// Becomes `true` when the server drains.
@@ -102,6 +113,17 @@ impl Service {
     /// The platform's keys.
     pub fn authority(&self) -> &Authority {
         &self.0.parts.authority
+    }
+
+    /// The revocation list in force.
+    pub fn revocations(&self) -> &Keeper {
+        &self.0.parts.revocations
+    }
+
+    /// What the verifier judges instances by, as it is now; `policy` names the rules.
+    async fn judgement(&self, policy: &str) -> Result<Judgement, Fault> {
+        let rules = self.0.parts.rules.named(policy, RULES_LIMIT).await?;
+        Ok(Judgement { rules, revocations: self.revocations().held() })
     }
 
     fn limits(&self) -> &Limits {

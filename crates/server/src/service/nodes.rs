@@ -1,11 +1,17 @@
 //! Nodes: who they are on a connection, what they offer, how they look to clients.
 
-use casemate_api::{node::Inventory, rest, workload::Isolation};
+use casemate_api::{
+    node::{Inventory, NodeQuote},
+    rest,
+    workload::Isolation,
+};
 use casemate_lifecycle::NodeId;
+use casemate_verifier::{ImaMemory, ek::VerifiedEk};
 use serde_json::{Value, json};
 
 use super::{Caller, Service};
 use crate::{
+    appraiser::{NodeEvidence, PassedNode},
     fault::Fault,
     life::{self, clipped},
     schedule::{Candidate, MACHINE_OVERHEAD_MIB},
@@ -65,6 +71,26 @@ impl Service {
         Ok(())
     }
 
+    /// Judges a node that wants a certificate, by what is in force now.
+    pub(super) async fn judge_node(&self, question: NodeQuestion, now_ms: u64) -> Result<PassedNode, Fault> {
+        let judgement = self.judgement(&self.0.parts.last_word.nodes).await?;
+        let service = self.clone();
+        // Signatures and long lists take milliseconds: not on the threads that serve connections.
+        let judged = tokio::task::spawn_blocking(move || {
+            let evidence = NodeEvidence {
+                node: question.node.as_str(),
+                ek: &question.ek,
+                ak_public: &question.ak_public,
+                quote: &question.quote,
+                qualifying: question.qualifying,
+                remembered: question.remembered.as_ref(),
+                now_ms,
+            };
+            service.0.parts.appraiser.node(&evidence, &judgement)
+        });
+        judged.await.map_err(|error| Fault::internal("appraise a node")(error.into()))?
+    }
+
     /// What the scheduler needs to know of a node.
     pub(super) fn candidate(&self, node: &Node, load: Option<&Load>) -> Candidate {
         let load = load.copied().unwrap_or_default();
@@ -82,6 +108,24 @@ impl Service {
         }
     }
 }
+
+/// What a node that wants a certificate has to answer.
+pub(super) struct NodeQuestion {
+    pub(super) node: NodeId,
+    pub(super) ek: VerifiedEk,
+    pub(super) ak_public: Vec<u8>,
+    pub(super) quote: NodeQuote,
+    pub(super) qualifying: [u8; 32],
+    pub(super) remembered: Option<ImaMemory>,
+}
+
+/// Why a node is trusted, with what its appraisal left open.
+pub(super) fn with_notes(why: &str, notes: &str) -> String {
+    if notes.is_empty() { why.to_owned() } else { clipped(&format!("{why}; {notes}"), MAX_DETAIL) }
+}
+
+/// Most characters of a node's detail.
+const MAX_DETAIL: usize = 1000;
 
 /// The inventory as stored and shown.
 pub(super) fn inventory_json(inventory: &Inventory) -> Value {

@@ -8,9 +8,13 @@ use std::{
 use casemate_api::node::{NodeCredential, RenewNonce, RenewProof};
 use casemate_lifecycle::NodeId;
 
-use super::{Service, random};
+use super::{
+    Service,
+    nodes::{NodeQuestion, with_notes},
+    random,
+};
 use crate::{
-    appraiser::node_binding,
+    appraiser::{PassedNode, node_binding},
     authority::NodeSubject,
     clock::now_ms,
     fault::Fault,
@@ -28,11 +32,13 @@ pub(super) struct Pending(Mutex<HashMap<NodeId, ([u8; 32], u64)>>);
 
 impl Service {
     /// A fresh nonce; an older one of the node is worth nothing from now on.
-    pub fn renew_challenge(&self, node: &NodeId) -> Result<RenewNonce, Fault> {
+    pub async fn renew_challenge(&self, node: &NodeId) -> Result<RenewNonce, Fault> {
+        let known = self.store().node(node).await?;
+        let ima_offset = known.and_then(|node| node.ima).map_or(0, |memory| memory.offset());
         let nonce = random::<32>()?;
         let mut pending = self.0.renewals.0.lock().unwrap_or_else(PoisonError::into_inner);
         pending.insert(node.clone(), (nonce, now_ms() + NONCE_LIFE_MS));
-        Ok(RenewNonce { nonce: nonce.to_vec() })
+        Ok(RenewNonce { nonce: nonce.to_vec(), ima_offset })
     }
 
     /// Appraises the node anew; a passing appraisal gives a certificate, and trust back if it was lost.
@@ -46,12 +52,15 @@ impl Service {
             hint: "use an agent of this platform's version",
         })?;
         let node = self.store().node(id).await?.ok_or_else(|| Fault::NotFound { what: "node", id: id.to_string() })?;
-        if let Err(fault) = self.appraise_again(&node, &proof, &nonce, &receipt_key, now_ms) {
-            if let Fault::Appraisal { check, detail } = &fault {
-                self.distrust(id, check, detail).await?;
+        let passed = match self.appraise_again(&node, &proof, &nonce, &receipt_key, now_ms).await {
+            Ok(passed) => passed,
+            Err(fault) => {
+                if let Fault::Appraisal { check, detail } = &fault {
+                    self.distrust(id, check, detail).await?;
+                }
+                return Err(fault);
             }
-            return Err(fault);
-        }
+        };
         let since_ms = if node.receipt_key == receipt_key { node.enrolled_at_ms } else { now_ms };
         let subject = NodeSubject { id, ak_name: &node.ak_name, ek_digest: &node.ek_digest, receipt_key: &receipt_key, since_ms };
         let certificate = self.certify(&proof.csr, &subject, now_ms)?;
@@ -60,7 +69,8 @@ impl Service {
             receipt_key,
             certificate_ends_ms: certificate.ends_at_ms,
             trust: Trust::Trusted,
-            trust_detail: "the last renewal's appraisal passed".into(),
+            trust_detail: with_notes("the last renewal's appraisal passed", &passed.notes),
+            ima: passed.ima,
             enrolled_at_ms: since_ms,
             last_seen_ms: now_ms,
             ..node
@@ -71,17 +81,22 @@ impl Service {
     }
 
     /// The vendor's chain as well: roots and policy may have changed since.
-    fn appraise_again(
+    async fn appraise_again(
         &self,
         node: &Node,
         proof: &RenewProof,
         nonce: &[u8; 32],
         receipt_key: &[u8; 32],
         now_ms: u64,
-    ) -> Result<(), Fault> {
-        let appraiser = &self.0.parts.appraiser;
-        appraiser.endorsement_key(&node.ek_chain, now_ms)?;
-        let quote = proof.quote.clone().unwrap_or_default();
-        appraiser.node(&quote, &node.ak_public, node_binding(DOMAIN, nonce, &proof.csr, receipt_key))
+    ) -> Result<PassedNode, Fault> {
+        let question = NodeQuestion {
+            node: node.id.clone(),
+            ek: self.0.parts.appraiser.endorsement_key(&node.ek_chain, now_ms)?,
+            ak_public: node.ak_public.clone(),
+            quote: proof.quote.clone().unwrap_or_default(),
+            qualifying: node_binding(DOMAIN, nonce, &proof.csr, receipt_key),
+            remembered: node.ima.clone(),
+        };
+        self.judge_node(question, now_ms).await
     }
 }

@@ -3,8 +3,11 @@
 use sqlx::{AssertSqlSafe, SqlitePool};
 
 /// One file per version, in order, never changed once released.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("../../migrations/sqlite/0001_first.sql"), include_str!("../../migrations/sqlite/0002_appraisals.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("../../migrations/sqlite/0001_first.sql"),
+    include_str!("../../migrations/sqlite/0002_appraisals.sql"),
+    include_str!("../../migrations/sqlite/0003_ima_memory.sql"),
+];
 
 /// Why the schema could not be brought up to date.
 #[derive(Debug, thiserror::Error)]

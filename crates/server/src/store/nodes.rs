@@ -1,6 +1,7 @@
 //! Nodes: TPM identity, certificate, inventory, trust.
 
 use casemate_lifecycle::NodeId;
+use casemate_verifier::ImaMemory;
 use sqlx::sqlite::SqliteRow;
 
 use super::{
@@ -54,6 +55,8 @@ pub struct Node {
     pub trust_detail: String,
     /// Whether the trust rests on a simulator root.
     pub simulated: bool,
+    /// How far its list of files was appraised, where it was.
+    pub ima: Option<ImaMemory>,
     /// Version of its agent.
     pub agent_version: String,
     /// Since when it has its keys.
@@ -67,14 +70,14 @@ impl Store {
     pub async fn upsert_node(&self, node: &Node) -> Result<()> {
         sqlx::query(
             "INSERT INTO nodes (id, ek_digest, ek_chain, node_chain, ak_public, ak_name, receipt_key, certificate_ends_ms, \
-             inventory, trust, trust_detail, simulated, agent_version, enrolled_at_ms, last_seen_ms) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+             inventory, trust, trust_detail, simulated, agent_version, enrolled_at_ms, last_seen_ms, ima_memory) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
              ON CONFLICT (id) DO UPDATE SET ek_digest = excluded.ek_digest, ek_chain = excluded.ek_chain, \
              node_chain = excluded.node_chain, ak_public = excluded.ak_public, ak_name = excluded.ak_name, \
              receipt_key = excluded.receipt_key, certificate_ends_ms = excluded.certificate_ends_ms, \
              inventory = excluded.inventory, trust = excluded.trust, trust_detail = excluded.trust_detail, \
              simulated = excluded.simulated, agent_version = excluded.agent_version, enrolled_at_ms = excluded.enrolled_at_ms, \
-             last_seen_ms = excluded.last_seen_ms",
+             last_seen_ms = excluded.last_seen_ms, ima_memory = excluded.ima_memory",
         )
         .bind(node.id.as_str())
         .bind(&node.ek_digest[..])
@@ -91,6 +94,7 @@ impl Store {
         .bind(&node.agent_version)
         .bind(int(node.enrolled_at_ms))
         .bind(int(node.last_seen_ms))
+        .bind(node.ima.as_ref().map(|memory| serde_json::to_string(memory).expect("a memory is plain data")))
         .execute(&self.writer)
         .await
         .map_err(failed("store a node"))?;
@@ -156,6 +160,10 @@ fn from_row(row: &SqliteRow) -> Result<Node> {
         trust,
         trust_detail: columns.text("trust_detail")?,
         simulated: columns.uint("simulated")? != 0,
+        ima: match columns.opt_text("ima_memory")? {
+            Some(_) => Some(columns.json("ima_memory")?),
+            None => None,
+        },
         agent_version: columns.text("agent_version")?,
         enrolled_at_ms: columns.uint("enrolled_at_ms")?,
         last_seen_ms: columns.uint("last_seen_ms")?,

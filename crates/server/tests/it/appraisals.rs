@@ -21,8 +21,8 @@ use crate::{
     platform::{Answer, Client, Platform},
 };
 
-const INSTANCE: &str = "0190f1d2-0000-7000-8000-000000000001";
-const REVOCATION_KEY: [u8; 32] = [9; 32];
+pub(crate) const INSTANCE: &str = "0190f1d2-0000-7000-8000-000000000001";
+pub(crate) const REVOCATION_KEY: [u8; 32] = [9; 32];
 
 /// What can be asked about one enrolled node.
 struct Bench {
@@ -40,6 +40,7 @@ impl Bench {
     async fn with(lines: &str) -> Self {
         let key = STANDARD.encode(SigningKey::from_bytes(&REVOCATION_KEY).verifying_key().to_bytes());
         let platform = Platform::with(&format!("[verifier]\nrevocation_key = \"{key}\"\n{lines}")).await;
+        platform.put_revocations(&revocations(1, REVOCATION_KEY)).await;
         let mut node = SoftNode::new(1, &platform);
         let credential = node.enrol(&platform, &platform.bootstrap_token().await).await.unwrap();
         let tenant = platform.token(Role::Tenant).await;
@@ -293,7 +294,6 @@ async fn never_goes_back_to_an_older_revocation_list() {
         let client = client.clone();
         async move { client.send(request).await }
     };
-    assert!(bench.tenant.get("/appraisals/revocations").await.problem().starts_with("404"));
     assert!(put(&bench.tenant, revocations(5, REVOCATION_KEY)).await.problem().starts_with("403"));
     assert!(put(&operator, revocations(5, [8; 32])).await.problem().starts_with("422"));
     let stored: rest::Revocations = put(&operator, revocations(5, REVOCATION_KEY)).await.json(200);
@@ -312,7 +312,10 @@ async fn runs_alone() {
     let alone = Platform::alone().await;
     assert_eq!(alone.server.node(), None);
     assert!(alone.server.service().is_none());
-    assert!(!alone.dir.path().join("data/blobs").exists());
+    for absent in ["blobs", "keys/ca.key.pem", "keys/assignment.key", "public/ca.pem"] {
+        assert!(!alone.dir.path().join("data").join(absent).exists(), "{absent}");
+    }
+    let pinned = std::fs::read(alone.dir.path().join("data/public/server.pem")).unwrap();
     let tenant = alone.token(Role::Tenant).await;
     let status: rest::Platform = tenant.get("/platform").await.json(200);
     assert_eq!(status.roles, ["verifier"]);
@@ -326,6 +329,7 @@ async fn runs_alone() {
     assert_eq!(std::fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600);
     let before: rest::Jwks = tenant.get("/appraisals/keys").await.json(200);
     let again = alone.restart().await;
+    assert_eq!(std::fs::read(again.dir.path().join("data/public/server.pem")).unwrap(), pinned);
     assert_eq!(again.client(String::new()).get("/appraisals/keys").await.json::<rest::Jwks>(200), before);
 }
 
@@ -345,7 +349,7 @@ fn the_example_configuration_is_one() {
     assert!(["node_addr", "reference_values", "vendor_roots"].iter().all(|name| faults.contains(name)), "{faults}");
 }
 
-fn claims(token: &str, jwk: &Value) -> Value {
+pub(crate) fn claims(token: &str, jwk: &Value) -> Value {
     use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, jwk::Jwk};
     let jwk: Jwk = serde_json::from_value(jwk.clone()).unwrap();
     let mut validation = Validation::new(Algorithm::ES256);
@@ -364,9 +368,14 @@ fn now() -> UnixTime {
 }
 
 fn revocations(serial: u64, key: [u8; 32]) -> String {
+    revoking(serial, key, |_| ())
+}
+
+/// A list that names what `change` says.
+pub(crate) fn revoking(serial: u64, key: [u8; 32], change: impl FnOnce(&mut Revocations)) -> String {
     let (issued_at, next_update) = (now(), UnixTime(now().0 + 3600));
     let none = Default::default;
-    Revocations {
+    let mut list = Revocations {
         version: 1,
         serial,
         issued_at,
@@ -375,6 +384,7 @@ fn revocations(serial: u64, key: [u8; 32]) -> String {
         aks: none(),
         images: none(),
         silicon_generations: none(),
-    }
-    .to_signed(&SigningKey::from_bytes(&key))
+    };
+    change(&mut list);
+    list.to_signed(&SigningKey::from_bytes(&key))
 }

@@ -6,7 +6,7 @@ use casemate_api::{
     assignment, canonical,
     node::{
         Assignment, Challenge, EnrolProof, EnrolRequest, EvidenceReply, FromNode, InstanceReport, Inventory, NodeCredential,
-        NodeQuote, Records, RenewProof, RenewRequest, Report, ToNode, enrolment_client::EnrolmentClient, from_node,
+        NodeQuote, Records, RenewNonce, RenewProof, RenewRequest, Report, ToNode, enrolment_client::EnrolmentClient, from_node,
         node_client::NodeClient, to_node,
     },
     receipt,
@@ -36,6 +36,10 @@ use crate::{
 pub(crate) struct SoftNode {
     pub(crate) tpm: SoftTpm,
     pub(crate) log: EventLog,
+    /// The kernel's list of files.
+    pub(crate) list: Option<Vec<u8>>,
+    /// From where it is sent: where the platform said at the last renewal.
+    pub(crate) offset: u64,
     pub(crate) ek: SoftEk,
     pub(crate) ek_chain: Vec<Vec<u8>>,
     pub(crate) receipt_key: SigningKey,
@@ -56,6 +60,8 @@ impl SoftNode {
         Self {
             tpm: evidence::node_tpm(seed, &log),
             log,
+            list: None,
+            offset: 0,
             ek_chain: vec![ek.certificate.clone()],
             ek,
             receipt_key: SigningKey::from_bytes(&[seed; 32]),
@@ -89,6 +95,8 @@ impl SoftNode {
             signature,
             pcrs: pcrs.into_iter().map(|(index, value)| (index, value.to_vec())).collect(),
             event_log: self.log.encode(),
+            ima_list: self.list.as_ref().map(|list| list[usize::try_from(self.offset).unwrap()..].to_vec()),
+            ima_offset: self.offset,
         }
     }
 
@@ -109,7 +117,8 @@ impl SoftNode {
 
     pub(crate) async fn renew(&mut self, platform: &Platform, credential: &NodeCredential) -> Result<NodeCredential, Status> {
         let mut client = self.client(platform, credential).await;
-        let nonce = client.renew_challenge(RenewRequest {}).await?.into_inner().nonce;
+        let RenewNonce { nonce, ima_offset } = client.renew_challenge(RenewRequest {}).await?.into_inner();
+        self.offset = ima_offset;
         let csr = self.csr();
         let quote = self.quote("casemate/renew/v1", &nonce, &csr);
         let receipt_key = self.receipt_key.verifying_key().to_bytes().to_vec();

@@ -94,6 +94,13 @@ impl Platform {
         Client { http: self.http.clone(), base: format!("https://localhost:{}/api/v1", self.server.rest().port()), token }
     }
 
+    /// Puts a signed revocation list into force.
+    pub(crate) async fn put_revocations(&self, file: &str) {
+        let operator = self.token(Role::Operator).await;
+        let request = operator.request(Method::PUT, "/appraisals/revocations").body(file.to_owned());
+        operator.send(request).await.json::<rest::Revocations>(200);
+    }
+
     pub(crate) fn ca_pem(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("data/public/ca.pem")).unwrap()
     }
@@ -107,7 +114,9 @@ async fn serve(dir: &Path, timing: &str) -> (Server, watch::Sender<bool>, reqwes
     let config: Config = casemate_daemon::config::load(&write_config(dir, timing)).unwrap();
     let (drain, draining) = watch::channel(false);
     let server = Server::start(config.check().unwrap(), draining).await.unwrap();
-    let ca = std::fs::read(dir.join("data/public/ca.pem")).unwrap();
+    // A server that certifies no nodes has no authority; its own certificate is pinned.
+    let pinned = ["data/public/ca.pem", "data/public/server.pem"].map(|name| std::fs::read(dir.join(name)));
+    let ca = pinned.into_iter().find_map(Result::ok).unwrap();
     let http = reqwest::Client::builder()
         .tls_certs_only([reqwest::Certificate::from_pem(&ca).unwrap()])
         .timeout(Duration::from_secs(60))
@@ -152,7 +161,8 @@ pub(crate) fn write_config(dir: &Path, timing: &str) -> std::path::PathBuf {
     }
     let text = format!(
         "data_dir = {data:?}\nrest_addr = \"127.0.0.1:0\"\nnode_addr = \"127.0.0.1:0\"\nnames = [\"localhost\", \"127.0.0.1\"]\n\
-         reference_values = {values:?}\nreference_key = \"{key}\"\nvendor_roots = [{vendor:?}]\nallow_simulated = true\n{timing}\n",
+         reference_values = {values:?}\nreference_key = \"{key}\"\nvendor_roots = [{vendor:?}]\nallow_simulated = true\n{own}{timing}\n",
+        own = if timing.contains("revocation") { "" } else { "own_revocation_list = true\n" },
         data = dir.join("data"),
         values = dir.join("reference-values.json"),
         vendor = dir.join("vendor.pem"),

@@ -192,6 +192,20 @@ fn other_attacks(bed: &Bed, ended: &str, through: &dyn Fn(Arc<dyn Alter>) -> Pro
     let run = bed.casemate_in(&run_args(&[], &[]), Some(proxy.context())).expect_refusal("workload.digest");
     assert!(!run.stderr.contains("ok keys"));
 
+    struct AlteredList;
+    impl Alter for AlteredList {
+        fn answer(&self, path: &str, body: &mut Value) {
+            if path.ends_with("/appraisals/revocations")
+                && let Some(file) = body["file"].as_str()
+            {
+                body["file"] = file.replace("serial", "serials").into();
+            }
+        }
+    }
+    let proxy = through(Arc::new(AlteredList));
+    let run = bed.casemate_in(&run_args(&[], &[]), Some(proxy.context())).expect_refusal("policy.revoked");
+    assert!(!run.stderr.contains("ok keys"));
+
     struct AlteredKeys;
     impl Alter for AlteredKeys {
         fn request(&self, path: &str, body: &mut Value) {

@@ -52,6 +52,8 @@ struct Complete {
 /// A node that the processor and the GPUs belong to: what of it may be revoked.
 struct LinkedNode {
     ak_name: Vec<u8>,
+    /// SHA-256 of its TPM's EK certificate.
+    ek: [u8; 32],
     agent: [u8; 32],
     vmm: [u8; 32],
 }
@@ -123,10 +125,12 @@ impl<'a> Appraisal<'a> {
             event_log: &evidence.node.event_log,
             anchors: believes.anchors,
             references: believes.references,
+            boot: &believes.policy.node_boot,
             now,
         };
         let devices_anchors = self.anchors.len();
         let (anchors, simulated, covered_leaf) = (&mut self.anchors, &mut self.simulated, &mut self.leaf);
+        let warnings = &mut self.warnings;
         let mut claims = None;
         let found = self.sections.judge(|ledger| {
             let certificate = input.certificate(ledger)?;
@@ -137,16 +141,17 @@ impl<'a> Appraisal<'a> {
                 simulated.push(format!("the node's TPM, under root {}", ek.root_subject()));
             }
             let claims = claims.insert(NodeClaims::new(&endorsed.certificate, &ek));
-            let ak_name = endorsed.certificate.ak_name.clone();
             let node = input.measured(ledger, endorsed)?;
-            claims.measured(&node.software);
+            claims.measured(&node.measured);
+            warnings.extend(node.measured.warnings.iter().cloned());
             let covered = covered(&node.quote, leaf, &evidence.node.batch);
             ledger.enter(CheckName::BatchInclusion, covered)?;
             *covered_leaf = Some(*leaf);
             let linked = links::chip(believes.references, &ek.certificate_digest(), cpu.identity().as_ref());
             let machine = ledger.enter(CheckName::LinkChip, linked)?;
             ledger.enter(CheckName::LinkGpus, links::gpus(machine, gpus))?;
-            Ok(LinkedNode { ak_name, agent: node.software.agent(), vmm: node.software.vmm() })
+            let software = node.measured.software;
+            Ok(LinkedNode { ak_name: node.ak_name, ek: node.ek, agent: software.agent(), vmm: software.vmm() })
         });
         let allowed = self.simulated.is_empty() || believes.policy.danger_allow_simulated;
         let submodule = microvm::node_submodule(claims.as_ref(), found.is_ok() && allowed, &self.anchors[devices_anchors..]);
@@ -159,7 +164,8 @@ impl<'a> Appraisal<'a> {
         let policy = believes.policy;
         let devices = gpus.map_or(&[][..], VerifiedGpus::devices);
         let identities: Vec<[u8; 32]> = devices.iter().map(|device| device.identity()).collect();
-        let chips: Vec<&[u8]> = cpu.chips().into_iter().chain(identities.iter().map(<[u8; 32]>::as_slice)).collect();
+        let chips: Vec<&[u8]> =
+            cpu.chips().into_iter().chain(identities.iter().map(<[u8; 32]>::as_slice)).chain([node.ek.as_slice()]).collect();
         let images: Vec<&[u8]> = cpu.images().into_iter().chain([node.agent.as_slice(), &node.vmm]).collect();
         let families = devices.iter().filter_map(|device| gpu_family(device.model())).map(str::to_owned);
         let models = devices.iter().map(|device| device.model().to_lowercase());

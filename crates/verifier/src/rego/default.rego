@@ -119,6 +119,14 @@ composition_complete if {
 	count(gpus) == input.expectation.gpus
 }
 
+# A node that asks for its certificate is alone.
+composition_complete if {
+	input.platform == "node"
+	count(of_kind("node")) == 1
+	count(input.submodules) == 1
+	input.expectation.gpus == 0
+}
+
 # Switches are judged, but not counted.
 gpus contains name if {
 	some name, part in input.submodules

@@ -9,7 +9,7 @@ use crate::{
     confidential::{
         Believes, ConfidentialEndorsements, ConfidentialExpectation, ConfidentialPolicy, CpuEndorsements, appraise_confidential,
     },
-    instance::{Endorsements, Expectation, appraise_instance},
+    instance::{Endorsements, Expectation, RelyingParty, appraise_instance},
     policy::{Policy, Simulated},
     references::ReferenceValues,
     rego::{PolicyOptions, apply_policy},
@@ -131,9 +131,12 @@ impl InstanceRequest {
             Err(error) => return Judged::composite(refused(&error, "microvm", &expectation, now)),
         };
         let endorsements = Endorsements { node_chain: &self.node_chain, ek_chain: &self.ek_chain };
-        let policy = Policy::microvm(simulated);
-        let result =
-            appraise_instance(&self.evidence, &endorsements, trust.references, trust.anchors, &policy, &expectation, now);
+        let policy = Policy::microvm(simulated)
+            .with_boot(self.policy.node_boot.clone())
+            .with_revocation_floor(self.policy.revocation_floor);
+        let Trust { references, anchors, revocations } = trust;
+        let believes = RelyingParty { references, anchors, policy: &policy, revocations };
+        let result = appraise_instance(&self.evidence, &endorsements, &believes, &expectation, now);
         Judged::composite(apply_policy(result, pinned.rules, PolicyOptions::from(simulated), 0))
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     boot::{BootPolicy, HexDigest},
     gpu::DeviceCount,
     ima::ImaPolicy,
+    node::Demand,
     snp, tdx,
     time::UnixTime,
 };
@@ -325,6 +326,10 @@ pub(super) struct InstanceEndorsements {
 pub(super) struct InstancePolicy {
     #[serde(default)]
     pub(super) danger_allow_simulated: bool,
+    #[serde(default)]
+    pub(super) node_boot: Demand<BootPolicy>,
+    #[serde(default)]
+    pub(super) revocation_floor: u64,
 }
 
 #[derive(Debug, Deserialize)]

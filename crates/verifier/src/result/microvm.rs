@@ -9,7 +9,7 @@ use super::{
     Anchor,
     trust::{Kind, Submodule, TrustVector, claim},
 };
-use crate::{ek::VerifiedEk, log::NodeSoftware, node_certificate::NodeCertificate};
+use crate::{ek::VerifiedEk, node::measured::MeasuredNode, node_certificate::NodeCertificate};
 
 /// What is known of the node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,24 +29,42 @@ pub struct NodeClaims {
     pub agent: Option<String>,
     /// Digest of the measured VMM, hex; absent until the event log was believed.
     pub vmm: Option<String>,
+    /// Whether its boot was judged: `judged`, `simulated`, `left-to-platform`, `not-judged`; absent until then.
+    #[serde(default)]
+    pub boot: Option<String>,
+    /// Whether secure boot was on; absent where the boot was not judged.
+    #[serde(default)]
+    pub secure_boot: Option<bool>,
+    /// The same as `boot` of the files that were opened since; absent in results that are not about the node alone.
+    #[serde(default)]
+    pub files: Option<String>,
 }
 
 impl NodeClaims {
     pub(crate) fn new(certificate: &NodeCertificate, ek: &VerifiedEk) -> Self {
+        Self::of(&certificate.subject, &certificate.ak_name, ek)
+    }
+
+    pub(crate) fn of(subject: &str, ak_name: &[u8], ek: &VerifiedEk) -> Self {
         Self {
-            subject: certificate.subject.clone(),
-            ak_name: hex::encode(&certificate.ak_name),
+            subject: subject.to_owned(),
+            ak_name: hex::encode(ak_name),
             ek_certificate: hex::encode(ek.certificate_digest()),
             tpm_vendor_root: ek.root_subject().to_owned(),
             tpm_simulated: ek.is_simulated(),
             agent: None,
             vmm: None,
+            boot: None,
+            secure_boot: None,
+            files: None,
         }
     }
 
-    pub(crate) fn measured(&mut self, software: &NodeSoftware) {
-        self.agent = Some(hex::encode(software.agent()));
-        self.vmm = Some(hex::encode(software.vmm()));
+    pub(crate) fn measured(&mut self, node: &MeasuredNode) {
+        self.agent = Some(hex::encode(node.software.agent()));
+        self.vmm = Some(hex::encode(node.software.vmm()));
+        self.boot = Some(node.not_judged.map_or("judged", |why| why.claim()).to_owned());
+        self.secure_boot = node.secure_boot;
     }
 }
 

@@ -8,9 +8,14 @@ use casemate_evidence::{
     instance::{GuestKeys, LaunchRecord, Pcr, Record as _},
     tpm::{ObjectAttributes, Public, Signature},
 };
-use casemate_verifier::{CheckName, INSTANCE_CHECKS, Policy, Simulated, Tier, UnixTime};
+use casemate_verifier::{
+    CheckName, Demand, INSTANCE_CHECKS, Policy, Simulated, Tier, UnixTime, boot::BootPolicy, revocation::Revocations,
+};
+use sha2::{Digest as _, Sha256};
 
-use crate::world::{AGENT, Case, HOUR, NODE, NONCE, NOW, Spec, VMM, at, events, only_failure, software_event};
+use crate::world::{
+    AGENT, Case, HOUR, INITRD, KERNEL, NODE, NONCE, NOW, ROOT, Spec, VMM, at, events, only_failure, revocations, software_event,
+};
 
 type Attack = (CheckName, &'static str, fn() -> Case);
 
@@ -67,6 +72,24 @@ fn a_simulator_is_marked_and_taken_only_where_it_is_allowed() {
     let mut fake = Spec::with_launch(|launch| launch.vmm.name = "fake".into());
     fake.policy = Policy::microvm(Simulated::Allow);
     assert!(fake.build().appraise().simulated);
+}
+
+#[test]
+fn who_judged_the_nodes_boot_is_said_aloud() {
+    let said = |result: &casemate_verifier::AttestationResult| {
+        let claim = result.submodules["node"].claims["boot"].as_str().unwrap().to_owned();
+        (claim, result.warnings.iter().any(|warning| warning.contains("the node's boot was not judged")))
+    };
+    assert_eq!(said(&Case::good().appraise()), ("left-to-platform".to_owned(), true));
+    let danger = with(|spec| spec.policy = strict_boot(Demand::DangerNotJudged)).appraise();
+    assert!(danger.is_affirming());
+    assert_eq!(said(&danger), ("not-judged".to_owned(), true));
+
+    let mut spec = simulated_vendor();
+    spec.policy = Policy::microvm(Simulated::Allow).with_boot(Demand::UnlessSimulated(BootPolicy::strict()));
+    let simulated = spec.build().appraise();
+    assert!(simulated.is_affirming(), "{:?}", simulated.failed());
+    assert_eq!(said(&simulated), ("simulated".to_owned(), true));
 }
 
 #[test]
@@ -157,7 +180,7 @@ const ATTACKS: &[Attack] = &[
         changed(|case| { case.evidence.node.pcrs.insert(7, Pcr([1; 32])); })
     }),
     (CheckName::NodePcrs, "a value of a PCR that is not quoted", || {
-        changed(|case| { case.evidence.node.pcrs.insert(8, Pcr([0; 32])); })
+        changed(|case| { case.evidence.node.pcrs.insert(11, Pcr([0; 32])); })
     }),
     (CheckName::NodePcrs, "a value missing", || changed(|case| { case.evidence.node.pcrs.remove(&14); })),
     (CheckName::NodeEventLog, "no log", || changed(|case| case.evidence.node_event_log.clear())),
@@ -169,6 +192,19 @@ const ATTACKS: &[Attack] = &[
     }),
     (CheckName::NodeEventLog, "a log in another order", || {
         changed(|case| { let mut e = events(); e.swap(2, 3); case.evidence.node_event_log = log(&e); })
+    }),
+    (CheckName::NodeEventLog, "a log without what the firmware measured into a PCR that nothing else explains", || {
+        with(|spec| { spec.events.push(Event::of_data(6, EventType::EFI_ACTION, *b"x")); })
+            .also(|case| case.evidence.node_event_log = log(&events()))
+    }),
+    (CheckName::NodeBootPolicy, "a boot that the rules do not describe", || {
+        with(|spec| spec.policy = strict_boot(Demand::Required(BootPolicy::strict())))
+    }),
+    (CheckName::NodeBootPolicy, "a genuine TPM is judged also where a simulator is not", || {
+        with(|spec| spec.policy = strict_boot(Demand::UnlessSimulated(BootPolicy::strict())))
+    }),
+    (CheckName::NodeSoftware, "own keys in shim, whose rules nobody gave", || {
+        with(|spec| spec.events.push(Event::of_digest(14, EventType::IPL, [3; 32], *b"MokList\0")))
     }),
     (CheckName::NodeSoftware, "an unknown agent", || {
         with(|spec| spec.events[2] = software_event("casemate-agent", [1; 32]))
@@ -261,6 +297,28 @@ const ATTACKS: &[Attack] = &[
     }),
     (CheckName::GuestPcrs, "a guest that measured nothing", || with(|spec| { spec.measured.remove(&12); })),
     (CheckName::GuestBinding, "a guest quote for another nonce or key", || with(|spec| spec.guest_qualifying = Some([1; 32]))),
+    (CheckName::PolicyRevoked, "no revocation list", || Case { revocations: None, ..Case::good() }),
+    (CheckName::PolicyRevoked, "a list that was to be renewed", || revoked(|list| list.next_update = NOW)),
+    (CheckName::PolicyRevoked, "a list of the future", || {
+        revoked(|list| (list.issued_at, list.next_update) = (UnixTime(NOW.0 + 3600), UnixTime(NOW.0 + 7200)))
+    }),
+    (CheckName::PolicyRevoked, "an older list than one that was seen", || {
+        with(|spec| spec.policy = Policy::microvm(Simulated::Refuse).with_revocation_floor(18))
+    }),
+    (CheckName::PolicyRevoked, "a revoked attestation key", || {
+        let ak = hex::encode(crate::world::name_of(Spec::good().node_tpm.public()));
+        revoked(|list| list.aks = [ak].into())
+    }),
+    (CheckName::PolicyRevoked, "a revoked TPM", || {
+        let case = Case::good();
+        let ek = hex::encode(Sha256::digest(&case.ek_chain[0]));
+        Case { revocations: Some(revocations(|list| list.chips = [ek].into())), ..case }
+    }),
+    (CheckName::PolicyRevoked, "a revoked agent", || revoked_image(AGENT)),
+    (CheckName::PolicyRevoked, "a revoked VMM", || revoked_image(VMM)),
+    (CheckName::PolicyRevoked, "a revoked guest kernel", || revoked_image(KERNEL)),
+    (CheckName::PolicyRevoked, "a revoked guest initrd", || revoked_image(INITRD)),
+    (CheckName::PolicyRevoked, "a revoked guest root", || revoked_image(ROOT)),
     (CheckName::PolicySimulated, "a root declared to be a simulator's", || with(|spec| spec.pki.simulated = true)),
     (CheckName::PolicySimulated, "a root that says so itself", || simulated_vendor().build()),
     (CheckName::PolicySimulated, "a fake VMM", || launched(|launch| launch.vmm.name = "fake".into())),
@@ -270,6 +328,18 @@ fn with(change: impl FnOnce(&mut Spec)) -> Case {
     let mut spec = Spec::good();
     change(&mut spec);
     spec.build()
+}
+
+fn strict_boot(demand: Demand<BootPolicy>) -> Policy {
+    Policy::microvm(Simulated::Refuse).with_boot(demand)
+}
+
+fn revoked(change: impl FnOnce(&mut Revocations)) -> Case {
+    Case { revocations: Some(revocations(change)), ..Case::good() }
+}
+
+fn revoked_image(digest: [u8; 32]) -> Case {
+    revoked(|list| list.images = [hex::encode(digest)].into())
 }
 
 fn launched(change: impl FnOnce(&mut LaunchRecord)) -> Case {

@@ -56,13 +56,13 @@ const SECURITY: [u8; 16] = [0xcb, 0xb2, 0x19, 0xd7, 0x3a, 0x3d, 0x96, 0x45, 0xa3
 const CERTIFICATE: [u8; 8] = [0x30, 0x82, 0, 4, 1, 2, 3, 4];
 
 /// A machine in its simplest form, and the policy that accepts exactly it.
-struct Machine {
-    events: Vec<Event>,
-    policy: BootPolicy,
+pub(crate) struct Machine {
+    pub(crate) events: Vec<Event>,
+    pub(crate) policy: BootPolicy,
 }
 
 impl Machine {
-    fn good() -> Self {
+    pub(crate) fn good() -> Self {
         let config =
             |guid, name, value: &[u8]| Event::of_data(7, EventType::EFI_VARIABLE_DRIVER_CONFIG, variable(guid, name, value));
         let mut events = vec![

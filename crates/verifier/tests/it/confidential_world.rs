@@ -19,7 +19,7 @@ use casemate_evidence::{
     tdx::Body,
 };
 use casemate_verifier::{
-    AttestationResult, Endorsements, Expectation, ReferenceValues, TrustAnchors, UnixTime,
+    AttestationResult, Demand, Endorsements, Expectation, ReferenceValues, TrustAnchors, UnixTime,
     confidential::{
         Believes, ConfidentialEndorsements, ConfidentialExpectation, ConfidentialPolicy, CpuEndorsements, CpuPolicy,
         appraise_confidential,
@@ -205,6 +205,7 @@ impl World {
             policy: ConfidentialPolicy {
                 cpu: signed.policy,
                 gpu: gpu_world::policy(),
+                node_boot: Demand::LeftToPlatform,
                 revocation_floor: 17,
                 danger_allow_simulated: true,
             },

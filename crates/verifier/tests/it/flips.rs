@@ -90,6 +90,7 @@ impl Case {
             references: case.references.clone(),
             anchors: case.anchors.clone(),
             policy: case.policy.clone(),
+            revocations: case.revocations.clone(),
             instance: case.instance.clone(),
             ..*case
         }

@@ -55,7 +55,7 @@ fn the_shape_is_stable() {
     assert_eq!(good["anchors"][0]["subject"], "CN=Casemate platform authority");
     assert_eq!(good["anchors"][1]["kind"], "tpm-vendor-root");
     assert_eq!(good["guest_os"], "casemate-guest-os 1");
-    assert_eq!(good["checks"].as_array().unwrap().len(), 24);
+    assert_eq!(good["checks"].as_array().unwrap().len(), 26);
     assert_eq!(good["submodules"]["node"]["trust"], serde_json::json!({"instance-identity": 2, "executables": 3, "hardware": 2}));
     assert_eq!(good["submodules"]["guest"]["claims"]["accel"], "kvm");
 }

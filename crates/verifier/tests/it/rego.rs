@@ -345,6 +345,7 @@ fn the_policys_check_decides_over_the_guest() {
     let refused = apply_policy(good, &never, PolicyOptions::strict(), 0);
     assert!(refused.guest().is_none() && !refused.is_affirming() && refused.status == Tier::Contraindicated);
     assert_eq!(refused.failed().unwrap().name, "policy.appraisal");
+    assert!(refused.submodules.values().all(|part| part.tier() == Tier::Contraindicated), "nobody finds a good part in it");
     assert!(refused.checks[..refused.checks.len() - 1].iter().all(|check| check.outcome == Outcome::Pass));
 
     let before = Case { nonce: [0; 32], ..Case::good() }.appraise();

@@ -315,7 +315,7 @@ fn an_instance_is_judged_by_what_the_judging_side_pins() {
             anchors: trusts.then_some(&case.anchors),
             references: Some(&case.references),
             rules: &rules,
-            revocations: None,
+            revocations: case.revocations.as_ref(),
             simulated: Simulated::Refuse,
         };
         request.judge(&pinned, NOW)
@@ -325,6 +325,11 @@ fn an_instance_is_judged_by_what_the_judging_side_pins() {
     assert_eq!(response.checks.last().unwrap().name, "policy.appraisal");
     assert!(response.claims["node"]["agent"].is_string());
 
+    let mut changed = good.clone();
+    changed["policy"] = json!({ "revocation_floor": 18 });
+    assert_eq!(judge(&changed, true).failed.unwrap().name, "policy.revoked");
+    changed["policy"] = json!({ "node_boot": { "required": BootPolicy::strict() } });
+    assert_eq!(judge(&changed, true).failed.unwrap().name, "node.boot-policy");
     let mut changed = good.clone();
     changed["expectation"]["nonce"] = json!("00".repeat(32));
     assert_eq!(judge(&changed, true).failed.unwrap().name, "evidence.nonce");

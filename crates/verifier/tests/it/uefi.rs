@@ -11,12 +11,15 @@ use casemate_evidence::{
     tpm::{Digest, HashAlg},
 };
 use casemate_verifier::{
-    Outcome,
+    Demand, NodePolicy, Outcome,
     boot::{BootClaims, BootPolicy, CommandLineRule, DigestRule, HexDigest, SecureBootRule, VerifiedBoot, appraise_boot},
     quote::{AttestationKey, QuotedBanks},
 };
 
-use crate::uefi_machine::{Boot, Booted};
+use crate::{
+    node::Node,
+    uefi_machine::{Boot, Booted},
+};
 
 type Appraised = casemate_verifier::Appraised<VerifiedBoot, BootClaims>;
 
@@ -38,6 +41,29 @@ fn a_real_boot_is_accepted_and_one_with_another_command_line_is_not() {
     replays_each_log_to_its_own_quote_alone([(&one, &quote_one), (&two, &quote_two)]);
     finds_the_other_command_line(&one, &two, &quote_two, policy.clone());
     refuses_every_changed_measurement(&one.log, &quote_one, &policy);
+    gets_a_certificate_as_a_node_by_its_own_log_alone(&one, &two, &policy);
+}
+
+/// A kernel that measures into PCR 10 does so without rules for files: that list is judged elsewhere.
+fn gets_a_certificate_as_a_node_by_its_own_log_alone(one: &Booted, two: &Booted, policy: &BootPolicy) {
+    let mut node = Node::good();
+    node.log.clone_from(&one.node_log);
+    node.policy = NodePolicy { boot: Demand::Required(policy.clone()), ima: Demand::DangerNotJudged };
+    let appraisal = node.judge(&one.node_quote, None, None);
+    assert_eq!(appraisal.result.failed(), None);
+    assert!(appraisal.verified().is_some());
+    assert_eq!(appraisal.result.submodules["node"].claims["secure_boot"], false);
+    // The other boot's log, the other boot, a log that hides its last event.
+    node.log.clone_from(&two.node_log);
+    assert_eq!(crate::node::refusal(&node.judge(&one.node_quote, None, None)).0, "node.event-log");
+    assert_eq!(crate::node::refusal(&node.judge(&two.node_quote, None, None)).0, "node.boot-policy");
+    let mut fewer = EventLog::parse(&one.node_log).unwrap();
+    fewer.events.pop();
+    node.log = fewer.encode();
+    assert_eq!(crate::node::refusal(&node.judge(&one.node_quote, None, None)).0, "node.event-log");
+    // The firmware's events alone: its PCRs say that there was more.
+    node.log.clone_from(&one.log);
+    assert_eq!(crate::node::refusal(&node.judge(&one.node_quote, None, None)).0, "node.event-log");
 }
 
 fn accepts_the_boot_that_it_describes(boot: &Boot, one: &Booted, quote: &QuotedBanks, policy: &BootPolicy) {

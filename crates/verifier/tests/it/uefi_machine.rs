@@ -16,14 +16,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use casemate_attester::{Tpm, TpmAttester, UnixSocket, quote_bundle};
-use casemate_evidence::{eventlog::MAX_LOG_BYTES, instance::QuoteBundle};
+use casemate_attester::{Attester as _, Tpm, TpmAttester, UnixSocket, quote_bundle};
+use casemate_evidence::{
+    eventlog::{Event, EventLog, LogFormat, MAX_LOG_BYTES},
+    instance::{NODE_PCRS, QuoteBundle},
+};
 use sha2::{Digest as _, Sha256};
+
+use crate::world::{AGENT, VMM, software_event};
 
 /// What a booted machine shows.
 pub(crate) struct Booted {
     pub(crate) log: Vec<u8>,
     pub(crate) quote: QuoteBundle,
+    /// The same machine as a node of a platform: agent and VMM were measured, too.
+    pub(crate) node_log: Vec<u8>,
+    pub(crate) node_quote: QuoteBundle,
 }
 
 /// What machines boot.
@@ -67,7 +75,13 @@ impl Boot {
             panic!("the machine does not show its log: {error}; its console:\n{}", String::from_utf8_lossy(&console))
         });
         let mut attester = TpmAttester::new(Tpm::new(UnixSocket::from_stream(stream).unwrap())).unwrap();
-        Booted { log, quote: quote_bundle(&mut attester, qualifying, pcrs).unwrap() }
+        let quote = quote_bundle(&mut attester, qualifying, pcrs).unwrap();
+        let software = [software_event("casemate-agent", AGENT), software_event("casemate-vmm", VMM)];
+        for event in &software {
+            attester.pcr_extend(event.pcr, event.measured_sha256().unwrap()).unwrap();
+        }
+        let node_quote = quote_bundle(&mut attester, &crate::node::QUALIFYING, &NODE_PCRS).unwrap();
+        Booted { node_log: with_software(&log, software), log, quote, node_quote }
     }
 
     fn start_qemu(&self, folder: &Path, line: &str) -> Running {
@@ -170,6 +184,19 @@ fn archive(init: &[u8]) -> Vec<u8> {
         archive.resize(archive.len().next_multiple_of(4), 0);
     }
     archive
+}
+
+/// Each event has a digest for each bank; of other banks nothing is judged here.
+fn with_software(log: &[u8], software: [Event; 2]) -> Vec<u8> {
+    let mut log = EventLog::parse(log).unwrap();
+    let LogFormat::CryptoAgile(spec) = &log.format else { panic!("UEFI firmware writes crypto-agile logs") };
+    for mut event in software {
+        for bank in &spec.banks {
+            event.digests.entry(bank.alg).or_insert_with(|| vec![0; bank.digest_size.into()]);
+        }
+        log.events.push(event);
+    }
+    log.encode()
 }
 
 /// It ends by itself when QEMU does.

@@ -15,8 +15,9 @@ use casemate_evidence::{
     tpm::Public,
 };
 use casemate_verifier::{
-    AttestationResult, Endorsements, Expectation, Outcome, Policy, ReferenceValues, Simulated, TrustAnchors, UnixTime,
-    VendorRoot, appraise_instance, node_certificate,
+    AttestationResult, Endorsements, Expectation, Outcome, Policy, ReferenceValues, RelyingParty, Simulated, TrustAnchors,
+    UnixTime, VendorRoot, appraise_instance, node_certificate,
+    revocation::{RevocationList, Revocations},
 };
 use ed25519_dalek::{Signer as _, SigningKey};
 use rcgen::{BasicConstraints, CertificateParams, CustomExtension, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
@@ -65,6 +66,7 @@ pub(crate) struct Case {
     pub(crate) references: ReferenceValues,
     pub(crate) anchors: TrustAnchors,
     pub(crate) policy: Policy,
+    pub(crate) revocations: Option<RevocationList>,
     pub(crate) instance: String,
     pub(crate) workload_digest: [u8; 32],
     pub(crate) nonce: [u8; 32],
@@ -169,6 +171,7 @@ impl Spec {
             references: self.references.build(),
             anchors,
             policy: self.policy,
+            revocations: Some(revocations(|_| ())),
             instance: INSTANCE.into(),
             workload_digest: WORKLOAD,
             nonce: NONCE,
@@ -193,7 +196,13 @@ impl Case {
     pub(crate) fn appraise_bytes(&self, bytes: &[u8]) -> AttestationResult {
         let endorsements = Endorsements { node_chain: &self.node_chain, ek_chain: &self.ek_chain };
         let expectation = Expectation { instance: &self.instance, workload_digest: self.workload_digest, nonce: self.nonce };
-        appraise_instance(bytes, &endorsements, &self.references, &self.anchors, &self.policy, &expectation, self.now)
+        let believes = RelyingParty {
+            references: &self.references,
+            anchors: &self.anchors,
+            policy: &self.policy,
+            revocations: self.revocations.as_ref(),
+        };
+        appraise_instance(bytes, &endorsements, &believes, &expectation, self.now)
     }
 }
 
@@ -236,6 +245,23 @@ pub(crate) fn events() -> Vec<Event> {
 /// Whether a log says the same about measurements as the good one.
 pub(crate) fn replays_as_good(log: &[u8]) -> bool {
     EventLog::parse(log).is_ok_and(|log| replay_sha256(&log.events) == replay_sha256(&events()))
+}
+
+/// A list that names nothing of this world, but for what is changed.
+pub(crate) fn revocations(change: impl FnOnce(&mut Revocations)) -> RevocationList {
+    let mut list = Revocations {
+        version: 1,
+        serial: 17,
+        issued_at: UnixTime(NOW.0 - 3600),
+        next_update: UnixTime(NOW.0 + 86_400),
+        chips: ["99".repeat(64)].into(),
+        aks: ["000b".repeat(17)].into(),
+        images: ["1a".repeat(32)].into(),
+        silicon_generations: ["milan".to_owned()].into(),
+    };
+    change(&mut list);
+    let key = reference_key();
+    RevocationList::from_signed(list.to_signed(&key).as_bytes(), &key.verifying_key().to_bytes()).unwrap()
 }
 
 /// Reference values before they are signed.

@@ -111,6 +111,7 @@ struct Listening {
     rest: String,
     node: String,
     ca: String,
+    revocation_key: String,
 }
 
 async fn start_server(
@@ -125,6 +126,8 @@ async fn start_server(
     writeln!(config, "rest_addr = \"127.0.0.1:0\"\nnode_addr = \"127.0.0.1:0\"\nnames = [\"localhost\", \"127.0.0.1\"]")?;
     writeln!(config, "reference_values = {}", toml_text(&layout.reference_values()))?;
     writeln!(config, "reference_key = \"{reference_key}\"\nvendor_roots = [{}]\nallow_simulated = true", toml_text(vendor_root))?;
+    // Nobody revokes anything here; the list that says so is there all the same.
+    writeln!(config, "own_revocation_list = true")?;
     extra.iter().try_for_each(|line| writeln!(config, "{line}"))?;
     write_private(&layout.server_config(), config.as_bytes())?;
     let run_file = layout.server_data().join("run.json");
@@ -137,7 +140,9 @@ async fn start_server(
         |name: &str| run[name].as_str().map(str::to_owned).with_context(|| format!("{} has no {name}", run_file.display()));
     let ca_path = layout.server_data().join("public/ca.pem");
     let ca = fs::read_to_string(&ca_path).with_context(|| format!("read {}", ca_path.display()))?;
-    Ok(Listening { rest: field("rest")?, node: field("node")?, ca })
+    let key_path = layout.server_data().join("public/revocation-key");
+    let revocation_key = fs::read_to_string(&key_path).with_context(|| format!("read {}", key_path.display()))?;
+    Ok(Listening { rest: field("rest")?, node: field("node")?, ca, revocation_key })
 }
 
 async fn start_agent(layout: &Layout, parts: &Parts, server: &Listening, args: &DevUp) -> anyhow::Result<String> {
@@ -211,6 +216,7 @@ fn write_context(
         token,
         reference_key: reference_key.to_owned(),
         reference_values: layout.reference_values(),
+        revocation_key: Some(server.revocation_key.clone()),
         vendor_roots: vec![vendor_root],
         allow_simulated: true,
         dev_state: Some(layout.state.clone()),

@@ -10,7 +10,6 @@
 
 mod metrics;
 mod policies;
-mod revocations;
 mod signer;
 
 use std::{
@@ -33,15 +32,20 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use metrics::MEDIA_TYPE as METRICS_MEDIA_TYPE;
 pub use policies::{MAX_POLICY, Written};
-pub use revocations::MAX_REVOCATIONS;
 pub use signer::SignerError;
 
-use super::{Caller, challenges::NONCE_MEMORY_MS, random};
+use super::{
+    Caller,
+    challenges::NONCE_MEMORY_MS,
+    random,
+    rules::{Rules, STRICT_NAME, blocking},
+};
 use crate::{
     clock::now_ms,
     config::VerifierLimits,
     fault::{Fault, chain},
-    store::{Challenge, ChallengeTimes, Store},
+    revocations::Keeper,
+    store::{Challenge, ChallengeTimes, Role, Store},
 };
 
 /// Largest body of a request for an appraisal, in bytes: the longest request, and room around it.
@@ -67,8 +71,10 @@ pub struct AppraisalParts {
     pub references: Option<ReferenceValues>,
     /// Whether simulators may stand in for hardware.
     pub simulated: Simulated,
-    /// Who signs revocation lists.
-    pub revocation_key: Option<[u8; 32]>,
+    /// The revocation list in force.
+    pub revocations: Keeper,
+    /// The operator's rules.
+    pub rules: Rules,
     /// URI of who runs this verifier.
     pub developer: String,
     /// Limits in time and number.
@@ -82,9 +88,8 @@ struct Inner {
     simulated: Simulated,
     limits: VerifierLimits,
     signer: VerifierKey,
-    strict: AppraisalPolicy,
-    compiled: policies::Compiled,
-    revocations: revocations::Keeper,
+    rules: Rules,
+    revocations: Keeper,
     metrics: metrics::Metrics,
     /// Requests under way.
     door: Arc<Semaphore>,
@@ -98,9 +103,6 @@ pub enum AppraisalStartError {
     /// The signing key.
     #[error(transparent)]
     Signer(#[from] SignerError),
-    /// The revocation list.
-    #[error("read the revocation list")]
-    Revocations(#[source] Fault),
 }
 
 /// A request that was let in; others wait outside until it is dropped.
@@ -109,13 +111,11 @@ pub struct Entered(#[expect(dead_code, reason = "held, not read")] OwnedSemaphor
 
 impl Appraisals {
     /// Opens what the data folder has.
-    pub async fn open(data_dir: &Path, parts: AppraisalParts) -> Result<Self, AppraisalStartError> {
-        let AppraisalParts { store, anchors, references, simulated, revocation_key, developer, limits } = parts;
-        let revocations = revocations::Keeper::open(&store, revocation_key).await.map_err(AppraisalStartError::Revocations)?;
+    pub fn open(data_dir: &Path, parts: AppraisalParts) -> Result<Self, AppraisalStartError> {
+        let AppraisalParts { store, anchors, references, simulated, revocations, rules, developer, limits } = parts;
         Ok(Self(Arc::new(Inner {
             signer: signer::open(data_dir, &developer)?,
-            strict: AppraisalPolicy::strict(),
-            compiled: policies::Compiled::default(),
+            rules,
             metrics: metrics::Metrics::default(),
             door: Arc::new(Semaphore::new(limits.requests)),
             judges: Arc::new(Semaphore::new(limits.parallel)),
@@ -126,6 +126,19 @@ impl Appraisals {
             limits,
             revocations,
         })))
+    }
+
+    /// Replaces the revocation list; see [`Keeper::put`].
+    pub async fn put_revocations(&self, caller: &Caller, file: &[u8]) -> Result<rest::Revocations, Fault> {
+        if caller.role != Role::Operator {
+            return Err(Fault::Forbidden("replace the revocation list; that needs an operator's token"));
+        }
+        self.0.revocations.put(file).await
+    }
+
+    /// The revocation list in force.
+    pub async fn revocations(&self, _caller: &Caller) -> Result<rest::Revocations, Fault> {
+        self.0.revocations.view()
     }
 
     /// The store behind it.
@@ -176,7 +189,7 @@ impl Appraisals {
     async fn judged(&self, caller: &Caller, body: Bytes) -> Result<rest::Appraisal, Fault> {
         let limit = self.limits().appraisal;
         let question = blocking(limit, move || Question::parse(&body)).await??;
-        let rules = self.rules(question.policy.as_deref().unwrap_or(policies::STRICT_NAME)).await?;
+        let rules = self.0.rules.named(question.policy.as_deref().unwrap_or(STRICT_NAME), limit).await?;
         let freshness = self.use_nonce(caller, &question).await?;
         let Judgement { response, ear, took, policy_id } = self.judge(question, rules, freshness).await?;
         let failed = response.failed.as_ref().map(|check| check.name.as_str());
@@ -320,15 +333,6 @@ fn applied_policy(response: &Response, rules: &AppraisalPolicy, own_policy: Stri
 
 fn invalid(what: &'static str, detail: String) -> Fault {
     Fault::Invalid { what, detail, hint: "docs/verifier-service.md and docs/api/appraisal.md tell the form" }
-}
-
-/// Runs work that keeps a processor busy. What is not done in time goes on by itself, but nobody waits for it.
-async fn blocking<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Fault> {
-    match tokio::time::timeout(limit, tokio::task::spawn_blocking(work)).await {
-        Err(_) => Err(Fault::TooSlow { limit_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX) }),
-        Ok(Err(error)) => Err(Fault::internal("judge evidence")(error.into())),
-        Ok(Ok(done)) => Ok(done),
-    }
 }
 
 /// A token speaks of something; of evidence that did not decode it says that nothing is known.
