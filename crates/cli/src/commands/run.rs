@@ -159,7 +159,7 @@ impl Tenant<'_> {
 
     /// Evidence for the tenant's own nonce, asked for while the platform appraises its own: the guest answers both in one go. What
     /// the platform finds counts first, and before its verdict nothing else happens.
-    async fn ask_beside(&self, follower: &mut Follower<'_>, instance: &str) -> anyhow::Result<([u8; 32], EvidenceBundle)> {
+    async fn ask_beside(&self, follower: &mut Follower<'_>, instance: &str) -> anyhow::Result<Answer> {
         let ask = self.ask(instance);
         let attested = follower.until_step(Step::Attested);
         tokio::pin!(ask, attested);
@@ -183,11 +183,10 @@ impl Tenant<'_> {
     }
 
     /// The tenant's own verification, with the tenant's own nonce.
-    fn verify(&self, instance: &str, (nonce, bundle): ([u8; 32], EvidenceBundle)) -> anyhow::Result<Guest> {
+    fn verify(&self, instance: &str, Answer { nonce, bundle, revocations }: Answer) -> anyhow::Result<Guest> {
         anyhow::ensure!(bundle.instance == instance, "asked for evidence of {instance}, got {}", bundle.instance);
         self.printer.done("evidence", &format!("received, {} bytes of base64", bundle.evidence.len()));
         let workload_digest = hex::encode(self.resolved.workload.digest());
-        let revocations = self.client.revocations().await?;
         let now = trust::now();
         let saved = SavedEvidence { nonce: hex::encode(nonce), workload_digest, received_at: now.0, bundle, revocations };
         let result = self.trust.appraise(&saved, now)?;
@@ -202,13 +201,16 @@ impl Tenant<'_> {
         Ok(guest)
     }
 
-    /// Evidence over a fresh nonce; patient while platform or node start again.
-    async fn ask(&self, instance: &str) -> anyhow::Result<([u8; 32], EvidenceBundle)> {
+    /// Evidence over a fresh nonce, and the revocation list of now; patient while platform or node start again.
+    async fn ask(&self, instance: &str) -> anyhow::Result<Answer> {
         for _ in 0..CHALLENGE_TRIES {
             let nonce = resolve::random32()?;
-            match self.client.challenge(instance, &nonce).await {
+            match tokio::try_join!(self.client.challenge(instance, &nonce), self.client.revocations()) {
                 Err(error) if client::is_unavailable(&error) => tokio::time::sleep(CHALLENGE_PAUSE).await,
-                answer => return Ok((nonce, answer?)),
+                answer => {
+                    let (bundle, revocations) = answer?;
+                    return Ok(Answer { nonce, bundle, revocations });
+                }
             }
         }
         anyhow::bail!("platform or node did not come back in time to give evidence")
@@ -253,6 +255,14 @@ impl Tenant<'_> {
         }
         Ok(ending::check_receipt(self.client, self.trust, self.printer, instance).await?.node)
     }
+}
+
+/// What the tenant verifies.
+struct Answer {
+    nonce: [u8; 32],
+    bundle: EvidenceBundle,
+    /// The signed revocation list, as the platform hands it out.
+    revocations: Option<String>,
 }
 
 /// What the tenant verified.
