@@ -17,28 +17,32 @@ use std::{
 
 use super::{
     Host,
-    cgroup::Limits,
-    command::{self, SCRATCH, SERIAL_LIMIT},
+    command,
     console, jails,
     layout::{GUEST_SOCKET, Places, QMP_SOCKET},
-    memory, observe,
-    process::{self, Process, Users},
+    memory,
     qmp::Qmp,
     record::{Record, Stage, sync_directory},
     vtpm,
 };
-use crate::{DriverError, Exit, ExitCause, JailReport, Plan, Started, error::Context, jail};
+use crate::{
+    DriverError, Exit, ExitCause, JailReport, MachineSystem, Plan, Started,
+    cgroup::Limits,
+    error::Context,
+    jail, observe,
+    process::{self, Process, Users},
+};
 
 /// Makes everything that a machine needs, and starts the fresh vTPM for provisioning.
 pub(crate) fn prepare(host: &Host, plan: &Plan) -> Result<vtpm::Session, DriverError> {
-    check(host, plan)?;
+    let machine = system(plan)?;
     let places = host.layout.places(&plan.id);
     let record = open_record(host, plan, &places)?;
     let users = jails::users(host, &record);
     make_directory(&places.run)?;
     make_directory(&places.jail_root())?;
     record.group.create(&limits(host, plan))?;
-    let given = [(&plan.kernel, places.kernel()), (&plan.initrd, places.initrd())];
+    let given = [(&machine.kernel, places.kernel()), (&machine.initrd, places.initrd())];
     let ram = plan.memory_mib << 20;
     let size = given.iter().try_fold(ram + MEMORY_SLACK, |sum, (from, _)| {
         fs::metadata(from).map(|metadata| sum + metadata.len()).context("measure", from)
@@ -64,29 +68,9 @@ pub(crate) fn finish_prepare(host: &Host, plan: &Plan, session: vtpm::Session) -
     record.save(&places)
 }
 
-fn check(host: &Host, plan: &Plan) -> Result<(), DriverError> {
-    let refuse = |what: String, reason: String| Err(DriverError::Unsupported { what, reason });
-    let capabilities = &host.capabilities;
-    if plan.disks.len() > capabilities.max_disks {
-        return refuse(format!("{} disks", plan.disks.len()), format!("at most {}", capabilities.max_disks));
-    }
-    if plan.cpus == 0 || plan.cpus > capabilities.max_cpus {
-        return refuse(format!("{} CPUs", plan.cpus), format!("1 to {}", capabilities.max_cpus));
-    }
-    if !(LEAST_MEMORY_MIB..=MOST_MIB).contains(&plan.memory_mib) {
-        return refuse(format!("{} MiB of memory", plan.memory_mib), format!("{LEAST_MEMORY_MIB} to {MOST_MIB}"));
-    }
-    if plan.scratch_mib == 0 || plan.scratch_mib > MOST_MIB {
-        return refuse(format!("{} MiB of scratch", plan.scratch_mib), format!("1 to {MOST_MIB}"));
-    }
-    let plain = |serial: &str| serial.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    for disk in &plan.disks {
-        let serial = disk.serial.as_str();
-        if serial.is_empty() || serial.len() > SERIAL_LIMIT || serial == SCRATCH || !plain(serial) {
-            return refuse(format!("the disk serial {serial:?}"), "1 to 20 letters, digits and hyphens".to_owned());
-        }
-    }
-    Ok(())
+/// The capabilities have admitted nothing else.
+fn system(plan: &Plan) -> Result<&MachineSystem, DriverError> {
+    plan.machine().ok_or_else(|| DriverError::Unsupported { what: "a container".to_owned(), reason: "it has no kernel".to_owned() })
 }
 
 /// Writes down what is about to be made. One at a time, so that no two instances take the same users.
@@ -154,7 +138,7 @@ pub(crate) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
     let places = host.layout.places(&plan.id);
     let mut record = load(host, plan)?;
     let user = jails::users(host, &record).vmm;
-    if let Some(vmm) = process::find_vmm(&record) {
+    if let Some(vmm) = record.vmm() {
         let jail = run_or_kill(&vmm, &record, user, &places)?;
         return Ok(Started { jail });
     }
@@ -164,7 +148,7 @@ pub(crate) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
     record.stage = Stage::Started;
     record.save(&places)?;
     launch(host, &places, &record, plan)?;
-    let Some(vmm) = process::find_vmm(&record) else {
+    let Some(vmm) = record.vmm() else {
         wait_for_supervisor(&record, user);
         return Err(vmm_failed(early_end(&places)));
     };
@@ -192,7 +176,7 @@ fn launch(host: &Host, places: &Places, record: &Record, plan: &Plan) -> Result<
         (vtpm.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), vmm)
     });
     vtpm.and(vmm).inspect_err(|_| {
-        if let Some(vmm) = process::find_vmm(record) {
+        if let Some(vmm) = record.vmm() {
             vmm.kill(DEATH_LIMIT);
         }
     })
@@ -266,7 +250,7 @@ impl Reach {
 
 /// Ends the VMM; its parent then writes down how. Other processes of the instance end after it.
 pub(crate) fn kill(host: &Host, record: &Record) -> Result<(), DriverError> {
-    let Some(vmm) = process::find_vmm(record) else { return Ok(()) };
+    let Some(vmm) = record.vmm() else { return Ok(()) };
     if vmm.kill(DEATH_LIMIT) {
         wait_for_supervisor(record, jails::users(host, record).vmm);
         return Ok(());
@@ -277,7 +261,7 @@ pub(crate) fn kill(host: &Host, record: &Record) -> Result<(), DriverError> {
 /// Returns when the exit status is written, or will not be.
 pub(crate) fn wait_for_supervisor(record: &Record, user: u32) {
     for _ in 0..SUPERVISOR_ROUNDS {
-        if !process::supervisor_lives(record, user) {
+        if !process::supervisor_lives(&record.group, user) {
             return;
         }
         std::thread::sleep(SUPERVISOR_PAUSE);
@@ -333,11 +317,6 @@ const OVERHEAD_MIB: u64 = 256;
 
 /// Threads for disk requests, the vTPM, the parent.
 const OTHER_THREADS: u32 = 96;
-
-const LEAST_MEMORY_MIB: u64 = 64;
-
-/// Sixteen TiB; a typing error beyond that shall not become arithmetic.
-const MOST_MIB: u64 = 16 << 20;
 
 const MOST_SLOTS: u32 = 4096;
 

@@ -7,7 +7,6 @@
 //! Operations on one instance exclude each other (a lock per instance that the blocking work itself holds, so that a dropped
 //! future does not let go of it early); operations on different instances run side by side.
 
-mod cgroup;
 mod command;
 mod console;
 mod host;
@@ -15,8 +14,6 @@ mod jails;
 mod layout;
 mod machine;
 mod memory;
-mod observe;
-mod process;
 mod qmp;
 mod record;
 mod vtpm;
@@ -42,9 +39,8 @@ use tokio::{net::UnixStream, sync::OwnedMutexGuard};
 
 use crate::{
     Capabilities, Channel, Driver, DriverError, Exit, Plan, Prepared, Presence, Started, VtpmProvisioner, WipeEvidence,
-    error::Context, sys,
+    cgroup::Hierarchies, error::Context, process, sys,
 };
-use cgroup::Hierarchies;
 use host::Accel;
 use layout::{GUEST_SOCKET, Layout};
 use record::Record;
@@ -196,6 +192,7 @@ impl Driver for QemuDriver {
     }
 
     async fn prepare(&self, plan: &Plan, vtpm: &dyn VtpmProvisioner) -> Result<Prepared, DriverError> {
+        self.host.capabilities.admit(plan)?;
         let guard = self.lock(&plan.id).await;
         let for_begin = plan.clone();
         let (guard, begun) = self.blocking(move |host| Ok((guard, begin(host, &for_begin)))).await?;
@@ -205,7 +202,7 @@ impl Driver for QemuDriver {
         self.blocking(move |host| {
             let _guard = guard;
             let finished = match provisioned {
-                Ok(vtpm_ak_public) => machine::finish_prepare(host, &for_end, session).map(|()| Prepared { vtpm_ak_public }),
+                Ok(vtpm_ak_public) => machine::finish_prepare(host, &for_end, session).map(|()| Prepared { vtpm_ak_public: Some(vtpm_ak_public) }),
                 Err(error) => Err(DriverError::Process { program: "swtpm", detail: format!("provisioning: {error}") }),
             };
             finished.or_else(|error| undo(host, &for_end.id, error))
@@ -230,7 +227,7 @@ impl Driver for QemuDriver {
         // Not in the middle of a start, when there is no VMM yet.
         let guard = self.lock(id).await;
         let record = self.record(id)?;
-        let vmm = process::find_vmm(&record);
+        let vmm = record.vmm();
         drop(guard);
         if let Some(vmm) = vmm {
             let path = PathBuf::from(format!("/proc/{}", vmm.pid));
@@ -265,7 +262,7 @@ impl Driver for QemuDriver {
         self.blocking(|host| {
             let found = instances(host).into_iter().map(|id| {
                 let record = Record::load(&host.layout.places(&id)).ok().flatten();
-                let runs = record.is_some_and(|record| process::find_vmm(&record).is_some());
+                let runs = record.is_some_and(|record| record.vmm().is_some());
                 (id, if runs { Presence::Running } else { Presence::Remains })
             });
             Ok(found.collect())
@@ -277,7 +274,7 @@ impl Driver for QemuDriver {
 /// What an earlier attempt left is wiped first; what fails half-way is wiped at once.
 fn begin(host: &Host, plan: &Plan) -> Result<vtpm::Session, DriverError> {
     if let Some(record) = Record::load(&host.layout.places(&plan.id)).ok().flatten()
-        && process::find_vmm(&record).is_some()
+        && record.vmm().is_some()
     {
         let reason = "its machine runs".to_owned();
         return Err(DriverError::Unsupported { what: format!("preparing instance {} again", plan.id), reason });

@@ -10,8 +10,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{cgroup::Group, layout::Places, memory::Overwritten};
-use crate::{DriverError, WipedItem, error::Context};
+use super::{layout::Places, memory::Overwritten};
+use crate::{
+    DriverError, WipedItem,
+    cgroup::Group,
+    error::Context,
+    process::{self, Process},
+};
 
 /// The record of one instance.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -113,6 +118,11 @@ impl Record {
         let path = places.record();
         let text = serde_json::to_vec_pretty(self).expect("a record has only texts and numbers");
         replace(&path, &text).context("write the record", &path)
+    }
+
+    /// The running VMM.
+    pub(crate) fn vmm(&self) -> Option<Process> {
+        if self.host_restarted() { None } else { process::find_init(&self.group) }
     }
 
     /// Whether the host has started anew since; then its memory and processes are gone.

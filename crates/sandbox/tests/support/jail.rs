@@ -4,7 +4,7 @@
 use std::{ffi::OsString, io, process::ExitCode};
 
 use casemate_sandbox::{
-    Driver, Plan, VtpmProvisioner,
+    Demand, Driver, Isolation, MachineSystem, Plan, System, VtpmProvisioner,
     qemu::{AccelChoice, QemuConfig, QemuDriver},
 };
 
@@ -38,12 +38,16 @@ async fn hold(args: Vec<OsString>) -> ExitCode {
     let driver = QemuDriver::new(config).expect("a driver");
     let plan = Plan {
         id: text(&id).parse().expect("an id"),
-        kernel: kernel.into(),
-        initrd: initrd.into(),
-        command_line: format!(
-            "console=ttyS0 reboot=t panic=-1 quiet no_timer_check tsc_early_khz={} tsc=reliable",
-            driver.capabilities().tsc_khz.unwrap_or_default()
-        ),
+        isolation: Isolation::Microvm,
+        demands: vec![Demand::Vtpm],
+        system: System::Machine(MachineSystem {
+            kernel: kernel.into(),
+            initrd: initrd.into(),
+            command_line: format!(
+                "console=ttyS0 reboot=t panic=-1 quiet no_timer_check tsc_early_khz={} tsc=reliable",
+                driver.capabilities().tsc_khz.unwrap_or_default()
+            ),
+        }),
         disks: Vec::new(),
         cpus: 1,
         memory_mib: 128,

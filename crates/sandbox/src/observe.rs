@@ -2,8 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use super::{cgroup::Group, process::Status};
-use crate::{DriverError, JailReport, error::Context};
+use crate::{DriverError, JailReport, cgroup::Group, error::Context, process::Status};
 
 /// Looks, and refuses when something does not hold.
 pub(crate) fn observe(pid: i32, user: u32, group: &Group) -> Result<JailReport, DriverError> {

@@ -13,7 +13,7 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal},
 };
 
-use super::{cgroup::Group, record::Record};
+use crate::cgroup::Group;
 
 /// The two users of an instance; no other instance of this host has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,16 +60,13 @@ impl Children {
 }
 
 /// Finds the VMM: process 1 of a PID namespace below ours, in the instance's cgroup.
-pub(crate) fn find_vmm(record: &Record) -> Option<Process> {
-    if record.host_restarted() {
-        return None;
-    }
-    record.group.processes().into_iter().filter(|pid| is_namespace_init(*pid)).find_map(|pid| open_member(pid, &record.group))
+pub(crate) fn find_init(group: &Group) -> Option<Process> {
+    group.processes().into_iter().filter(|pid| is_namespace_init(*pid)).find_map(|pid| open_member(pid, group))
 }
 
 /// Whether the VMM's parent is still writing down the end.
-pub(crate) fn supervisor_lives(record: &Record, user: u32) -> bool {
-    record.group.processes().into_iter().any(|pid| status_of(pid).is_some_and(|status| status.real_user() == Some(user)))
+pub(crate) fn supervisor_lives(group: &Group, user: u32) -> bool {
+    group.processes().into_iter().any(|pid| status_of(pid).is_some_and(|status| status.real_user() == Some(user)))
 }
 
 /// The handle is taken first and the membership looked at afterwards, so that a reused id is noticed.
