@@ -4,21 +4,28 @@
 //! It knows nothing of evidence or the platform. All of its state can be found again from disk, so that an agent which was
 //! killed at any point can adopt or clean up.
 //!
-//! [`qemu`] runs real machines, each in a [`jail`]; [`fake`] plays them within the process, for demonstrations and for tests
+//! [`qemu`] runs real machines, each in a [`jail`]; [`oci`] runs containers by the runtimes runc, crun and runsc; [`fake`] plays them within the process, for demonstrations and for tests
 //! of everything above.
 
 #![deny(unsafe_code)]
 
 mod capabilities;
 mod cgroup;
+mod console;
 mod error;
 pub mod fake;
 pub mod jail;
+mod layout;
+mod memory;
 mod observe;
+pub mod oci;
 mod plan;
 mod process;
 pub mod qemu;
+mod record;
+mod socket;
 mod sys;
+mod work;
 
 pub use capabilities::{Capabilities, Demand, Features, GuestChannel, Isolation, Support, SystemKind};
 pub use error::DriverError;

@@ -35,7 +35,7 @@ pub enum AccelChoice {
 
 /// A program that the search path does not need to know.
 pub(crate) fn find_program(name: &str) -> PathBuf {
-    let places = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/libexec"];
+    let places = ["/usr/local/bin", "/usr/bin", "/usr/sbin", "/bin", "/usr/libexec"];
     let found = places.iter().map(|place| Path::new(place).join(name)).find(|path| path.is_file());
     found.unwrap_or_else(|| Path::new("/usr/bin").join(name))
 }
@@ -133,7 +133,7 @@ fn version(qemu: &Path) -> Result<String, DriverError> {
     }
 }
 
-fn digest(path: &Path) -> io::Result<[u8; 32]> {
+pub(crate) fn digest(path: &Path) -> io::Result<[u8; 32]> {
     let mut file = File::open(path)?;
     let mut digest = Sha256::new();
     let mut buffer = vec![0_u8; 1 << 20];

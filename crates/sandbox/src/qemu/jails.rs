@@ -5,10 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Host, command::inside, host::Accel, layout::Places, record::Record};
+use super::{Host, command::inside, host::Accel};
 use crate::{
     jail::{Access, JailMount, JailSpec, LOG_LIMIT, Mode},
+    layout::Places,
     process::Users,
+    record::Record,
 };
 
 /// The jail of the VMM.

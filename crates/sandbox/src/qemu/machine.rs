@@ -5,32 +5,25 @@ use std::{
     io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{
-            fs::{DirBuilderExt, OpenOptionsExt},
-            net::UnixListener,
-        },
+        unix::fs::{DirBuilderExt, OpenOptionsExt},
     },
-    path::{Path, PathBuf},
+    path::Path,
     sync::PoisonError,
     time::Duration,
 };
 
-use super::{
-    Host,
-    command,
-    console, jails,
-    layout::{GUEST_SOCKET, Places, QMP_SOCKET},
-    memory,
-    qmp::Qmp,
-    record::{Record, Stage, sync_directory},
-    vtpm,
-};
+use super::{Host, command, jails, qmp::Qmp, vtpm};
 use crate::{
     DriverError, Exit, ExitCause, JailReport, MachineSystem, Plan, Started,
     cgroup::Limits,
-    error::Context,
-    jail, observe,
+    console,
+    error::{Context, chain, millis},
+    jail,
+    layout::{GUEST_SOCKET, Places, QMP_SOCKET},
+    memory, observe,
     process::{self, Process, Users},
+    record::{Record, Stage, sync_directory},
+    socket::{listen, reach},
 };
 
 /// Makes everything that a machine needs, and starts the fresh vTPM for provisioning.
@@ -221,33 +214,6 @@ fn descriptors(places: &Places, vtpm: OwnedFd, plan: &Plan) -> Result<Vec<OwnedF
     Ok(descriptors)
 }
 
-fn listen(directory: &Path, name: &str) -> Result<OwnedFd, DriverError> {
-    let path = directory.join(name);
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).context("remove", &path),
-        _ => {}
-    }
-    let reach = reach(directory)?;
-    let listener = UnixListener::bind(reach.path(name)).context("listen on", &path)?;
-    // QEMU changes this mode itself, but the descriptor is shared with nobody else.
-    listener.set_nonblocking(false).context("listen on", &path)?;
-    Ok(listener.into())
-}
-
-/// A directory by a short path, since a socket's address has room for 107 bytes only.
-pub(crate) struct Reach(File);
-
-pub(crate) fn reach(directory: &Path) -> Result<Reach, DriverError> {
-    File::open(directory).map(Reach).context("open", directory)
-}
-
-impl Reach {
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        use std::os::fd::AsRawFd;
-        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.0.as_raw_fd()))
-    }
-}
-
 /// Ends the VMM; its parent then writes down how. Other processes of the instance end after it.
 pub(crate) fn kill(host: &Host, record: &Record) -> Result<(), DriverError> {
     let Some(vmm) = record.vmm() else { return Ok(()) };
@@ -291,22 +257,6 @@ fn load(host: &Host, plan: &Plan) -> Result<Record, DriverError> {
 
 fn vmm_failed(detail: String) -> DriverError {
     DriverError::Process { program: "qemu", detail }
-}
-
-/// An error and its causes.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Besides RAM, kernel and initrd: the vTPM's state.

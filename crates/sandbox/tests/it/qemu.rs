@@ -25,7 +25,7 @@ use crate::{
     guest::{self, Line},
 };
 
-const JAIL: &str = env!("CARGO_BIN_EXE_casemate-jail-test");
+pub(crate) const JAIL: &str = env!("CARGO_BIN_EXE_casemate-jail-test");
 
 /// A host's share of one test; what is left on it when the test fails is cleaned up.
 struct Bench {
@@ -110,7 +110,7 @@ impl Drop for Bench {
     }
 }
 
-fn find(directory: &Path, name: &str, depth: u32) -> Vec<PathBuf> {
+pub(crate) fn find(directory: &Path, name: &str, depth: u32) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path());
     directories
@@ -122,7 +122,7 @@ fn find(directory: &Path, name: &str, depth: u32) -> Vec<PathBuf> {
         .collect()
 }
 
-fn field<'a>(status: &'a str, name: &str) -> &'a str {
+pub(crate) fn field<'a>(status: &'a str, name: &str) -> &'a str {
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.unwrap_or_default().trim()
 }

@@ -10,11 +10,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{layout::Places, memory::Overwritten};
 use crate::{
     DriverError, WipedItem,
     cgroup::Group,
     error::Context,
+    layout::Places,
+    memory::Overwritten,
     process::{self, Process},
 };
 
@@ -39,6 +40,9 @@ pub(crate) struct Record {
     /// What was found when guest memory was overwritten.
     #[serde(default)]
     pub(crate) overwritten: Option<Overwritten>,
+    /// Of a container: the number of its first process among those that its keeper sees.
+    #[serde(default)]
+    pub(crate) init: Option<i32>,
 }
 
 /// How far an instance came.
@@ -95,7 +99,7 @@ impl Record {
     /// Of an instance that is about to be made.
     pub(crate) fn new(slot: Option<u32>, group: Group, serials: Vec<String>) -> Self {
         let (stage, wiped) = (Stage::Preparing, BTreeMap::new());
-        Self { version: VERSION, boot: boot_id(), slot, group, serials, stage, wiped, overwritten: None }
+        Self { version: VERSION, boot: boot_id(), slot, group, serials, stage, wiped, overwritten: None, init: None }
     }
 
     /// Reads it; `None` where there is none. An unreadable one is an error of its own kind, so that a wipe can go on.
