@@ -59,11 +59,7 @@ async fn measure(kernel: PathBuf, initrd: PathBuf, memory_mib: u64, dirty_mib: u
             id: format!("i-{round}").parse().expect("an id"),
             isolation: Isolation::Microvm,
             demands: vec![Demand::Vtpm],
-            system: System::Machine(MachineSystem {
-                kernel: kernel.clone(),
-                initrd: initrd.clone(),
-                command_line: line.clone(),
-            }),
+            system: System::Machine(MachineSystem { kernel: kernel.clone(), initrd: initrd.clone(), command_line: line.clone() }),
             disks: Vec::new(),
             cpus: 1,
             memory_mib,

@@ -133,16 +133,7 @@ impl Features {
     /// Nothing at all, for one reason.
     pub fn none(reason: &str) -> Self {
         let no = || Support::no(reason);
-        Self {
-            vtpm: no(),
-            gpu: no(),
-            network: no(),
-            sev_snp: no(),
-            tdx: no(),
-            pause: no(),
-            snapshot: no(),
-            hot_plug: no(),
-        }
+        Self { vtpm: no(), gpu: no(), network: no(), sev_snp: no(), tdx: no(), pause: no(), snapshot: no(), hot_plug: no() }
     }
 
     /// Whether a demand can be met.

@@ -30,8 +30,8 @@ mod work;
 pub use capabilities::{Capabilities, Demand, Features, GuestChannel, Isolation, Support, SystemKind};
 pub use error::DriverError;
 pub use plan::{
-    ContainerSystem, Disk, Exit, ExitCause, JailReport, LayerFile, MachineSystem, Plan, Prepared, Presence, Shared,
-    SharedKind, Started, System, WipeEvidence, WipedItem,
+    ContainerSystem, Disk, Exit, ExitCause, JailReport, LayerFile, MachineSystem, Plan, Prepared, Presence, Shared, SharedKind,
+    Started, System, WipeEvidence, WipedItem,
 };
 
 use std::io;

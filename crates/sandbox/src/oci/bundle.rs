@@ -52,13 +52,17 @@ pub(super) fn check(plan: &Plan, container: &ContainerSystem) -> Result<(), Driv
     }
     let mut names: Vec<&str> = Vec::new();
     for Shared { name, path, .. } in &container.shared {
-        let plain = (1..=MOST_NAME).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        let plain =
+            (1..=MOST_NAME).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         if !plain || names.contains(&name.as_str()) {
             return refuse(format!("the shared name {name:?}"), "each one's own, of 1 to 32 letters, digits and hyphens");
         }
         names.push(name);
         if !is_clean(path) {
-            return refuse(format!("the path {path:?}"), "absolute, without empty, '.' or '..' parts, not a directory of the system");
+            return refuse(
+                format!("the path {path:?}"),
+                "absolute, without empty, '.' or '..' parts, not a directory of the system",
+            );
         }
     }
     let serials: Vec<&str> = plan.disks.iter().map(|disk| disk.serial.as_str()).collect();
@@ -80,9 +84,7 @@ fn is_clean(path: &str) -> bool {
 }
 
 fn mounts(plan: &Plan, container: &ContainerSystem) -> Vec<Value> {
-    let own = |kind: &str, target: &str, options: &[&str]| {
-        json!({ "destination": target, "type": kind, "source": kind, "options": options })
-    };
+    let own = |kind: &str, target: &str, options: &[&str]| json!({ "destination": target, "type": kind, "source": kind, "options": options });
     let mut mounts = vec![
         own("proc", "/proc", &["nosuid", "noexec", "nodev"]),
         own("sysfs", "/sys", &["nosuid", "noexec", "nodev", "ro"]),
@@ -211,8 +213,7 @@ mod tests {
     #[test]
     fn nothing_of_the_host_is_mounted_but_files_that_were_named() {
         let config = made(|_| {});
-        let binds: Vec<&Value> =
-            config["mounts"].as_array().unwrap().iter().filter(|mount| mount["type"] == "bind").collect();
+        let binds: Vec<&Value> = config["mounts"].as_array().unwrap().iter().filter(|mount| mount["type"] == "bind").collect();
         for mount in &binds {
             let source = mount["source"].as_str().unwrap();
             assert!(source.starts_with("/scratch/") || source.starts_with("/guest/"), "{source}");
@@ -232,7 +233,9 @@ mod tests {
         let config = made(|_| {});
         assert_eq!(config["process"]["noNewPrivileges"], true);
         for held in config["process"]["capabilities"].as_object().unwrap().values() {
-            for dangerous in ["CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_NET_ADMIN", "CAP_MKNOD", "CAP_DAC_READ_SEARCH", "CAP_SYS_CHROOT"] {
+            for dangerous in
+                ["CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_NET_ADMIN", "CAP_MKNOD", "CAP_DAC_READ_SEARCH", "CAP_SYS_CHROOT"]
+            {
                 assert!(!held.as_array().unwrap().contains(&json!(dangerous)));
             }
         }
@@ -240,9 +243,34 @@ mod tests {
         assert_eq!(seccomp["defaultAction"], "SCMP_ACT_ERRNO");
         let allowed = seccomp["syscalls"][0]["names"].as_array().unwrap();
         for dangerous in [
-            "mount", "unshare", "setns", "ptrace", "bpf", "io_uring_setup", "keyctl", "add_key", "userfaultfd", "perf_event_open",
-            "kexec_load", "init_module", "finit_module", "mknod", "mknodat", "pivot_root", "chroot", "open_by_handle_at", "clone",
-            "clone3", "socket", "personality", "process_vm_readv", "pidfd_getfd", "reboot", "swapon", "fsopen", "move_mount",
+            "mount",
+            "unshare",
+            "setns",
+            "ptrace",
+            "bpf",
+            "io_uring_setup",
+            "keyctl",
+            "add_key",
+            "userfaultfd",
+            "perf_event_open",
+            "kexec_load",
+            "init_module",
+            "finit_module",
+            "mknod",
+            "mknodat",
+            "pivot_root",
+            "chroot",
+            "open_by_handle_at",
+            "clone",
+            "clone3",
+            "socket",
+            "personality",
+            "process_vm_readv",
+            "pidfd_getfd",
+            "reboot",
+            "swapon",
+            "fsopen",
+            "move_mount",
         ] {
             assert!(!allowed.contains(&json!(dangerous)), "{dangerous}");
         }
@@ -256,7 +284,9 @@ mod tests {
         };
         let fine = plan(|_| {});
         check(&fine, fine.container().unwrap()).unwrap();
-        for path in ["", "/", "x", "/a/../b", "/a//b", "/a/.", "/..", "/proc/1/root", "/sys/x", "/dev/mem", "/casemate/init", "/a\0b"] {
+        for path in
+            ["", "/", "x", "/a/../b", "/a//b", "/a/.", "/..", "/proc/1/root", "/sys/x", "/dev/mem", "/casemate/init", "/a\0b"]
+        {
             let mut plan = plan(|_| {});
             if let System::Container(container) = &mut plan.system {
                 container.shared[0].path = path.to_owned();

@@ -38,9 +38,11 @@ use crate::{
 pub(super) fn prepare(host: &Host, plan: &Plan) -> Result<(), DriverError> {
     let container = system(plan)?;
     bundle::check(plan, container)?;
-    let layers = container.layers.iter().map(|layer| &layer.path);
-    for file in layers.chain([&container.init]).chain(plan.disks.iter().map(|disk| &disk.path)) {
-        regular(file)?;
+    for layer in &container.layers {
+        regular(&layer.path)?;
+    }
+    for file in plan.disks.iter().map(|disk| &disk.path).chain([&container.init]) {
+        readable(file)?;
     }
     let places = host.layout.places(&plan.id);
     let mut record = open_record(host, plan, &places)?;
@@ -64,12 +66,21 @@ fn system(plan: &Plan) -> Result<&ContainerSystem, DriverError> {
     plan.container().ok_or_else(|| DriverError::Unsupported { what: "a machine".to_owned(), reason: reason() })
 }
 
-fn regular(path: &Path) -> Result<(), DriverError> {
+fn regular(path: &Path) -> Result<fs::Metadata, DriverError> {
     let metadata = fs::symlink_metadata(path).context("find", path)?;
-    match metadata.is_file() {
-        true => Ok(()),
-        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")).context("use", path),
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")).context("use", path);
     }
+    Ok(metadata)
+}
+
+/// Nobody in the container is its owner, whoever that is.
+fn readable(path: &Path) -> Result<(), DriverError> {
+    let metadata = regular(path)?;
+    if metadata.permissions().mode() & 0o004 == 0 {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not readable for all")).context("use", path);
+    }
+    Ok(())
 }
 
 /// Writes down what is about to be made. One at a time, so that no two instances take the same users.

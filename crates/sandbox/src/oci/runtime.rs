@@ -8,9 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::spec::inside;
-use crate::{
-    Capabilities, DriverError, Features, GuestChannel, Isolation, Support, SystemKind, error::Context, qemu::host,
-};
+use crate::{Capabilities, DriverError, Features, GuestChannel, Isolation, Support, SystemKind, error::Context, qemu::host};
 
 /// An OCI runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -118,7 +118,8 @@ fn processes(wipe: &mut Wipe<'_>) -> Result<WipedItem, DriverError> {
         return Ok(never_existed("no process was started"));
     }
     let left = wipe.record.group.processes().len();
-    let cleared = if zeroed_on_free() { "which zeroes it at once (init_on_free)" } else { "which zeroes it before it is used again" };
+    let cleared =
+        if zeroed_on_free() { "which zeroes it at once (init_on_free)" } else { "which zeroes it before it is used again" };
     let detail = format!("{left} processes left; their memory went back to the host's kernel, {cleared}; it was not overwritten");
     Ok(item("released-by-kernel", left == 0, &detail))
 }

@@ -63,7 +63,8 @@ pub(crate) fn finish_prepare(host: &Host, plan: &Plan, session: vtpm::Session) -
 
 /// The capabilities have admitted nothing else.
 fn system(plan: &Plan) -> Result<&MachineSystem, DriverError> {
-    plan.machine().ok_or_else(|| DriverError::Unsupported { what: "a container".to_owned(), reason: "it has no kernel".to_owned() })
+    plan.machine()
+        .ok_or_else(|| DriverError::Unsupported { what: "a container".to_owned(), reason: "it has no kernel".to_owned() })
 }
 
 /// Writes down what is about to be made. One at a time, so that no two instances take the same users.

@@ -185,7 +185,9 @@ impl Driver for QemuDriver {
         self.blocking(move |host| {
             let _guard = guard;
             let finished = match provisioned {
-                Ok(vtpm_ak_public) => machine::finish_prepare(host, &for_end, session).map(|()| Prepared { vtpm_ak_public: Some(vtpm_ak_public) }),
+                Ok(vtpm_ak_public) => {
+                    machine::finish_prepare(host, &for_end, session).map(|()| Prepared { vtpm_ak_public: Some(vtpm_ak_public) })
+                }
                 Err(error) => Err(DriverError::Process { program: "swtpm", detail: format!("provisioning: {error}") }),
             };
             finished.or_else(|error| undo(host, &for_end.id, error))

@@ -250,8 +250,16 @@ pub(crate) async fn what_is_not_supported_is_refused_before_anything_is_made(sub
         assert!(matches!(answer, Err(DriverError::Unsupported { .. })), "{answer:?}");
         assert_eq!(subject.driver.list().await.unwrap(), []);
     };
-    let every =
-        [Demand::Vtpm, Demand::Gpus(1), Demand::Network, Demand::SevSnp, Demand::Tdx, Demand::Pause, Demand::Snapshot, Demand::HotPlug];
+    let every = [
+        Demand::Vtpm,
+        Demand::Gpus(1),
+        Demand::Network,
+        Demand::SevSnp,
+        Demand::Tdx,
+        Demand::Pause,
+        Demand::Snapshot,
+        Demand::HotPlug,
+    ];
     for demand in every {
         if let Support::No(reason) = capabilities.features.of(demand) {
             assert!(!reason.is_empty(), "{demand} is refused for a reason");

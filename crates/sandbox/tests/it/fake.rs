@@ -60,11 +60,7 @@ fn plan(id: &InstanceId) -> Plan {
         id: id.clone(),
         isolation: Isolation::Microvm,
         demands: vec![Demand::Vtpm],
-        system: System::Machine(MachineSystem {
-            kernel: "/none".into(),
-            initrd: "/none".into(),
-            command_line: String::new(),
-        }),
+        system: System::Machine(MachineSystem { kernel: "/none".into(), initrd: "/none".into(), command_line: String::new() }),
         disks: Vec::new(),
         cpus: 1,
         memory_mib: 128,

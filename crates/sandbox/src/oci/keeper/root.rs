@@ -10,7 +10,9 @@ use std::{
 
 use rustix::{
     fs::CWD,
-    mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, move_mount, open_tree, unmount},
+    mount::{
+        MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, move_mount, open_tree, unmount,
+    },
 };
 
 use super::{
@@ -59,8 +61,7 @@ pub(super) fn close() -> Result<(), Failure> {
 fn shown(spec: &ContainerSpec) -> Vec<JailMount> {
     let show = |source: &Path, target: &str, access| JailMount { source: source.to_owned(), target: target.into(), access };
     let system = LIBRARIES.iter().map(Path::new).filter(|path| path.symlink_metadata().is_ok());
-    let mut shown: Vec<JailMount> =
-        system.map(|path| show(path, path.to_str().unwrap_or_default(), Access::ReadOnly)).collect();
+    let mut shown: Vec<JailMount> = system.map(|path| show(path, path.to_str().unwrap_or_default(), Access::ReadOnly)).collect();
     shown.extend(DEVICES.iter().map(|path| show(Path::new(path), path, Access::Device)));
     shown.push(show(&spec.program, inside::RUNTIME, Access::ReadOnly));
     shown.push(show(&spec.state, inside::STATE, Access::ReadWrite));
@@ -97,7 +98,9 @@ fn mount_layer(target: &Path, file: &Path, users: BorrowedFd<'_>) -> Result<(), 
 
 fn explained(error: io::Error) -> io::Error {
     match error.raw_os_error() {
-        Some(libc::ENOTBLK) => io::Error::other("this kernel mounts EROFS from disks only; hint: Linux 6.12 mounts it from files"),
+        Some(libc::ENOTBLK) => {
+            io::Error::other("this kernel mounts EROFS from disks only; hint: Linux 6.12 mounts it from files")
+        }
         Some(libc::ENODEV) => io::Error::other("this kernel has no EROFS; hint: modprobe erofs"),
         _ => error,
     }
