@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use casemate_api::{
     guest::{Launch, Slice, ToGuest, to_guest},
-    workload::Workload,
+    workload::{self, Workload},
 };
 use casemate_evidence::instance::{self as evidence, LaunchRecord};
 use casemate_image::{ConvertedLayer, Pack};
 use casemate_lifecycle::InstanceId;
-use casemate_sandbox::{Capabilities, Disk, JailReport, Plan};
+use casemate_sandbox::{Capabilities, Demand, Disk, JailReport, MachineSystem, Plan, System};
 use prost::Message as _;
 
 use crate::guest_os::GuestOs;
@@ -49,6 +49,23 @@ pub(crate) struct Blueprint {
     pub(crate) message: Vec<u8>,
 }
 
+impl Blueprint {
+    /// Of the kernel; empty where there is none.
+    pub(crate) fn command_line(&self) -> &str {
+        self.plan.machine().map_or("", |machine| &machine.command_line)
+    }
+}
+
+/// The level in the driver's words.
+pub(crate) fn isolation(level: workload::Isolation) -> casemate_sandbox::Isolation {
+    match level {
+        workload::Isolation::Container => casemate_sandbox::Isolation::Container,
+        workload::Isolation::Sandbox => casemate_sandbox::Isolation::Sandbox,
+        workload::Isolation::Microvm => casemate_sandbox::Isolation::Microvm,
+        workload::Isolation::Confidential => casemate_sandbox::Isolation::Confidential,
+    }
+}
+
 /// Whether root, these layers and assets fit the machine's disks only when the layers share one.
 pub(crate) fn needs_pack(layers: usize, assets: usize, capabilities: &Capabilities) -> bool {
     1 + layers + assets > capabilities.max_disks
@@ -83,9 +100,13 @@ pub(crate) fn draw(parts: Parts<'_>) -> Blueprint {
     let resources = &parts.workload.resources;
     let plan = Plan {
         id: parts.id.clone(),
-        kernel: parts.guest_os.kernel.clone(),
-        initrd: parts.guest_os.initrd.clone(),
-        command_line: parts.command_line,
+        isolation: isolation(parts.workload.isolation),
+        demands: vec![Demand::Vtpm],
+        system: System::Machine(MachineSystem {
+            kernel: parts.guest_os.kernel.clone(),
+            initrd: parts.guest_os.initrd.clone(),
+            command_line: parts.command_line,
+        }),
         disks,
         cpus: resources.cpus,
         memory_mib: resources.memory_mib,
@@ -138,7 +159,7 @@ pub(crate) fn launch_record(
         workload_digest,
         kernel: blueprint.measured.kernel,
         initrd: blueprint.measured.initrd,
-        command_line: plan.command_line.clone(),
+        command_line: blueprint.command_line().to_owned(),
         root_hash: blueprint.measured.root_hash,
         vmm: evidence::Vmm { name: capabilities.name.into(), version: capabilities.version.clone(), digest: capabilities.digest },
         machine: evidence::Machine {
@@ -161,6 +182,8 @@ pub(crate) fn launch_record(
 
 #[cfg(test)]
 mod tests {
+    use casemate_sandbox::{Features, GuestChannel, SystemKind};
+
     use super::*;
 
     #[test]
@@ -175,6 +198,12 @@ mod tests {
             max_disks: 8,
             max_cpus: 1,
             tsc_khz: None,
+            isolation: casemate_sandbox::Isolation::Microvm,
+            system: SystemKind::Machine,
+            channel: GuestChannel::Memory,
+            memory_mib: 1..=1,
+            scratch_mib: 1..=1,
+            features: Features::none("not in a test"),
         };
         assert!(!needs_pack(5, 2, &capabilities));
         assert!(needs_pack(6, 2, &capabilities));

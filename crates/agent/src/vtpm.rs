@@ -17,7 +17,7 @@ pub(crate) struct Measurements {
 impl Measurements {
     /// Of the machine that `blueprint` describes.
     pub(crate) fn of(blueprint: &Blueprint) -> Self {
-        Self { measured: blueprint.measured, command_line: blueprint.plan.command_line.clone() }
+        Self { measured: blueprint.measured, command_line: blueprint.command_line().to_owned() }
     }
 }
 

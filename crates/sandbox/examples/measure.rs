@@ -12,7 +12,7 @@ use std::{
 };
 
 use casemate_sandbox::{
-    Driver, Plan, VtpmProvisioner,
+    Demand, Driver, Isolation, MachineSystem, Plan, System, VtpmProvisioner,
     qemu::{QemuConfig, QemuDriver},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -57,9 +57,9 @@ async fn measure(kernel: PathBuf, initrd: PathBuf, memory_mib: u64, dirty_mib: u
     for round in 0..5 {
         let plan = Plan {
             id: format!("i-{round}").parse().expect("an id"),
-            kernel: kernel.clone(),
-            initrd: initrd.clone(),
-            command_line: line.clone(),
+            isolation: Isolation::Microvm,
+            demands: vec![Demand::Vtpm],
+            system: System::Machine(MachineSystem { kernel: kernel.clone(), initrd: initrd.clone(), command_line: line.clone() }),
             disks: Vec::new(),
             cpus: 1,
             memory_mib,

@@ -3,6 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use casemate_lifecycle::InstanceId;
@@ -67,4 +68,21 @@ impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
     fn context(self, attempt: &'static str, path: &Path) -> Result<T, DriverError> {
         self.map_err(|error| DriverError::Io { attempt, path: path.to_owned(), source: error.into() })
     }
+}
+
+/// An error and its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// For errors.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

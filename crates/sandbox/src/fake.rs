@@ -21,8 +21,8 @@ use tokio::{
 };
 
 use crate::{
-    Capabilities, Channel, Driver, DriverError, Exit, ExitCause, JailReport, Plan, Prepared, Presence, Started, VtpmProvisioner,
-    WipeEvidence, WipedItem, error::Context,
+    Capabilities, Channel, Driver, DriverError, Exit, ExitCause, Features, GuestChannel, Isolation, JailReport, Plan, Prepared,
+    Presence, Started, Support, SystemKind, VtpmProvisioner, WipeEvidence, WipedItem, error::Context,
 };
 
 /// Plays the guests.
@@ -136,9 +136,15 @@ impl FakeDriver {
             machine: "fake",
             accel: "tcg",
             accel_reason: "machines are only played".to_owned(),
+            isolation: Isolation::Microvm,
+            system: SystemKind::Machine,
+            channel: GuestChannel::Memory,
             max_disks: 21,
             max_cpus: 16,
+            memory_mib: 1..=u64::from(u32::MAX),
+            scratch_mib: 1..=u64::from(u32::MAX),
             tsc_khz: Some(1_000_000),
+            features: Features { vtpm: Support::Yes, ..Features::none("a played machine has none") },
         };
         let state = Mutex::new(State { machines: BTreeMap::new(), chance: config.faults.seed });
         Ok(Self { config, guest, capabilities, state })
@@ -206,6 +212,7 @@ impl Driver for FakeDriver {
     }
 
     async fn prepare(&self, plan: &Plan, vtpm: &dyn VtpmProvisioner) -> Result<Prepared, DriverError> {
+        self.capabilities.admit(plan)?;
         if held(&self.state).machines.get(&plan.id).is_some_and(Machine::runs) {
             let reason = "its machine runs".to_owned();
             return Err(DriverError::Unsupported { what: format!("preparing instance {} again", plan.id), reason });
@@ -220,7 +227,7 @@ impl Driver for FakeDriver {
         let machine = Machine { console: Arc::default(), running: None, started: false, end: watch::Sender::new(None) };
         held(&self.state).machines.insert(plan.id.clone(), machine);
         match vtpm.provision(&mut |command| self.guest.vtpm(&plan.id, command)) {
-            Ok(vtpm_ak_public) => Ok(Prepared { vtpm_ak_public }),
+            Ok(public) => Ok(Prepared { vtpm_ak_public: Some(public) }),
             Err(error) => {
                 self.wipe(&plan.id).await?;
                 self.forget(&plan.id).await?;

@@ -4,20 +4,35 @@
 //! It knows nothing of evidence or the platform. All of its state can be found again from disk, so that an agent which was
 //! killed at any point can adopt or clean up.
 //!
-//! [`qemu`] runs real machines, each in a [`jail`]; [`fake`] plays them within the process, for demonstrations and for tests
+//! [`qemu`] runs real machines, each in a [`jail`]; [`oci`] runs containers by the runtimes runc, crun and runsc; [`fake`] plays them within the process, for demonstrations and for tests
 //! of everything above.
 
 #![deny(unsafe_code)]
 
+mod capabilities;
+mod cgroup;
+mod console;
 mod error;
 pub mod fake;
 pub mod jail;
+mod layout;
+mod memory;
+mod observe;
+pub mod oci;
 mod plan;
+mod process;
 pub mod qemu;
+mod record;
+mod socket;
 mod sys;
+mod work;
 
+pub use capabilities::{Capabilities, Demand, Features, GuestChannel, Isolation, Support, SystemKind};
 pub use error::DriverError;
-pub use plan::{Capabilities, Disk, Exit, ExitCause, JailReport, Plan, Prepared, Presence, Started, WipeEvidence, WipedItem};
+pub use plan::{
+    ContainerSystem, Disk, Exit, ExitCause, JailReport, LayerFile, MachineSystem, Plan, Prepared, Presence, Shared, SharedKind,
+    Started, System, WipeEvidence, WipedItem,
+};
 
 use std::io;
 
@@ -36,7 +51,13 @@ pub trait VtpmProvisioner: Send + Sync {
     fn provision(&self, transact: &mut dyn FnMut(&[u8]) -> io::Result<Vec<u8>>) -> io::Result<Vec<u8>>;
 }
 
+/// Where process 1 of a container finds what is its own.
+pub const GUEST_DIR: &str = "/casemate";
+
 /// A way to run machines.
+///
+/// What a plan asks for is held against [`Capabilities`] first: `prepare` refuses with [`DriverError::Unsupported`] whatever they
+/// rule out, and has then changed nothing.
 ///
 /// Order: `prepare`, `start`, `connect` (again after a lost connection), `wait`, `wipe`, `forget`. Every method is idempotent and may
 /// be repeated after a crash of the caller; dropping a returned future leaves a state that `wipe` cleans up.
@@ -45,7 +66,8 @@ pub trait Driver: Send + Sync {
     /// What this driver can do on this host, found out once.
     fn capabilities(&self) -> &Capabilities;
 
-    /// Makes jail root, cgroup, guest memory, scratch and vTPM; runs nothing of the tenant. On failure nothing is left.
+    /// Makes jail root, cgroup, guest memory, scratch and, where the plan demands it, a vTPM; runs nothing of the tenant. On failure
+    /// nothing is left.
     async fn prepare(&self, plan: &Plan, vtpm: &dyn VtpmProvisioner) -> Result<Prepared, DriverError>;
 
     /// Starts the VMM in its jail and observes the jail from outside.

@@ -4,18 +4,21 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use casemate_lifecycle::InstanceId;
 
-/// Everything a machine is made of, decided beforehand; the driver chooses nothing.
+use crate::{Demand, Isolation};
+
+/// Everything an instance is made of, decided beforehand; the driver chooses nothing.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The instance.
     pub id: InstanceId,
-    /// Kernel (vmlinux with a PVH note, or bzImage).
-    pub kernel: PathBuf,
-    /// Initial RAM disk.
-    pub initrd: PathBuf,
-    /// Kernel command line.
-    pub command_line: String,
-    /// Read-only disks, in order; at most [`Capabilities::max_disks`]. The scratch disk (serial `scratch`) is added by the driver.
+    /// The least isolation that will do.
+    pub isolation: Isolation,
+    /// What is needed beside the sizes below.
+    pub demands: Vec<Demand>,
+    /// What runs.
+    pub system: System,
+    /// Read-only disks, in order; at most [`Capabilities::max_disks`](crate::Capabilities::max_disks). The scratch disk (serial
+    /// `scratch`) is added by the driver; a container has files of these names instead.
     pub disks: Vec<Disk>,
     /// Virtual CPUs.
     pub cpus: u32,
@@ -23,6 +26,87 @@ pub struct Plan {
     pub memory_mib: u64,
     /// Size of the scratch disk.
     pub scratch_mib: u64,
+}
+
+/// What runs in an instance.
+#[derive(Debug, Clone)]
+pub enum System {
+    /// A kernel of its own.
+    Machine(MachineSystem),
+    /// A process of the host's kernel, or of one in user space.
+    Container(ContainerSystem),
+}
+
+/// What boots.
+#[derive(Debug, Clone)]
+pub struct MachineSystem {
+    /// Kernel (vmlinux with a PVH note, or bzImage).
+    pub kernel: PathBuf,
+    /// Initial RAM disk.
+    pub initrd: PathBuf,
+    /// Kernel command line.
+    pub command_line: String,
+}
+
+/// What a container begins as.
+///
+/// Its process 1 is `init`, which sees the image as its root and, below [`GUEST_DIR`](crate::GUEST_DIR), `disks/SERIAL` for each
+/// disk of the plan and `shared/NAME` for each shared thing.
+#[derive(Debug, Clone)]
+pub struct ContainerSystem {
+    /// A static program.
+    pub init: PathBuf,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// The image, lowest layer first.
+    pub layers: Vec<LayerFile>,
+    /// What `init` makes and the workload sees.
+    pub shared: Vec<Shared>,
+}
+
+/// A layer of an image: an EROFS file system, verified by whoever draws the plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerFile {
+    /// The file.
+    pub path: PathBuf,
+}
+
+/// Something on scratch that process 1 of a container changes at `shared/NAME`, and the workload sees at `path`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shared {
+    /// Letters, digits and hyphens.
+    pub name: String,
+    /// An absolute path in the image.
+    pub path: String,
+    /// What it is.
+    pub kind: SharedKind,
+}
+
+/// What is shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SharedKind {
+    /// A file that the workload reads.
+    ReadOnlyFile,
+    /// A directory that the workload writes.
+    WritableDir,
+}
+
+impl Plan {
+    /// What boots, where a kernel does.
+    pub fn machine(&self) -> Option<&MachineSystem> {
+        match &self.system {
+            System::Machine(machine) => Some(machine),
+            System::Container(_) => None,
+        }
+    }
+
+    /// What a container begins as, where it is one.
+    pub fn container(&self) -> Option<&ContainerSystem> {
+        match &self.system {
+            System::Machine(_) => None,
+            System::Container(container) => Some(container),
+        }
+    }
 }
 
 /// A read-only raw disk.
@@ -34,34 +118,11 @@ pub struct Disk {
     pub path: PathBuf,
 }
 
-/// What a driver can do on this host.
-#[derive(Debug, Clone)]
-pub struct Capabilities {
-    /// `qemu` or `fake`.
-    pub name: &'static str,
-    /// As the VMM says itself.
-    pub version: String,
-    /// SHA-256 of the VMM's binary.
-    pub digest: [u8; 32],
-    /// The machine kind, e.g. `microvm`.
-    pub machine: &'static str,
-    /// `kvm` or `tcg`.
-    pub accel: &'static str,
-    /// Why that one, for a person.
-    pub accel_reason: String,
-    /// Most read-only disks, root included.
-    pub max_disks: usize,
-    /// Most CPUs.
-    pub max_cpus: u32,
-    /// The host's TSC frequency in kHz, where the guest's command line needs it (TCG).
-    pub tsc_khz: Option<u64>,
-}
-
 /// Answer to `prepare`.
 #[derive(Debug, Clone)]
 pub struct Prepared {
-    /// What the provisioner returned: TPMT_PUBLIC of the vTPM's attestation key.
-    pub vtpm_ak_public: Vec<u8>,
+    /// What the provisioner returned: TPMT_PUBLIC of the vTPM's attestation key. `None` where the driver has no vTPM.
+    pub vtpm_ak_public: Option<Vec<u8>>,
 }
 
 /// Answer to `start`.
@@ -74,7 +135,7 @@ pub struct Started {
 /// The jail around the VMM, observed in /proc after its start, over all of its threads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JailReport {
-    /// User id.
+    /// User id, as the host sees it.
     pub uid: u32,
     /// Every thread has `NoNewPrivs: 1`.
     pub no_new_privs: bool,
@@ -82,7 +143,8 @@ pub struct JailReport {
     pub seccomp: bool,
     /// `CapEff | CapPrm`, all threads or-ed.
     pub capabilities: u64,
-    /// Namespaces that differ from ours, sorted: of `cgroup ipc mnt net pid uts`.
+    /// Namespaces that differ from ours, sorted: of `cgroup ipc mnt net pid user uts`. Capabilities in a user namespace of its own
+    /// are none over the host.
     pub namespaces: Vec<String>,
     /// In a cgroup of its own with memory and pids limits.
     pub cgroup: bool,

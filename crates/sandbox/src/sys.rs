@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd},
 };
 
 use rustix::{process::Pid, thread::UnshareFlags};
@@ -61,6 +61,34 @@ pub(crate) fn duplicate_above(descriptor: &OwnedFd, least: RawFd) -> io::Result<
     let new = rustix::io::fcntl_dupfd_cloexec(descriptor, least)?;
     debug_assert!(new.as_raw_fd() >= least);
     Ok(new)
+}
+
+/// Shows the owners of a detached mount through the map of a user namespace.
+pub(crate) fn map_owners(tree: BorrowedFd<'_>, users: BorrowedFd<'_>) -> io::Result<()> {
+    /// `struct mount_attr` of the kernel.
+    #[repr(C)]
+    struct Attributes {
+        set: u64,
+        clear: u64,
+        propagation: u64,
+        users: u64,
+    }
+    const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
+    let users = u64::try_from(users.as_raw_fd()).map_err(io::Error::other)?;
+    let attributes = Attributes { set: MOUNT_ATTR_IDMAP, clear: 0, propagation: 0, users };
+    // SAFETY: the path is a constant C string, and the kernel reads exactly the size that is given of a structure that lives
+    // until the call returns; both descriptors are borrowed for as long.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<Attributes>(),
+        )
+    };
+    if answer == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Waits on a process's handle within a runtime.

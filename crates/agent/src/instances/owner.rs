@@ -188,8 +188,13 @@ impl Owner {
         self.book.stage("started");
         self.book.pass(Failpoint::Started);
         let digest = self.book.journal.order.workload_digest();
-        let record =
-            blueprint::launch_record(blueprint, digest, ctx.driver.capabilities(), &started.jail, prepared.vtpm_ak_public);
+        let record = blueprint::launch_record(
+            blueprint,
+            digest,
+            ctx.driver.capabilities(),
+            &started.jail,
+            prepared.vtpm_ak_public.unwrap_or_default(),
+        );
         let (record, message) = (record.encode(), blueprint.message.clone());
         self.book.launched(Launched { started_at_ms: clock::now_ms(), record, message });
         self.save(check::START).await?;

@@ -13,6 +13,8 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sockopt,
 };
 
+use serde::Serialize;
+
 use super::spec::{DESCRIPTOR_LIMIT, Failed, JailSpec, SPEC_LIMIT};
 
 /// Why a program was not started in a jail.
@@ -40,13 +42,32 @@ pub(crate) fn launch(
     descriptors: &[BorrowedFd<'_>],
     join: impl FnOnce(u32) -> io::Result<()>,
 ) -> Result<Child, LaunchError> {
+    let (mut helper, answer) = exchange(command, spec, descriptors, ANSWER_LIMIT, join)?;
+    if answer.is_empty() {
+        // The connection ends when the program is executed.
+        return Ok(helper);
+    }
+    let _ = helper.kill();
+    let _ = helper.wait();
+    let Failed { attempt, detail } = serde_json::from_slice(&answer).map_err(|error| LaunchError::Talk(error.into()))?;
+    Err(LaunchError::Failed { attempt, detail })
+}
+
+/// Starts a helper, tells it what to do, and returns it with its answer, which is empty when it hung up.
+pub(crate) fn exchange(
+    command: &[OsString],
+    spec: &impl Serialize,
+    descriptors: &[BorrowedFd<'_>],
+    limit: Duration,
+    join: impl FnOnce(u32) -> io::Result<()>,
+) -> Result<(Child, Vec<u8>), LaunchError> {
     let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(|error| LaunchError::Talk(error.into()))?;
     let mut helper = spawn(command, theirs)?;
     let joined = join(helper.id()).map_err(LaunchError::Join);
     let sent = joined.and_then(|()| send(&ours, spec, descriptors).map_err(LaunchError::Talk));
-    match sent.and_then(|()| answer(&ours)) {
-        Ok(()) => Ok(helper),
+    match sent.and_then(|()| answer(&ours, limit).map_err(LaunchError::Talk)) {
+        Ok(answer) => Ok((helper, answer)),
         Err(error) => {
             let _ = helper.kill();
             let _ = helper.wait();
@@ -66,7 +87,7 @@ fn spawn(command: &[OsString], control: OwnedFd) -> Result<Child, LaunchError> {
         .map_err(|source| LaunchError::Spawn { program, source })
 }
 
-fn send(control: &OwnedFd, spec: &JailSpec, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+fn send(control: &OwnedFd, spec: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let bytes = serde_json::to_vec(spec)?;
     if bytes.len() > SPEC_LIMIT || descriptors.len() > DESCRIPTOR_LIMIT {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the specification is too large"));
@@ -78,19 +99,12 @@ fn send(control: &OwnedFd, spec: &JailSpec, descriptors: &[BorrowedFd<'_>]) -> i
     Ok(())
 }
 
-/// The connection ends when the program is executed.
-fn answer(control: &OwnedFd) -> Result<(), LaunchError> {
-    sockopt::set_socket_timeout(control, sockopt::Timeout::Recv, Some(ANSWER_LIMIT))
-        .map_err(|error| LaunchError::Talk(error.into()))?;
+fn answer(control: &OwnedFd, limit: Duration) -> io::Result<Vec<u8>> {
+    sockopt::set_socket_timeout(control, sockopt::Timeout::Recv, Some(limit))?;
     let mut buffer = vec![0_u8; REPORT_LIMIT];
-    let (_, count) =
-        rustix::net::recv(control, buffer.as_mut_slice(), RecvFlags::empty()).map_err(|error| LaunchError::Talk(error.into()))?;
-    if count == 0 {
-        return Ok(());
-    }
-    let bytes = buffer.get(..count).unwrap_or_default();
-    let Failed { attempt, detail } = serde_json::from_slice(bytes).map_err(|error| LaunchError::Talk(error.into()))?;
-    Err(LaunchError::Failed { attempt, detail })
+    let (_, count) = rustix::net::recv(control, buffer.as_mut_slice(), RecvFlags::empty())?;
+    buffer.truncate(count);
+    Ok(buffer)
 }
 
 /// From the specification to the program's execution; it takes milliseconds on an idle machine.

@@ -18,13 +18,13 @@
 
 mod launch;
 mod privileges;
-mod root;
+pub(crate) mod root;
 mod spec;
 mod supervise;
 
-pub(crate) use launch::launch;
-pub(crate) use spec::{Access, CONSOLE_FD, Ended, FIRST_FD, JailMount, JailSpec, Mode};
-pub(crate) use supervise::LOG_LIMIT;
+pub(crate) use launch::{exchange, launch};
+pub(crate) use spec::{Access, CONSOLE_FD, Ended, FIRST_FD, Failed, JailMount, JailSpec, Mode};
+pub(crate) use supervise::{LOG_LIMIT, append};
 
 use std::{
     ffi::OsString,
@@ -45,13 +45,16 @@ use rustix::{
 };
 
 use crate::sys::{self, Fork};
-use spec::{DESCRIPTOR_LIMIT, Failed, SPEC_LIMIT};
+use spec::{DESCRIPTOR_LIMIT, SPEC_LIMIT};
 
-/// Entry point of the jail helper. Must be called before the process has a second thread; takes no arguments, its
-/// specification comes by standard input from the driver.
+/// Entry point of the jail helper. Must be called before the process has a second thread; its specification comes by standard
+/// input from the driver. The only argument that there is, `container`, makes it the keeper of a container.
 pub fn main(args: Vec<OsString>) -> ExitCode {
+    if args == [CONTAINER] {
+        return crate::oci::keeper();
+    }
     if !args.is_empty() {
-        eprintln!("jail: takes no arguments; the driver talks to it by standard input");
+        eprintln!("jail: takes no such arguments; the driver talks to it by standard input");
         return ExitCode::FAILURE;
     }
     let mut control = match open_control() {
@@ -69,20 +72,20 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
 
 /// What the helper could not do.
 #[derive(Debug)]
-struct Failure {
-    attempt: String,
-    source: io::Error,
+pub(crate) struct Failure {
+    pub(crate) attempt: String,
+    pub(crate) source: io::Error,
 }
 
 impl Failure {
-    fn complain(&self) -> ExitCode {
+    pub(crate) fn complain(&self) -> ExitCode {
         eprintln!("jail: {}: {}", self.attempt, self.source);
         ExitCode::FAILURE
     }
 }
 
 /// Names what was attempted.
-trait Attempt<T> {
+pub(crate) trait Attempt<T> {
     fn attempt(self, what: impl Into<String>) -> Result<T, Failure>;
 }
 
@@ -92,14 +95,14 @@ impl<T, E: Into<io::Error>> Attempt<T> for Result<T, E> {
     }
 }
 
-fn open_control() -> Result<OwnedFd, Failure> {
+pub(crate) fn open_control() -> Result<OwnedFd, Failure> {
     sys::close_from(3).attempt("close descriptors")?;
     // Out of the way of the numbers that descriptors get later.
     rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), HIGH_FD).attempt("keep the control socket")
 }
 
 fn enter(control: &mut Option<OwnedFd>) -> Result<ExitCode, Failure> {
-    let (spec, descriptors) = receive(control.as_ref().ok_or_else(missing).attempt("find the control socket")?)?;
+    let (spec, descriptors): (JailSpec, _) = receive(control.as_ref().ok_or_else(missing).attempt("find the control socket")?)?;
     let null = File::options().read(true).write(true).open("/dev/null").attempt("open /dev/null")?;
     rustix::stdio::dup2_stdin(&null).attempt("replace standard input")?;
     rustix::process::setsid().attempt("start a session")?;
@@ -129,7 +132,7 @@ fn limit(spec: &JailSpec) -> Result<(), Failure> {
     lower(Resource::Fsize, spec.file_size_limit)
 }
 
-fn lower(resource: Resource, value: u64) -> Result<(), Failure> {
+pub(crate) fn lower(resource: Resource, value: u64) -> Result<(), Failure> {
     let value = rustix::process::getrlimit(resource).maximum.map_or(value, |most| most.min(value));
     let limit = Rlimit { current: Some(value), maximum: Some(value) };
     rustix::process::setrlimit(resource, limit).attempt(format!("set limit {resource:?} to {value}"))
@@ -171,7 +174,7 @@ fn fork_program(
     }
 }
 
-fn missing() -> io::Error {
+pub(crate) fn missing() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "the specification came without it")
 }
 
@@ -195,7 +198,8 @@ fn execute(spec: &JailSpec, output: std::os::fd::BorrowedFd<'_>, console: Option
     Failure { attempt: format!("execute {}", spec.program.display()), source }
 }
 
-fn receive(control: &OwnedFd) -> Result<(JailSpec, Vec<OwnedFd>), Failure> {
+/// The specification and the descriptors that came with it.
+pub(crate) fn receive<S: serde::de::DeserializeOwned>(control: &OwnedFd) -> Result<(S, Vec<OwnedFd>), Failure> {
     let mut bytes = vec![0_u8; SPEC_LIMIT];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTOR_LIMIT))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -214,11 +218,14 @@ fn receive(control: &OwnedFd) -> Result<(JailSpec, Vec<OwnedFd>), Failure> {
 }
 
 /// Best effort: an agent that went away is told nothing.
-fn report(control: &OwnedFd, report: &Failed) {
+pub(crate) fn report(control: &OwnedFd, report: &impl serde::Serialize) {
     let bytes = serde_json::to_vec(report).expect("a report has only texts");
     let mut none = SendAncillaryBuffer::default();
     let _ = rustix::net::sendmsg(control, &[IoSlice::new(&bytes)], &mut none, SendFlags::NOSIGNAL);
 }
+
+/// Makes the helper the keeper of a container.
+pub(crate) const CONTAINER: &str = "container";
 
 /// Descriptors are moved to this number or higher before they get their final ones.
 const HIGH_FD: i32 = 200;

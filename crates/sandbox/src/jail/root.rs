@@ -36,7 +36,8 @@ pub(super) fn enter(spec: &JailSpec) -> Result<(), Failure> {
     rustix::system::sethostname(b"jail").attempt("set the host name")
 }
 
-fn bind(root: &Path, mount: &JailMount) -> Result<(), Failure> {
+/// Shows something of the host inside of `root`.
+pub(crate) fn bind(root: &Path, mount: &JailMount) -> Result<(), Failure> {
     let what = || format!("bind {} in the jail", mount.source.display());
     let inside = within(root, &mount.target).attempt(what())?;
     let metadata = fs::symlink_metadata(&mount.source).attempt(what())?;

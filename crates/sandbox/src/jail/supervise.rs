@@ -31,7 +31,8 @@ pub(super) fn supervise(program: Pid, mut output: File, mut log: File, mut ended
     ended.sync_data().attempt("write the exit status")
 }
 
-fn append(log: &mut File, bytes: &[u8]) -> std::io::Result<()> {
+/// Appends to the log, and drops its older half when it is full.
+pub(crate) fn append(log: &mut File, bytes: &[u8]) -> std::io::Result<()> {
     let length = log.seek(SeekFrom::End(0))?;
     if length + bytes.len() as u64 > LOG_LIMIT {
         let half = length.min(LOG_LIMIT / 2);

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::host::Accel;
 use crate::{
     Plan,
+    capabilities::SCRATCH,
     jail::{CONSOLE_FD, FIRST_FD},
 };
 
@@ -35,12 +36,6 @@ pub(crate) enum VmmFd {
     Disks = FIRST_FD + 3,
 }
 
-/// Serial of the scratch disk.
-pub(crate) const SCRATCH: &str = "scratch";
-
-/// Most bytes of a virtio serial.
-pub(crate) const SERIAL_LIMIT: usize = 20;
-
 /// Arguments of a machine that waits, after its start, to be told to run.
 pub(crate) fn vmm(plan: &Plan, accel: Accel) -> Vec<String> {
     let mut args = Args::default();
@@ -63,7 +58,7 @@ pub(crate) fn vmm(plan: &Plan, accel: Accel) -> Vec<String> {
     channels(&mut args);
     disks(&mut args, plan);
     args.option("-kernel", inside::KERNEL).option("-initrd", inside::INITRD);
-    args.option("-append", &plan.command_line);
+    args.option("-append", plan.machine().map_or("", |machine| &machine.command_line));
     args.0
 }
 
@@ -147,14 +142,18 @@ pub(crate) const TRANSLATION_MIB: u64 = 256;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Disk;
+    use crate::{Demand, Disk, Isolation, MachineSystem, System};
 
     fn plan() -> Plan {
         Plan {
             id: "i-1".parse().unwrap(),
-            kernel: "/k".into(),
-            initrd: "/i".into(),
-            command_line: "console=ttyS0 a,b=c".to_owned(),
+            isolation: Isolation::Microvm,
+            demands: vec![Demand::Vtpm],
+            system: System::Machine(MachineSystem {
+                kernel: "/k".into(),
+                initrd: "/i".into(),
+                command_line: "console=ttyS0 a,b=c".to_owned(),
+            }),
             disks: vec![Disk { serial: "root".to_owned(), path: "/r".into() }],
             cpus: 2,
             memory_mib: 512,

@@ -10,7 +10,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use crate::{Capabilities, DriverError, error::Context, sys};
+use crate::{Capabilities, DriverError, Features, GuestChannel, Isolation, Support, SystemKind, error::Context, sys};
 
 /// How guest code is executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub enum AccelChoice {
 
 /// A program that the search path does not need to know.
 pub(crate) fn find_program(name: &str) -> PathBuf {
-    let places = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/libexec"];
+    let places = ["/usr/local/bin", "/usr/bin", "/usr/sbin", "/bin", "/usr/libexec"];
     let found = places.iter().map(|place| Path::new(place).join(name)).find(|path| path.is_file());
     found.unwrap_or_else(|| Path::new("/usr/bin").join(name))
 }
@@ -53,8 +53,14 @@ pub(crate) fn capabilities(qemu: &Path, choice: AccelChoice) -> Result<(Capabili
             Accel::Tcg => "tcg",
         },
         accel_reason,
+        isolation: Isolation::Microvm,
+        system: SystemKind::Machine,
+        channel: GuestChannel::VirtioSerial,
         max_disks: MOST_DISKS,
         max_cpus: MOST_CPUS,
+        memory_mib: LEAST_MEMORY_MIB..=MOST_MIB,
+        scratch_mib: 1..=MOST_MIB,
+        features: features(),
         tsc_khz: match accel {
             // Under KVM the guest's kernel reads it from kvmclock.
             Accel::Kvm => None,
@@ -62,6 +68,19 @@ pub(crate) fn capabilities(qemu: &Path, choice: AccelChoice) -> Result<(Capabili
         },
     };
     Ok((capabilities, accel))
+}
+
+fn features() -> Features {
+    Features {
+        vtpm: Support::Yes,
+        gpu: Support::no("the microvm machine has no PCI bus for one"),
+        network: Support::no("machines have no network device"),
+        sev_snp: Support::no("the microvm machine has no confidential memory"),
+        tdx: Support::no("the microvm machine has no confidential memory"),
+        pause: Support::no("the evidence of a machine that stood still is not made"),
+        snapshot: Support::no("a copy of guest memory would outlive its wipe"),
+        hot_plug: Support::no("the microvm machine has no bus for it"),
+    }
 }
 
 /// Whether the CPU offers virtualisation to this host.
@@ -114,7 +133,7 @@ fn version(qemu: &Path) -> Result<String, DriverError> {
     }
 }
 
-fn digest(path: &Path) -> io::Result<[u8; 32]> {
+pub(crate) fn digest(path: &Path) -> io::Result<[u8; 32]> {
     let mut file = File::open(path)?;
     let mut digest = Sha256::new();
     let mut buffer = vec![0_u8; 1 << 20];
@@ -158,6 +177,11 @@ const MOST_DISKS: usize = 21;
 
 /// Of the guest kernel.
 const MOST_CPUS: u32 = 16;
+
+const LEAST_MEMORY_MIB: u64 = 64;
+
+/// Sixteen TiB; a typing error beyond that shall not become arithmetic.
+const MOST_MIB: u64 = 16 << 20;
 
 const VERSION_LIMIT: usize = 120;
 

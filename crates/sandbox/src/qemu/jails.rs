@@ -5,8 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Host, command::inside, host::Accel, layout::Places, process::Users, record::Record};
-use crate::jail::{Access, JailMount, JailSpec, LOG_LIMIT, Mode};
+use super::{Host, command::inside, host::Accel};
+use crate::{
+    jail::{Access, JailMount, JailSpec, LOG_LIMIT, Mode},
+    layout::Places,
+    process::Users,
+    record::Record,
+};
 
 /// The jail of the VMM.
 pub(crate) fn vmm(host: &Host, places: &Places, record: &Record, args: Vec<String>, file_size_limit: u64) -> JailSpec {

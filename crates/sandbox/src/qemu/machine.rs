@@ -5,40 +5,37 @@ use std::{
     io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{
-            fs::{DirBuilderExt, OpenOptionsExt},
-            net::UnixListener,
-        },
+        unix::fs::{DirBuilderExt, OpenOptionsExt},
     },
-    path::{Path, PathBuf},
+    path::Path,
     sync::PoisonError,
     time::Duration,
 };
 
-use super::{
-    Host,
+use super::{Host, command, jails, qmp::Qmp, vtpm};
+use crate::{
+    DriverError, Exit, ExitCause, JailReport, MachineSystem, Plan, Started,
     cgroup::Limits,
-    command::{self, SCRATCH, SERIAL_LIMIT},
-    console, jails,
+    console,
+    error::{Context, chain, millis},
+    jail,
     layout::{GUEST_SOCKET, Places, QMP_SOCKET},
     memory, observe,
     process::{self, Process, Users},
-    qmp::Qmp,
     record::{Record, Stage, sync_directory},
-    vtpm,
+    socket::{listen, reach},
 };
-use crate::{DriverError, Exit, ExitCause, JailReport, Plan, Started, error::Context, jail};
 
 /// Makes everything that a machine needs, and starts the fresh vTPM for provisioning.
 pub(crate) fn prepare(host: &Host, plan: &Plan) -> Result<vtpm::Session, DriverError> {
-    check(host, plan)?;
+    let machine = system(plan)?;
     let places = host.layout.places(&plan.id);
     let record = open_record(host, plan, &places)?;
     let users = jails::users(host, &record);
     make_directory(&places.run)?;
     make_directory(&places.jail_root())?;
     record.group.create(&limits(host, plan))?;
-    let given = [(&plan.kernel, places.kernel()), (&plan.initrd, places.initrd())];
+    let given = [(&machine.kernel, places.kernel()), (&machine.initrd, places.initrd())];
     let ram = plan.memory_mib << 20;
     let size = given.iter().try_fold(ram + MEMORY_SLACK, |sum, (from, _)| {
         fs::metadata(from).map(|metadata| sum + metadata.len()).context("measure", from)
@@ -64,29 +61,10 @@ pub(crate) fn finish_prepare(host: &Host, plan: &Plan, session: vtpm::Session) -
     record.save(&places)
 }
 
-fn check(host: &Host, plan: &Plan) -> Result<(), DriverError> {
-    let refuse = |what: String, reason: String| Err(DriverError::Unsupported { what, reason });
-    let capabilities = &host.capabilities;
-    if plan.disks.len() > capabilities.max_disks {
-        return refuse(format!("{} disks", plan.disks.len()), format!("at most {}", capabilities.max_disks));
-    }
-    if plan.cpus == 0 || plan.cpus > capabilities.max_cpus {
-        return refuse(format!("{} CPUs", plan.cpus), format!("1 to {}", capabilities.max_cpus));
-    }
-    if !(LEAST_MEMORY_MIB..=MOST_MIB).contains(&plan.memory_mib) {
-        return refuse(format!("{} MiB of memory", plan.memory_mib), format!("{LEAST_MEMORY_MIB} to {MOST_MIB}"));
-    }
-    if plan.scratch_mib == 0 || plan.scratch_mib > MOST_MIB {
-        return refuse(format!("{} MiB of scratch", plan.scratch_mib), format!("1 to {MOST_MIB}"));
-    }
-    let plain = |serial: &str| serial.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    for disk in &plan.disks {
-        let serial = disk.serial.as_str();
-        if serial.is_empty() || serial.len() > SERIAL_LIMIT || serial == SCRATCH || !plain(serial) {
-            return refuse(format!("the disk serial {serial:?}"), "1 to 20 letters, digits and hyphens".to_owned());
-        }
-    }
-    Ok(())
+/// The capabilities have admitted nothing else.
+fn system(plan: &Plan) -> Result<&MachineSystem, DriverError> {
+    plan.machine()
+        .ok_or_else(|| DriverError::Unsupported { what: "a container".to_owned(), reason: "it has no kernel".to_owned() })
 }
 
 /// Writes down what is about to be made. One at a time, so that no two instances take the same users.
@@ -154,7 +132,7 @@ pub(crate) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
     let places = host.layout.places(&plan.id);
     let mut record = load(host, plan)?;
     let user = jails::users(host, &record).vmm;
-    if let Some(vmm) = process::find_vmm(&record) {
+    if let Some(vmm) = record.vmm() {
         let jail = run_or_kill(&vmm, &record, user, &places)?;
         return Ok(Started { jail });
     }
@@ -164,7 +142,7 @@ pub(crate) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
     record.stage = Stage::Started;
     record.save(&places)?;
     launch(host, &places, &record, plan)?;
-    let Some(vmm) = process::find_vmm(&record) else {
+    let Some(vmm) = record.vmm() else {
         wait_for_supervisor(&record, user);
         return Err(vmm_failed(early_end(&places)));
     };
@@ -192,7 +170,7 @@ fn launch(host: &Host, places: &Places, record: &Record, plan: &Plan) -> Result<
         (vtpm.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), vmm)
     });
     vtpm.and(vmm).inspect_err(|_| {
-        if let Some(vmm) = process::find_vmm(record) {
+        if let Some(vmm) = record.vmm() {
             vmm.kill(DEATH_LIMIT);
         }
     })
@@ -237,36 +215,9 @@ fn descriptors(places: &Places, vtpm: OwnedFd, plan: &Plan) -> Result<Vec<OwnedF
     Ok(descriptors)
 }
 
-fn listen(directory: &Path, name: &str) -> Result<OwnedFd, DriverError> {
-    let path = directory.join(name);
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).context("remove", &path),
-        _ => {}
-    }
-    let reach = reach(directory)?;
-    let listener = UnixListener::bind(reach.path(name)).context("listen on", &path)?;
-    // QEMU changes this mode itself, but the descriptor is shared with nobody else.
-    listener.set_nonblocking(false).context("listen on", &path)?;
-    Ok(listener.into())
-}
-
-/// A directory by a short path, since a socket's address has room for 107 bytes only.
-pub(crate) struct Reach(File);
-
-pub(crate) fn reach(directory: &Path) -> Result<Reach, DriverError> {
-    File::open(directory).map(Reach).context("open", directory)
-}
-
-impl Reach {
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        use std::os::fd::AsRawFd;
-        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.0.as_raw_fd()))
-    }
-}
-
 /// Ends the VMM; its parent then writes down how. Other processes of the instance end after it.
 pub(crate) fn kill(host: &Host, record: &Record) -> Result<(), DriverError> {
-    let Some(vmm) = process::find_vmm(record) else { return Ok(()) };
+    let Some(vmm) = record.vmm() else { return Ok(()) };
     if vmm.kill(DEATH_LIMIT) {
         wait_for_supervisor(record, jails::users(host, record).vmm);
         return Ok(());
@@ -277,7 +228,7 @@ pub(crate) fn kill(host: &Host, record: &Record) -> Result<(), DriverError> {
 /// Returns when the exit status is written, or will not be.
 pub(crate) fn wait_for_supervisor(record: &Record, user: u32) {
     for _ in 0..SUPERVISOR_ROUNDS {
-        if !process::supervisor_lives(record, user) {
+        if !process::supervisor_lives(&record.group, user) {
             return;
         }
         std::thread::sleep(SUPERVISOR_PAUSE);
@@ -309,22 +260,6 @@ fn vmm_failed(detail: String) -> DriverError {
     DriverError::Process { program: "qemu", detail }
 }
 
-/// An error and its causes.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// Besides RAM, kernel and initrd: the vTPM's state.
 const MEMORY_SLACK: u64 = 16 << 20;
 
@@ -333,11 +268,6 @@ const OVERHEAD_MIB: u64 = 256;
 
 /// Threads for disk requests, the vTPM, the parent.
 const OTHER_THREADS: u32 = 96;
-
-const LEAST_MEMORY_MIB: u64 = 64;
-
-/// Sixteen TiB; a typing error beyond that shall not become arithmetic.
-const MOST_MIB: u64 = 16 << 20;
 
 const MOST_SLOTS: u32 = 4096;
 

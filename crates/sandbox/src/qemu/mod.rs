@@ -7,47 +7,39 @@
 //! Operations on one instance exclude each other (a lock per instance that the blocking work itself holds, so that a dropped
 //! future does not let go of it early); operations on different instances run side by side.
 
-mod cgroup;
 mod command;
-mod console;
-mod host;
+pub(crate) mod host;
 mod jails;
-mod layout;
 mod machine;
-mod memory;
-mod observe;
-mod process;
 mod qmp;
-mod record;
 mod vtpm;
 mod wipe;
 
 pub use host::AccelChoice;
 
 use std::{
-    collections::HashMap,
     ffi::OsString,
     fs::{self, File},
-    io,
     os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    path::PathBuf,
+    sync::{Arc, Mutex},
 };
 
 use async_trait::async_trait;
 use casemate_lifecycle::InstanceId;
-use rustix::fs::FlockOperation;
-use tokio::{net::UnixStream, sync::OwnedMutexGuard};
+use tokio::net::UnixStream;
 
 use crate::{
     Capabilities, Channel, Driver, DriverError, Exit, Plan, Prepared, Presence, Started, VtpmProvisioner, WipeEvidence,
-    error::Context, sys,
+    cgroup::Hierarchies,
+    error::{Context, chain},
+    layout::{GUEST_SOCKET, Layout},
+    process,
+    record::Record,
+    socket, sys,
+    work::{Locks, absolute, in_place, lock, off_thread},
 };
-use cgroup::Hierarchies;
 use host::Accel;
-use layout::{GUEST_SOCKET, Layout};
-use record::Record;
 
 /// How the driver is set up.
 #[derive(Debug, Clone)]
@@ -87,7 +79,7 @@ impl QemuConfig {
 #[derive(Debug)]
 pub struct QemuDriver {
     host: Arc<Host>,
-    locks: Mutex<HashMap<InstanceId, Arc<tokio::sync::Mutex<()>>>>,
+    locks: Locks,
 }
 
 /// What all operations share.
@@ -140,22 +132,12 @@ impl QemuDriver {
             slots: Mutex::default(),
             _lock: lock,
         };
-        Ok(Self { host: Arc::new(host), locks: Mutex::default() })
+        Ok(Self { host: Arc::new(host), locks: Locks::default() })
     }
 
     /// The file with the last part of the instance's console.
     pub fn console_log(&self, id: &InstanceId) -> PathBuf {
         self.host.layout.places(id).console()
-    }
-
-    /// Ends when no other operation on the instance runs.
-    async fn lock(&self, id: &InstanceId) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
-            Arc::clone(locks.entry(id.clone()).or_default())
-        };
-        lock.lock_owned().await
     }
 
     /// Runs blocking work under the instance's lock; both go on when the returned future is dropped.
@@ -164,7 +146,7 @@ impl QemuDriver {
         id: &InstanceId,
         work: impl FnOnce(&Host) -> Result<T, DriverError> + Send + 'static,
     ) -> Result<T, DriverError> {
-        let guard = self.lock(id).await;
+        let guard = self.locks.lock(id).await;
         self.blocking(move |host| {
             let _guard = guard;
             work(host)
@@ -177,10 +159,7 @@ impl QemuDriver {
         work: impl FnOnce(&Host) -> Result<T, DriverError> + Send + 'static,
     ) -> Result<T, DriverError> {
         let host = Arc::clone(&self.host);
-        tokio::task::spawn_blocking(move || work(&host)).await.unwrap_or_else(|error| match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(DriverError::Process { program: "agent", detail: "the runtime is shutting down".to_owned() }),
-        })
+        off_thread(move || work(&host)).await
     }
 
     /// The record of an instance that must exist.
@@ -196,7 +175,8 @@ impl Driver for QemuDriver {
     }
 
     async fn prepare(&self, plan: &Plan, vtpm: &dyn VtpmProvisioner) -> Result<Prepared, DriverError> {
-        let guard = self.lock(&plan.id).await;
+        self.host.capabilities.admit(plan)?;
+        let guard = self.locks.lock(&plan.id).await;
         let for_begin = plan.clone();
         let (guard, begun) = self.blocking(move |host| Ok((guard, begin(host, &for_begin)))).await?;
         let mut session = begun?;
@@ -205,7 +185,9 @@ impl Driver for QemuDriver {
         self.blocking(move |host| {
             let _guard = guard;
             let finished = match provisioned {
-                Ok(vtpm_ak_public) => machine::finish_prepare(host, &for_end, session).map(|()| Prepared { vtpm_ak_public }),
+                Ok(vtpm_ak_public) => {
+                    machine::finish_prepare(host, &for_end, session).map(|()| Prepared { vtpm_ak_public: Some(vtpm_ak_public) })
+                }
                 Err(error) => Err(DriverError::Process { program: "swtpm", detail: format!("provisioning: {error}") }),
             };
             finished.or_else(|error| undo(host, &for_end.id, error))
@@ -221,16 +203,16 @@ impl Driver for QemuDriver {
     async fn connect(&self, id: &InstanceId) -> Result<Box<dyn Channel>, DriverError> {
         self.record(id)?;
         let directory = self.host.layout.places(id).run;
-        let reach = machine::reach(&directory)?;
+        let reach = socket::reach(&directory)?;
         let stream = UnixStream::connect(reach.path(GUEST_SOCKET)).await;
         Ok(Box::new(stream.context("connect to the guest channel in", &directory)?))
     }
 
     async fn wait(&self, id: &InstanceId) -> Result<Exit, DriverError> {
         // Not in the middle of a start, when there is no VMM yet.
-        let guard = self.lock(id).await;
+        let guard = self.locks.lock(id).await;
         let record = self.record(id)?;
-        let vmm = process::find_vmm(&record);
+        let vmm = record.vmm();
         drop(guard);
         if let Some(vmm) = vmm {
             let path = PathBuf::from(format!("/proc/{}", vmm.pid));
@@ -265,7 +247,7 @@ impl Driver for QemuDriver {
         self.blocking(|host| {
             let found = instances(host).into_iter().map(|id| {
                 let record = Record::load(&host.layout.places(&id)).ok().flatten();
-                let runs = record.is_some_and(|record| process::find_vmm(&record).is_some());
+                let runs = record.is_some_and(|record| record.vmm().is_some());
                 (id, if runs { Presence::Running } else { Presence::Remains })
             });
             Ok(found.collect())
@@ -277,7 +259,7 @@ impl Driver for QemuDriver {
 /// What an earlier attempt left is wiped first; what fails half-way is wiped at once.
 fn begin(host: &Host, plan: &Plan) -> Result<vtpm::Session, DriverError> {
     if let Some(record) = Record::load(&host.layout.places(&plan.id)).ok().flatten()
-        && process::find_vmm(&record).is_some()
+        && record.vmm().is_some()
     {
         let reason = "its machine runs".to_owned();
         return Err(DriverError::Unsupported { what: format!("preparing instance {} again", plan.id), reason });
@@ -289,7 +271,7 @@ fn begin(host: &Host, plan: &Plan) -> Result<vtpm::Session, DriverError> {
 
 fn undo<T>(host: &Host, id: &InstanceId, error: DriverError) -> Result<T, DriverError> {
     if let Err(second) = wipe::wipe(host, id).and_then(|_| wipe::forget(host, id)) {
-        tracing::error!(instance.id = %id, error = %machine::chain(&second), "cleaning up a failed preparation failed as well");
+        tracing::error!(instance.id = %id, error = %chain(&second), "cleaning up a failed preparation failed as well");
     }
     Err(error)
 }
@@ -305,39 +287,4 @@ fn instances(host: &Host) -> Vec<InstanceId> {
     ids
 }
 
-/// Runs a callback that blocks and borrows; other tasks go on where the runtime has other threads.
-fn in_place<T>(work: impl FnOnce() -> T) -> T {
-    match tokio::runtime::Handle::current().runtime_flavor() {
-        tokio::runtime::RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
-        _ => work(),
-    }
-}
-
-fn absolute(path: &Path) -> Result<PathBuf, DriverError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).context("create", path)?;
-    fs::canonicalize(path).context("find", path)
-}
-
-/// A driver that was just dropped may still be finishing an operation.
-fn lock(path: &Path) -> Result<File, DriverError> {
-    let file = File::options().write(true).create(true).truncate(false).open(path).context("open", path)?;
-    let begin = Instant::now();
-    loop {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(rustix::io::Errno::WOULDBLOCK) if begin.elapsed() < LOCK_LIMIT => std::thread::sleep(LOCK_PAUSE),
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(io::Error::new(io::ErrorKind::WouldBlock, "another agent works with this state"))
-                    .context("lock", path);
-            }
-            Err(error) => return Err(error).context("lock", path),
-        }
-    }
-}
-
 const UID_BASE: u32 = 200_000;
-
-/// How long another driver on the same state may take to finish.
-const LOCK_LIMIT: Duration = Duration::from_secs(20);
-
-const LOCK_PAUSE: Duration = Duration::from_millis(20);

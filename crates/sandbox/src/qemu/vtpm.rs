@@ -14,8 +14,14 @@ use std::{
     time::Duration,
 };
 
-use super::{Host, command, jails, layout::Places, machine, record::Record};
-use crate::{DriverError, error::Context, jail};
+use super::{Host, command, jails};
+use crate::{
+    DriverError,
+    error::{Context, chain},
+    jail,
+    layout::Places,
+    record::Record,
+};
 
 /// Makes the directory of a fresh vTPM's state; swtpm makes a new TPM where it finds none.
 pub(crate) fn create(places: &Places, user: u32) -> Result<(), DriverError> {
@@ -101,7 +107,7 @@ fn spawn(host: &Host, places: &Places, record: &Record, args: Vec<String>, socke
     let join = |pid| record.group.join(pid);
     jail::launch(&host.jail_command, &spec, &descriptors, join)
         .map(|helper| host.children.adopt(helper))
-        .map_err(|error| failed(format!("{}{}", machine::chain(&error), log_tail(&path))))
+        .map_err(|error| failed(format!("{}{}", chain(&error), log_tail(&path))))
 }
 
 fn log_tail(path: &Path) -> String {

@@ -17,14 +17,14 @@ use std::{
 use casemate_lifecycle::InstanceId;
 use rustix::fs::FallocateFlags;
 
-use super::{
-    Host,
+use super::{Host, machine, vtpm};
+use crate::{
+    DriverError, WipeEvidence, WipedItem,
+    error::Context,
     layout::Places,
-    machine, memory,
+    memory,
     record::{Record, Stage, WipedNote, sync_directory},
-    vtpm,
 };
-use crate::{DriverError, WipeEvidence, WipedItem, error::Context};
 
 /// Wipes whatever is there.
 pub(crate) fn wipe(host: &Host, id: &InstanceId) -> Result<WipeEvidence, DriverError> {

@@ -5,7 +5,7 @@ use std::{io, sync::Arc};
 use async_trait::async_trait;
 use casemate_lifecycle::InstanceId;
 use casemate_sandbox::{
-    Driver, ExitCause, Plan, Presence,
+    Demand, Driver, ExitCause, Isolation, MachineSystem, Plan, Presence, System,
     fake::{FakeConfig, FakeDriver, FakeGuest, FakeMachine, Faults},
 };
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
@@ -58,9 +58,9 @@ async fn serve(stream: DuplexStream, machine: &FakeMachine) -> Option<ExitCause>
 fn plan(id: &InstanceId) -> Plan {
     Plan {
         id: id.clone(),
-        kernel: "/none".into(),
-        initrd: "/none".into(),
-        command_line: String::new(),
+        isolation: Isolation::Microvm,
+        demands: vec![Demand::Vtpm],
+        system: System::Machine(MachineSystem { kernel: "/none".into(), initrd: "/none".into(), command_line: String::new() }),
         disks: Vec::new(),
         cpus: 1,
         memory_mib: 128,
@@ -80,6 +80,7 @@ fn bench(faults: Faults) -> Bench {
     let subject = Subject {
         driver: Arc::new(FakeDriver::new(config, Arc::new(Player)).unwrap()),
         plan: Box::new(plan),
+        wiped: conformance::MACHINE_WIPED,
         nothing_left: Box::new(move || assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0)),
     };
     Bench { subject, directory }
@@ -106,6 +107,7 @@ conforms!(
     a_preparation_cut_short_can_be_wiped_or_repeated,
     dropped_futures_leave_what_wipe_cleans,
     unknown_instances_are_named,
+    what_is_not_supported_is_refused_before_anything_is_made,
 );
 
 #[tokio::test]

@@ -5,4 +5,5 @@
 mod conformance;
 mod fake;
 mod guest;
+mod oci;
 mod qemu;

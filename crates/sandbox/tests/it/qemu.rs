@@ -15,7 +15,7 @@ use std::{
 
 use casemate_lifecycle::InstanceId;
 use casemate_sandbox::{
-    Disk, Driver, DriverError, ExitCause, Plan, Presence, VtpmProvisioner,
+    Demand, Disk, Driver, DriverError, ExitCause, Isolation, MachineSystem, Plan, Presence, System, VtpmProvisioner,
     qemu::{AccelChoice, QemuConfig, QemuDriver},
 };
 use sha2::{Digest, Sha256};
@@ -25,7 +25,7 @@ use crate::{
     guest::{self, Line},
 };
 
-const JAIL: &str = env!("CARGO_BIN_EXE_casemate-jail-test");
+pub(crate) const JAIL: &str = env!("CARGO_BIN_EXE_casemate-jail-test");
 
 /// A host's share of one test; what is left on it when the test fails is cleaned up.
 struct Bench {
@@ -110,7 +110,7 @@ impl Drop for Bench {
     }
 }
 
-fn find(directory: &Path, name: &str, depth: u32) -> Vec<PathBuf> {
+pub(crate) fn find(directory: &Path, name: &str, depth: u32) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path());
     directories
@@ -122,7 +122,7 @@ fn find(directory: &Path, name: &str, depth: u32) -> Vec<PathBuf> {
         .collect()
 }
 
-fn field<'a>(status: &'a str, name: &str) -> &'a str {
+pub(crate) fn field<'a>(status: &'a str, name: &str) -> &'a str {
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.unwrap_or_default().trim()
 }
@@ -135,6 +135,7 @@ fn bench() -> Bench {
     let subject = Subject {
         driver: Arc::new(driver),
         plan: Box::new(move |id| plan(id, khz, &root)),
+        wiped: conformance::MACHINE_WIPED,
         nothing_left: Box::new(move || checked.assert_nothing_left()),
     };
     Bench { subject, places }
@@ -143,12 +144,16 @@ fn bench() -> Bench {
 fn plan(id: &InstanceId, tsc_khz: u64, root: &Path) -> Plan {
     Plan {
         id: id.clone(),
-        kernel: guest::kernel(),
-        initrd: guest::initrd().to_owned(),
-        command_line: format!(
-            "console=ttyS0 reboot=t panic=-1 quiet no_timer_check tsc_early_khz={tsc_khz} tsc=reliable \
-             tpm_tis.force=1 tpm_tis.interrupts=0"
-        ),
+        isolation: Isolation::Microvm,
+        demands: vec![Demand::Vtpm],
+        system: System::Machine(MachineSystem {
+            kernel: guest::kernel(),
+            initrd: guest::initrd().to_owned(),
+            command_line: format!(
+                "console=ttyS0 reboot=t panic=-1 quiet no_timer_check tsc_early_khz={tsc_khz} tsc=reliable \
+                 tpm_tis.force=1 tpm_tis.interrupts=0"
+            ),
+        }),
         disks: vec![Disk { serial: "root".to_owned(), path: root.to_owned() }],
         cpus: 1,
         memory_mib: 128,
@@ -209,6 +214,7 @@ conforms!(
     a_preparation_cut_short_can_be_wiped_or_repeated,
     dropped_futures_leave_what_wipe_cleans,
     unknown_instances_are_named,
+    what_is_not_supported_is_refused_before_anything_is_made,
 );
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -381,6 +387,8 @@ async fn refuses_what_the_machine_cannot_have() {
     refused(|plan| plan.disks[0].serial = "scratch".to_owned()).await;
     refused(|plan| plan.memory_mib = u64::MAX).await;
     refused(|plan| plan.cpus = 0).await;
+    refused(|plan| plan.isolation = Isolation::Confidential).await;
+    refused(|plan| plan.demands.push(Demand::Gpus(1))).await;
     bench.places.assert_nothing_left();
 }
 
@@ -388,7 +396,9 @@ async fn refuses_what_the_machine_cannot_have() {
 async fn a_broken_kernel_is_a_failed_start() {
     let bench = bench();
     let mut plan = bench.subject.new_plan();
-    plan.kernel = plan.disks[0].path.clone();
+    if let System::Machine(machine) = &mut plan.system {
+        machine.kernel = plan.disks[0].path.clone();
+    }
     bench.subject.driver.prepare(&plan, &Startup).await.unwrap();
     let answer = bench.subject.driver.start(&plan).await;
     assert!(matches!(answer, Err(DriverError::Process { program: "qemu", .. })), "{answer:?}");
@@ -451,6 +461,7 @@ async fn a_machine_outlives_its_agent_and_is_adopted() {
     let subject = Subject {
         driver: driver.clone(),
         plan: Box::new(|_| unreachable!("it is made already")),
+        wiped: conformance::MACHINE_WIPED,
         nothing_left: Box::new(move || checked.assert_nothing_left()),
     };
     let bench = Bench { subject, places };

@@ -1,19 +1,20 @@
-//! The helper process of this crate's tests: without arguments the jail helper, with `hold` an agent that starts a machine
-//! and then waits to be killed.
+//! The helper process of this crate's tests: the jail helper without arguments or with `container`; with `hold` or
+//! `hold-container` an agent that starts a machine or a container and then waits to be killed.
 
 use std::{ffi::OsString, io, process::ExitCode};
 
 use casemate_sandbox::{
-    Driver, Plan, VtpmProvisioner,
+    ContainerSystem, Demand, Driver, Isolation, LayerFile, MachineSystem, Plan, System, VtpmProvisioner,
+    oci::{OciConfig, OciDriver, Runtime},
     qemu::{AccelChoice, QemuConfig, QemuDriver},
 };
 
 fn main() -> ExitCode {
-    let mut args = std::env::args_os().skip(1);
-    match args.next() {
-        None => casemate_sandbox::jail::main(Vec::new()),
-        Some(first) if first == "hold" => hold(args.collect()),
-        Some(_) => ExitCode::FAILURE,
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match args.first().and_then(|first| first.to_str()) {
+        Some("hold") => hold_machine(args.into_iter().skip(1).collect()),
+        Some("hold-container") => hold_container(args.into_iter().skip(1).collect()),
+        _ => casemate_sandbox::jail::main(args),
     }
 }
 
@@ -25,33 +26,62 @@ impl VtpmProvisioner for Nothing {
     }
 }
 
-#[tokio::main(flavor = "multi_thread", worker_threads = 1)]
-async fn hold(args: Vec<OsString>) -> ExitCode {
+fn hold_machine(args: Vec<OsString>) -> ExitCode {
     let [state, run, kernel, initrd, uid_base, id] = <[OsString; 6]>::try_from(args).expect("six arguments");
-    let text = |value: &OsString| value.to_str().expect("plain text").to_owned();
-    let own = std::env::current_exe().expect("a path");
     let config = QemuConfig {
         accel: AccelChoice::Tcg,
         uid_base: text(&uid_base).parse().expect("a number"),
-        ..QemuConfig::new(state.into(), run.into(), vec![own.into()])
+        ..QemuConfig::new(state.into(), run.into(), vec![own()])
     };
     let driver = QemuDriver::new(config).expect("a driver");
-    let plan = Plan {
-        id: text(&id).parse().expect("an id"),
-        kernel: kernel.into(),
-        initrd: initrd.into(),
-        command_line: format!(
-            "console=ttyS0 reboot=t panic=-1 quiet no_timer_check tsc_early_khz={} tsc=reliable",
-            driver.capabilities().tsc_khz.unwrap_or_default()
-        ),
+    let command_line = format!(
+        "console=ttyS0 reboot=t panic=-1 quiet no_timer_check tsc_early_khz={} tsc=reliable",
+        driver.capabilities().tsc_khz.unwrap_or_default()
+    );
+    let machine = MachineSystem { kernel: kernel.into(), initrd: initrd.into(), command_line };
+    hold(&driver, &plan(&id, vec![Demand::Vtpm], System::Machine(machine)))
+}
+
+fn hold_container(args: Vec<OsString>) -> ExitCode {
+    let [state, run, init, layer, uid_base, id, runtime] = <[OsString; 7]>::try_from(args).expect("seven arguments");
+    let runtime: Runtime = text(&runtime).parse().expect("a runtime");
+    let config = OciConfig {
+        uid_base: text(&uid_base).parse().expect("a number"),
+        ..OciConfig::new(state.into(), run.into(), vec![own()], runtime)
+    };
+    let driver = OciDriver::new(config).expect("a driver");
+    let layers = vec![LayerFile { path: layer.into() }];
+    let container = ContainerSystem { init: init.into(), args: Vec::new(), layers, shared: Vec::new() };
+    let plan = plan(&id, Vec::new(), System::Container(container));
+    hold(&driver, &Plan { isolation: runtime.isolation(), ..plan })
+}
+
+fn plan(id: &OsString, demands: Vec<Demand>, system: System) -> Plan {
+    Plan {
+        id: text(id).parse().expect("an id"),
+        isolation: Isolation::Microvm,
+        demands,
+        system,
         disks: Vec::new(),
         cpus: 1,
         memory_mib: 128,
         scratch_mib: 16,
-    };
+    }
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 1)]
+async fn hold(driver: &dyn Driver, plan: &Plan) -> ExitCode {
     eprintln!("begins");
-    driver.prepare(&plan, &Nothing).await.expect("prepared");
-    driver.start(&plan).await.expect("started");
+    driver.prepare(plan, &Nothing).await.expect("prepared");
+    driver.start(plan).await.expect("started");
     eprintln!("started");
     std::future::pending().await
+}
+
+fn own() -> OsString {
+    std::env::current_exe().expect("a path").into()
+}
+
+fn text(value: &OsString) -> String {
+    value.to_str().expect("plain text").to_owned()
 }

@@ -10,8 +10,14 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{cgroup::Group, layout::Places, memory::Overwritten};
-use crate::{DriverError, WipedItem, error::Context};
+use crate::{
+    DriverError, WipedItem,
+    cgroup::Group,
+    error::Context,
+    layout::Places,
+    memory::Overwritten,
+    process::{self, Process},
+};
 
 /// The record of one instance.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -34,6 +40,9 @@ pub(crate) struct Record {
     /// What was found when guest memory was overwritten.
     #[serde(default)]
     pub(crate) overwritten: Option<Overwritten>,
+    /// Of a container: the number of its first process among those that its keeper sees.
+    #[serde(default)]
+    pub(crate) init: Option<i32>,
 }
 
 /// How far an instance came.
@@ -90,7 +99,7 @@ impl Record {
     /// Of an instance that is about to be made.
     pub(crate) fn new(slot: Option<u32>, group: Group, serials: Vec<String>) -> Self {
         let (stage, wiped) = (Stage::Preparing, BTreeMap::new());
-        Self { version: VERSION, boot: boot_id(), slot, group, serials, stage, wiped, overwritten: None }
+        Self { version: VERSION, boot: boot_id(), slot, group, serials, stage, wiped, overwritten: None, init: None }
     }
 
     /// Reads it; `None` where there is none. An unreadable one is an error of its own kind, so that a wipe can go on.
@@ -113,6 +122,11 @@ impl Record {
         let path = places.record();
         let text = serde_json::to_vec_pretty(self).expect("a record has only texts and numbers");
         replace(&path, &text).context("write the record", &path)
+    }
+
+    /// The running VMM.
+    pub(crate) fn vmm(&self) -> Option<Process> {
+        if self.host_restarted() { None } else { process::find_init(&self.group) }
     }
 
     /// Whether the host has started anew since; then its memory and processes are gone.

@@ -184,7 +184,7 @@ impl Group {
                 return Ok(());
             }
             for pid in left {
-                super::process::signal_kill(pid);
+                crate::process::signal_kill(pid);
             }
             if begin.elapsed() > KILL_LIMIT {
                 let limit_ms = u64::try_from(KILL_LIMIT.as_millis()).unwrap_or(u64::MAX);

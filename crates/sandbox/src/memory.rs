@@ -15,8 +15,7 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::layout::Places;
-use crate::{DriverError, error::Context};
+use crate::{DriverError, error::Context, layout::Places};
 
 /// Mounts the instance's tmpfs, just large enough for `bytes`.
 pub(crate) fn mount(places: &Places, bytes: u64) -> Result<(), DriverError> {

@@ -2,8 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use super::{cgroup::Group, process::Status};
-use crate::{DriverError, JailReport, error::Context};
+use crate::{DriverError, JailReport, cgroup::Group, error::Context, process::Status};
 
 /// Looks, and refuses when something does not hold.
 pub(crate) fn observe(pid: i32, user: u32, group: &Group) -> Result<JailReport, DriverError> {
@@ -12,6 +11,28 @@ pub(crate) fn observe(pid: i32, user: u32, group: &Group) -> Result<JailReport, 
     let cgroup = group.holds(pid);
     let report = report(&threads, namespaces, cgroup.is_ok());
     check(&report, &threads, user, cgroup)?;
+    Ok(report)
+}
+
+/// Looks at a container's process, whose users are a range of their own: what it may do there it may not do on the host.
+pub(crate) fn observe_container(pid: i32, users: std::ops::Range<u32>, group: &Group) -> Result<JailReport, DriverError> {
+    let threads = threads(pid).context("read the threads of process", Path::new(&format!("/proc/{pid}/task")))?;
+    let mut namespaces = differing_namespaces(pid)?;
+    let user = differs(pid, "user")?;
+    if user {
+        namespaces.push("user".to_owned());
+        namespaces.sort();
+    }
+    let cgroup = group.holds(pid);
+    let report = report(&threads, namespaces, cgroup.is_ok());
+    let refuse = |check: &'static str, detail: String| Err(DriverError::Jail { check, detail });
+    if let Some(thread) = threads.iter().find(|thread| thread.users().iter().any(|id| !users.contains(id))) {
+        return refuse("uid", format!("a thread has users {:?}, not of {users:?}", thread.users()));
+    }
+    if !user {
+        return refuse("namespaces", "it has no user namespace of its own".to_owned());
+    }
+    hold(&report, "user", cgroup)?;
     Ok(report)
 }
 
@@ -31,15 +52,19 @@ fn threads(pid: i32) -> io::Result<Vec<Status>> {
 fn differing_namespaces(pid: i32) -> Result<Vec<String>, DriverError> {
     let mut differing = Vec::new();
     for name in NAMESPACES {
-        let read = |who: &str| {
-            let path = format!("/proc/{who}/ns/{name}");
-            fs::read_link(&path).context("read the namespace", Path::new(&path))
-        };
-        if read("self")? != read(&pid.to_string())? {
+        if differs(pid, name)? {
             differing.push(name.to_owned());
         }
     }
     Ok(differing)
+}
+
+fn differs(pid: i32, namespace: &str) -> Result<bool, DriverError> {
+    let read = |who: &str| {
+        let path = format!("/proc/{who}/ns/{namespace}");
+        fs::read_link(&path).context("read the namespace", Path::new(&path))
+    };
+    Ok(read("self")? != read(&pid.to_string())?)
 }
 
 fn report(threads: &[Status], namespaces: Vec<String>, cgroup: bool) -> JailReport {
@@ -67,16 +92,22 @@ fn check(report: &JailReport, threads: &[Status], user: u32, cgroup: Result<(), 
     if let Some(thread) = threads.iter().find(|thread| thread.users() != [user; 4]) {
         return refuse("uid", format!("a thread has users {:?} instead of {user}", thread.users()));
     }
+    if report.capabilities != 0 {
+        return refuse("capabilities", format!("a thread has capabilities {:#x}", report.capabilities));
+    }
+    hold(report, "", cgroup)
+}
+
+/// What holds at every level; `beside` is a namespace that is there beside the others.
+fn hold(report: &JailReport, beside: &str, cgroup: Result<(), String>) -> Result<(), DriverError> {
+    let refuse = |check: &'static str, detail: String| Err(DriverError::Jail { check, detail });
     if !report.no_new_privs {
         return refuse("no-new-privs", "a thread may gain privileges".to_owned());
     }
     if !report.seccomp {
         return refuse("seccomp", "a thread has no system call filter".to_owned());
     }
-    if report.capabilities != 0 {
-        return refuse("capabilities", format!("a thread has capabilities {:#x}", report.capabilities));
-    }
-    if report.namespaces != NAMESPACES {
+    if !report.namespaces.iter().filter(|name| *name != beside).eq(NAMESPACES.iter()) {
         return refuse("namespaces", format!("only {} differ from ours", report.namespaces.join(" ")));
     }
     cgroup.or_else(|detail| refuse("cgroup", detail))

@@ -13,7 +13,7 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal},
 };
 
-use super::{cgroup::Group, record::Record};
+use crate::cgroup::Group;
 
 /// The two users of an instance; no other instance of this host has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,16 +60,13 @@ impl Children {
 }
 
 /// Finds the VMM: process 1 of a PID namespace below ours, in the instance's cgroup.
-pub(crate) fn find_vmm(record: &Record) -> Option<Process> {
-    if record.host_restarted() {
-        return None;
-    }
-    record.group.processes().into_iter().filter(|pid| is_namespace_init(*pid)).find_map(|pid| open_member(pid, &record.group))
+pub(crate) fn find_init(group: &Group) -> Option<Process> {
+    group.processes().into_iter().filter(|pid| is_namespace_init(*pid)).find_map(|pid| open_member(pid, group))
 }
 
 /// Whether the VMM's parent is still writing down the end.
-pub(crate) fn supervisor_lives(record: &Record, user: u32) -> bool {
-    record.group.processes().into_iter().any(|pid| status_of(pid).is_some_and(|status| status.real_user() == Some(user)))
+pub(crate) fn supervisor_lives(group: &Group, user: u32) -> bool {
+    group.processes().into_iter().any(|pid| status_of(pid).is_some_and(|status| status.real_user() == Some(user)))
 }
 
 /// The handle is taken first and the membership looked at afterwards, so that a reused id is noticed.
@@ -79,14 +76,29 @@ fn open_member(pid: i32, group: &Group) -> Option<Process> {
 }
 
 fn is_namespace_init(pid: i32) -> bool {
-    status_of(pid)
-        .is_some_and(|status| status.field("NSpid").is_some_and(|ids| ids.split_whitespace().skip(1).last() == Some("1")))
+    inner_ids(pid).last() == Some(&1)
+}
+
+/// Finds a process of the group by its ids in the PID namespaces below ours, outermost first.
+pub(crate) fn find_inner(group: &Group, wanted: impl Fn(&[i32]) -> bool) -> Option<Process> {
+    group.processes().into_iter().filter(|pid| wanted(&inner_ids(*pid))).find_map(|pid| open_member(pid, group))
+}
+
+fn inner_ids(pid: i32) -> Vec<i32> {
+    let status = status_of(pid);
+    let ids = status.as_ref().and_then(|status| status.field("NSpid")).unwrap_or_default();
+    ids.split_whitespace().skip(1).filter_map(|id| id.parse().ok()).collect()
 }
 
 impl Process {
     /// Ends it and waits for that; false when it did not end in time.
     pub(crate) fn kill(&self, limit: Duration) -> bool {
         let _ = rustix::process::pidfd_send_signal(&self.handle, Signal::KILL);
+        self.ends_within(limit)
+    }
+
+    /// Waits for its end; false when it did not come in time.
+    pub(crate) fn ends_within(&self, limit: Duration) -> bool {
         let begin = Instant::now();
         loop {
             let left = limit.saturating_sub(begin.elapsed());

@@ -1,0 +1,127 @@
+//! The runtimes: what they are called, what they are told beside the common words of their command line.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::spec::inside;
+use crate::{Capabilities, DriverError, Features, GuestChannel, Isolation, Support, SystemKind, error::Context, qemu::host};
+
+/// An OCI runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Runtime {
+    /// runc: namespaces of the host's kernel.
+    Runc,
+    /// crun: the same.
+    Crun,
+    /// runsc of gVisor: a kernel in user space.
+    Runsc,
+}
+
+impl Runtime {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Runc, Self::Crun, Self::Runsc];
+
+    /// Its program's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Runc => "runc",
+            Self::Crun => "crun",
+            Self::Runsc => "runsc",
+        }
+    }
+
+    /// The level that its containers have.
+    pub fn isolation(self) -> Isolation {
+        match self {
+            Self::Runc | Self::Crun => Isolation::Container,
+            Self::Runsc => Isolation::Sandbox,
+        }
+    }
+
+    /// Where this host has it, by the usual places.
+    pub fn find(self) -> PathBuf {
+        host::find_program(self.name())
+    }
+
+    /// Arguments before the command: no privilege over the host is assumed, and cgroups are ours.
+    pub(super) fn arguments(self) -> Vec<&'static str> {
+        let own: &[&str] = match self {
+            Self::Runc => &["--rootless", "true"],
+            Self::Crun => &["--cgroup-manager", "disabled"],
+            // The platform that needs nothing of the host; no network but loopback.
+            Self::Runsc => &["--platform", "ptrace", "--network", "none", "--ignore-cgroups"],
+        };
+        let common = ["--root", inside::STATE, "--log", LOG, "--log-format", "json"];
+        own.iter().copied().chain(common).collect()
+    }
+
+    /// What it can do on this host, found out by starting it once.
+    pub(super) fn capabilities(self, program: &Path) -> Result<Capabilities, DriverError> {
+        let level = self.isolation();
+        Ok(Capabilities {
+            name: self.name(),
+            version: self.version(program)?,
+            digest: host::digest(program).context("read the runtime", program)?,
+            machine: level.as_str(),
+            accel: "none",
+            accel_reason: "no processor is virtualised at this level".to_owned(),
+            isolation: level,
+            system: SystemKind::Container,
+            channel: GuestChannel::Stdio,
+            max_disks: MOST_DISKS,
+            max_cpus: MOST_CPUS,
+            memory_mib: LEAST_MIB..=MOST_MIB,
+            scratch_mib: 1..=MOST_MIB,
+            tsc_khz: None,
+            features: Features {
+                vtpm: Support::no(format!("level {level} has no machine that a TPM could belong to")),
+                gpu: Support::no(format!("level {level} cannot give back a GPU whose memory is proven to be clean")),
+                network: Support::no("containers have loopback only"),
+                sev_snp: Support::no(format!("level {level} runs in the host's memory")),
+                tdx: Support::no(format!("level {level} runs in the host's memory")),
+                pause: Support::no("the evidence of a container that stood still is not made"),
+                snapshot: Support::no("a copy of the container's memory would outlive its wipe"),
+                hot_plug: Support::no("containers have no devices that come and go"),
+            },
+        })
+    }
+
+    fn version(self, program: &Path) -> Result<String, DriverError> {
+        let asked = Command::new(program).arg("--version").env_clear().stdin(Stdio::null()).output();
+        let output = asked.context("execute the runtime", program)?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        match text.lines().next().filter(|line| output.status.success() && line.starts_with(self.name())) {
+            Some(line) => Ok(line.chars().filter(|c| !c.is_control()).take(VERSION_LIMIT).collect()),
+            None => Err(DriverError::Process { program: self.name(), detail: format!("--version: {}", output.status) }),
+        }
+    }
+}
+
+impl std::str::FromStr for Runtime {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let known = Self::ALL.into_iter().find(|runtime| runtime.name() == text);
+        known.ok_or_else(|| format!("{text:?} is no runtime that is known; hint: runc, crun or runsc"))
+    }
+}
+
+/// The runtime's log, in the keeper's root.
+pub(super) const LOG: &str = "/state/log";
+
+const MOST_DISKS: usize = 64;
+
+const MOST_CPUS: u32 = 1024;
+
+/// Less than this and a runtime does not start.
+const LEAST_MIB: u64 = 64;
+
+/// Sixteen TiB; a typing error beyond that shall not become arithmetic.
+const MOST_MIB: u64 = 16 << 20;
+
+const VERSION_LIMIT: usize = 120;

@@ -1,0 +1,69 @@
+//! What the keeper of a container is told, and what it answers.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::Runtime;
+use crate::jail::Failed;
+
+/// A container and what it is made of.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ContainerSpec {
+    /// The instance.
+    pub(super) instance: String,
+    /// Which runtime.
+    pub(super) runtime: Runtime,
+    /// Its program.
+    pub(super) program: PathBuf,
+    /// An empty directory on the host that is covered by the keeper's root.
+    pub(super) root: PathBuf,
+    /// First of [`super::USERS`] user and group ids that are the container's.
+    pub(super) first_user: u32,
+    /// The image's layers, lowest first: files with EROFS file systems.
+    pub(super) layers: Vec<PathBuf>,
+    /// The instance's scratch.
+    pub(super) scratch: PathBuf,
+    /// Where the runtime keeps its state.
+    pub(super) state: PathBuf,
+    /// The bundle.
+    pub(super) bundle: PathBuf,
+    /// Process 1 of the container.
+    pub(super) init: PathBuf,
+    /// Read-only files of the container, by name.
+    pub(super) disks: Vec<(String, PathBuf)>,
+}
+
+/// The keeper's only message.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Answer {
+    /// The container runs; its first process has this number in the keeper's PID namespace.
+    Ready {
+        /// The number.
+        init: i32,
+    },
+    /// It does not.
+    Failed(Failed),
+}
+
+/// Where things are in the keeper's root.
+pub(super) mod inside {
+    /// The runtime's program.
+    pub(in crate::oci) const RUNTIME: &str = "/runtime";
+    /// The runtime's state, its log and the number of the container's first process.
+    pub(in crate::oci) const STATE: &str = "/state";
+    /// The bundle.
+    pub(in crate::oci) const BUNDLE: &str = "/bundle";
+    /// The image with what the container changes of it.
+    pub(in crate::oci) const ROOTFS: &str = "/rootfs";
+    /// Mount points of the layers.
+    pub(in crate::oci) const LAYERS: &str = "/layers";
+    /// Scratch.
+    pub(in crate::oci) const SCRATCH: &str = "/scratch";
+    /// Process 1 of the container.
+    pub(in crate::oci) const INIT: &str = "/guest/init";
+    /// The container's read-only files.
+    pub(in crate::oci) const DISKS: &str = "/guest/disks";
+}

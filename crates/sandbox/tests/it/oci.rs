@@ -1,0 +1,448 @@
+//! The driver for OCI runtimes, with each runtime that it knows; how one gets in is tried from the inside.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use casemate_lifecycle::InstanceId;
+use casemate_sandbox::{
+    ContainerSystem, Driver, DriverError, ExitCause, LayerFile, Plan, Shared, SharedKind, System,
+    oci::{OciConfig, OciDriver, Runtime},
+};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    conformance::{self, Startup, Subject, ended, new_id},
+    guest::Line,
+    qemu::{JAIL, field, find},
+};
+
+/// Where the things of one test are; users of its own, so that tests can run side by side.
+#[derive(Clone)]
+struct Places {
+    _directory: Arc<tempfile::TempDir>,
+    state: PathBuf,
+    run: PathBuf,
+    uid_base: u32,
+    runtime: Runtime,
+}
+
+impl Places {
+    fn new(runtime: Runtime) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let directory = tempfile::tempdir().unwrap();
+        // Of one process up to 32 tests, each with 4 instances of 65536 users.
+        let number = NEXT.fetch_add(1, Ordering::Relaxed) % 32 + 32 * (std::process::id() % 256);
+        let (state, run) = (directory.path().join("s"), directory.path().join("r"));
+        Self { _directory: Arc::new(directory), state, run, uid_base: 0x2000_0000 + number * 4 * 65_536, runtime }
+    }
+
+    fn driver(&self) -> OciDriver {
+        let config = OciConfig::new(self.state.clone(), self.run.clone(), vec![JAIL.into()], self.runtime);
+        let name = self.runtime.name();
+        assert!(config.program.is_file(), "{name} is not installed; hint: apt-get install {name}");
+        OciDriver::new(OciConfig { uid_base: self.uid_base, ..config }).unwrap()
+    }
+
+    fn cgroups(&self) -> Vec<PathBuf> {
+        let tag = hex::encode(&Sha256::digest(self.state.as_os_str().as_encoded_bytes())[..4]);
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let points = mounts.lines().filter(|line| line.contains(" - cgroup")).filter_map(|line| line.split(' ').nth(4));
+        points.flat_map(|point| find(Path::new(point), &format!("casemate-{tag}"), 6)).collect()
+    }
+
+    /// Of all processes in the instances' groups.
+    fn processes(&self) -> Vec<i32> {
+        let groups = self.cgroups().into_iter().flat_map(|group| fs::read_dir(group).into_iter().flatten().flatten());
+        let texts = groups.filter_map(|group| fs::read_to_string(group.path().join("cgroup.procs")).ok());
+        texts.flat_map(|text| text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<i32>>()).collect()
+    }
+
+    /// Processes, by users that only this test has.
+    fn strays(&self) -> Vec<String> {
+        let range = self.uid_base..self.uid_base + 4 * 65_536;
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        let statuses = entries.filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok());
+        // What outlived its agent is reaped by the host's first process, in its own time.
+        statuses
+            .filter(|status| !field(status, "State").starts_with('Z'))
+            .filter(|status| field(status, "Uid").split_whitespace().any(|uid| uid.parse().is_ok_and(|uid| range.contains(&uid))))
+            .collect()
+    }
+
+    fn assert_nothing_left(&self) {
+        for directory in [self.state.join("instances"), self.run.join("instances"), self.run.join("ram")] {
+            let left: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+            assert_eq!(left, Vec::<PathBuf>::new());
+        }
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(self.run.to_str().unwrap()), "{mounts}");
+        assert_eq!(self.cgroups(), Vec::<PathBuf>::new());
+        assert_eq!(self.strays(), Vec::<String>::new());
+    }
+}
+
+/// The test's process 1, compiled once.
+fn init() -> &'static Path {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let making = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let (init, path) = (making.path().join("init"), Path::new(env!("CARGO_TARGET_TMPDIR")).join("container-init"));
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/container.c");
+        let compiled = Command::new("cc").args(["-static", "-Os", "-s", "-o"]).arg(&init).arg(source).status();
+        assert!(compiled.is_ok_and(|status| status.success()), "compiling the test init failed; hint: install gcc and libc6-dev");
+        // Another run of the tests may do the same at this moment.
+        fs::rename(init, &path).unwrap();
+        path
+    })
+}
+
+/// Two layers, of which the upper one would like to lead out of the root.
+fn layers() -> &'static [LayerFile] {
+    static MADE: OnceLock<Vec<LayerFile>> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let making = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let tree = |name: &str| making.path().join(name);
+        fs::create_dir_all(tree("lower/etc")).unwrap();
+        fs::write(tree("lower/etc/hello"), "from the lower layer\n").unwrap();
+        fs::create_dir_all(tree("upper/etc")).unwrap();
+        fs::write(tree("upper/etc/upper"), "from the upper layer\n").unwrap();
+        symlink("/../../../../etc", tree("upper/escape")).unwrap();
+        let pack = |name: &str| {
+            let (file, path) =
+                (tree(&format!("{name}.erofs")), Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.erofs")));
+            let packed = Command::new("mkfs.erofs").args(["--quiet", "-T0", "--all-root"]).arg(&file).arg(tree(name)).status();
+            assert!(packed.is_ok_and(|status| status.success()), "making a layer failed; hint: install erofs-utils");
+            fs::rename(file, &path).unwrap();
+            LayerFile { path }
+        };
+        vec![pack("lower"), pack("upper")]
+    })
+}
+
+fn plan(id: &InstanceId, runtime: Runtime) -> Plan {
+    Plan {
+        id: id.clone(),
+        isolation: runtime.isolation(),
+        demands: Vec::new(),
+        system: System::Container(ContainerSystem {
+            init: init().to_owned(),
+            args: Vec::new(),
+            layers: layers().to_vec(),
+            shared: vec![
+                Shared { name: "asset0".to_owned(), path: "/data/asset".to_owned(), kind: SharedKind::ReadOnlyFile },
+                Shared { name: "output".to_owned(), path: "/escape/casemate-out".to_owned(), kind: SharedKind::WritableDir },
+            ],
+        }),
+        disks: vec![casemate_sandbox::Disk { serial: "asset0".to_owned(), path: layers()[0].path.clone() }],
+        cpus: 1,
+        memory_mib: 128,
+        scratch_mib: 16,
+    }
+}
+
+struct Bench {
+    subject: Subject,
+    places: Places,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let driver = Arc::clone(&self.subject.driver);
+        let cleaning = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+            runtime.block_on(async {
+                for (id, _) in driver.list().await.unwrap_or_default() {
+                    let _ = driver.wipe(&id).await;
+                }
+            });
+        });
+        let _ = cleaning.join();
+    }
+}
+
+impl Bench {
+    async fn started(&self) -> (Plan, Line) {
+        let plan = self.subject.new_plan();
+        self.subject.driver.prepare(&plan, &Startup).await.unwrap();
+        self.subject.driver.start(&plan).await.unwrap();
+        let line = Line::connect(&*self.subject.driver, &plan.id).await;
+        (plan, line)
+    }
+
+    async fn end(&self, plan: &Plan) {
+        let evidence = self.subject.driver.wipe(&plan.id).await.unwrap();
+        assert!(evidence.items.values().all(|item| item.verified), "{evidence:?}");
+        self.subject.driver.forget(&plan.id).await.unwrap();
+        self.places.assert_nothing_left();
+    }
+}
+
+fn bench(runtime: Runtime) -> Bench {
+    let places = Places::new(runtime);
+    let checked = places.clone();
+    let subject = Subject {
+        driver: Arc::new(places.driver()),
+        plan: Box::new(move |id| plan(id, runtime)),
+        wiped: &[("cgroup", "removed"), ("guest-ram", "released-by-kernel"), ("jail", "removed"), ("scratch", "overwritten")],
+        nothing_left: Box::new(move || checked.assert_nothing_left()),
+    };
+    Bench { subject, places }
+}
+
+macro_rules! conforms {
+    ($($module:ident: $runtime:expr;)*) => {
+        $(
+            mod $module {
+                use super::*;
+
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn conforms() {
+                    let subject = &bench($runtime).subject;
+                    conformance::runs_talks_and_is_wiped(subject).await;
+                    conformance::a_second_wipe_says_the_same_until_it_is_forgotten(subject).await;
+                    conformance::tells_what_the_guest_complained_of(subject).await;
+                    conformance::kill_ends_a_machine_and_its_waiter(subject).await;
+                    conformance::wipe_ends_a_running_machine(subject).await;
+                    conformance::a_failed_preparation_leaves_nothing(subject).await;
+                    conformance::dropped_futures_leave_what_wipe_cleans(subject).await;
+                    conformance::unknown_instances_are_named(subject).await;
+                    conformance::what_is_not_supported_is_refused_before_anything_is_made(subject).await;
+                }
+
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn sees_its_image_and_nothing_of_the_host() {
+                    super::sees_its_image_and_nothing_of_the_host($runtime).await;
+                }
+
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn an_agent_killed_at_any_moment_leaves_what_the_next_one_wipes() {
+                    super::an_agent_killed_at_any_moment_leaves_what_the_next_one_wipes($runtime).await;
+                }
+
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn whatever_is_killed_during_a_start_nothing_is_left() {
+                    super::whatever_is_killed_during_a_start_nothing_is_left($runtime).await;
+                }
+            }
+        )*
+    };
+}
+
+conforms! {
+    runc: Runtime::Runc;
+    crun: Runtime::Crun;
+    runsc: Runtime::Runsc;
+}
+
+async fn sees_its_image_and_nothing_of_the_host(runtime: Runtime) {
+    let bench = bench(runtime);
+    let (plan, mut line) = bench.started().await;
+    assert_eq!(line.ask("cat /etc/hello").await, "from the lower layer");
+    assert_eq!(line.ask("cat /etc/upper").await, "from the upper layer");
+    assert_eq!(line.ask("cat /casemate/disks/nothing").await, "errno 2");
+    assert_eq!(line.ask("try open /casemate/disks/asset0").await, "done");
+    for own in ["/casemate/disks/asset0", "/casemate/init"] {
+        let answer = line.ask(&format!("try write {own}")).await;
+        assert!(["errno 13", "errno 30"].contains(&answer.as_str()), "{own}: {answer}");
+    }
+    // What process 1 makes is what the workload sees, and it cannot be changed there.
+    assert_eq!(line.ask("fill /casemate/shared/asset0 4").await, "done");
+    assert!(line.ask("cat /data/asset").await.starts_with("mmmm"));
+    assert_eq!(line.ask("try write /data/asset").await, "errno 30");
+    // The image's link leads into the image.
+    assert_eq!(line.ask("fill /casemate/shared/output/made 4").await, "done");
+    assert!(line.ask("cat /etc/casemate-out/made").await.starts_with("mmmm"));
+    assert!(!Path::new("/etc/casemate-out").exists());
+    assert_eq!(line.ask("fill /etc/new 64").await, "done", "the image can be changed, on scratch");
+    assert_eq!(line.ask("fill /tmp/mine 64").await, "done");
+    assert_eq!(line.ask("fill /dev/shm/mine 64").await, "done");
+    // Scratch is bounded.
+    assert_eq!(line.ask("fill /tmp/large 32768").await, format!("errno {}", libc::ENOSPC));
+    for attempt in ["/root", "/home", "/etc/shadow", "/proc/1/root/etc/shadow", "/dev/sda", "/dev/vda", "/dev/kvm", "/dev/mem"] {
+        let answer = line.ask(&format!("try open {attempt}")).await;
+        assert!(answer.starts_with("errno"), "{attempt}: {answer}");
+    }
+    let evidence = bench.subject.driver.wipe(&plan.id).await.unwrap();
+    assert!(evidence.items["scratch"].bytes >= 200 << 10, "{evidence:?}");
+    bench.end(&plan).await;
+}
+
+/// The kernel of the host answers these; runsc's own kernel has other answers, which its own tests judge.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_way_out_of_a_container_is_closed() {
+    for runtime in [Runtime::Runc, Runtime::Crun] {
+        let bench = bench(runtime);
+        // Enough for the processes that it will try to have.
+        let plan = Plan { memory_mib: 2048, ..bench.subject.new_plan() };
+        bench.subject.driver.prepare(&plan, &Startup).await.unwrap();
+        bench.subject.driver.start(&plan).await.unwrap();
+        let mut line = Line::connect(&*bench.subject.driver, &plan.id).await;
+        let attempts = [
+            "mount",
+            "umount",
+            "unshare-user",
+            "unshare-mount",
+            "setns",
+            "chroot",
+            "pivot-root",
+            "mknod",
+            "ptrace",
+            "bpf",
+            "keyctl",
+            "io-uring",
+            "userfaultfd",
+            "perf",
+            "kexec",
+            "module",
+            "handle",
+            "packet",
+            "vsock",
+            "hostname",
+        ];
+        for attempt in attempts {
+            assert_eq!(
+                line.ask(&format!("try {attempt}")).await,
+                format!("errno {}", libc::EPERM),
+                "{attempt} under {}",
+                runtime.name()
+            );
+        }
+        for file in ["/proc/sysrq-trigger", "/proc/sys/kernel/core_pattern", "/sys/kernel/uevent_helper", "/proc/1/mem"] {
+            assert!(line.ask(&format!("try write {file}")).await.starts_with("errno"), "{file}");
+        }
+        assert_eq!(line.ask("cat /proc/sys/kernel/hostname").await, plan.id.as_str());
+        assert_eq!(line.ask("try kill-up").await, format!("errno {}", libc::ESRCH), "it sees no process but its own");
+        let made: u32 = line.ask("children 6000").await.parse().unwrap();
+        assert!(made < 4096, "{made} processes");
+        bench.end(&plan).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn neighbours_have_users_of_their_own_and_ends_are_told_apart() {
+    let bench = bench(Runtime::Crun);
+    let (one, mut first) = bench.started().await;
+    let (other, mut second) = bench.started().await;
+    let jail = async |plan: &Plan| bench.subject.driver.start(plan).await.unwrap().jail;
+    let (a, b) = (jail(&one).await.uid, jail(&other).await.uid);
+    assert!(a.abs_diff(b) >= 65_536, "{a} {b}");
+    first.tell("exit 3").await;
+    assert_eq!(ended(&*bench.subject.driver, &one.id).await.cause, ExitCause::Vmm("exit code 3".to_owned()));
+    assert_eq!(second.ask("echo still").await, "still");
+    for plan in [&one, &other] {
+        bench.subject.driver.wipe(&plan.id).await.unwrap();
+        bench.subject.driver.forget(&plan.id).await.unwrap();
+    }
+    bench.places.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_plans_are_refused_and_leave_nothing() {
+    let bench = bench(Runtime::Crun);
+    let refused = async |change: fn(&mut ContainerSystem)| {
+        let mut plan = bench.subject.new_plan();
+        if let System::Container(container) = &mut plan.system {
+            change(container);
+        }
+        let answer = bench.subject.driver.prepare(&plan, &Startup).await;
+        assert!(answer.is_err(), "{answer:?}");
+        bench.places.assert_nothing_left();
+    };
+    refused(|container| container.shared[0].path = "/data/../../../etc/passwd".to_owned()).await;
+    refused(|container| container.shared[0].path = "/proc/self/exe".to_owned()).await;
+    refused(|container| container.shared[0].path = "/casemate/init".to_owned()).await;
+    refused(|container| container.shared[0].name = "../../record.json".to_owned()).await;
+    refused(|container| container.layers = vec![LayerFile { path: "/dev/zero".into() }]).await;
+    refused(|container| container.layers = vec![LayerFile { path: "/".into() }; 128]).await;
+    refused(|container| container.init = "/proc/self/exe".into()).await;
+    refused(|container| container.init = "/etc/shadow".into()).await;
+    // Something that is no file system is found when it is mounted.
+    let mut plan = bench.subject.new_plan();
+    if let System::Container(container) = &mut plan.system {
+        container.layers = vec![LayerFile { path: init().to_owned() }];
+    }
+    bench.subject.driver.prepare(&plan, &Startup).await.unwrap();
+    let answer = bench.subject.driver.start(&plan).await;
+    let told = matches!(&answer, Err(DriverError::Process { detail, .. }) if detail.contains("mount the layer"));
+    assert!(told, "{answer:?}");
+    bench.end(&plan).await;
+}
+
+struct Holder(Child);
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// An agent of its own process that starts a container.
+fn holder(places: &Places, id: &InstanceId) -> (Holder, BufReader<std::process::ChildStderr>) {
+    let mut child = Command::new(JAIL)
+        .arg("hold-container")
+        .args([&places.state, &places.run, init(), layers()[0].path.as_path()])
+        .args([places.uid_base.to_string(), id.to_string(), places.runtime.name().to_owned()])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = BufReader::new(child.stderr.take().unwrap());
+    (Holder(child), output)
+}
+
+async fn an_agent_killed_at_any_moment_leaves_what_the_next_one_wipes(runtime: Runtime) {
+    for delay_ms in [0, 5, 15, 30, 60, 120, 250, 500, 1000] {
+        let places = Places::new(runtime);
+        let id = new_id();
+        let (holder, mut output) = holder(&places, &id);
+        let mut seen = String::new();
+        while !seen.contains("begins") {
+            assert_ne!(output.read_line(&mut seen).unwrap(), 0, "the holder ended: {seen}");
+        }
+        // The moment is what the test is about.
+        std::thread::sleep(Duration::from_millis(delay_ms));
+        drop(holder);
+        let driver = places.driver();
+        driver.wipe(&id).await.unwrap();
+        driver.forget(&id).await.unwrap();
+        assert_eq!(driver.list().await.unwrap(), []);
+        places.assert_nothing_left();
+    }
+}
+
+/// Keeper, runtime or container: the first that is found after a while is killed.
+async fn whatever_is_killed_during_a_start_nothing_is_left(runtime: Runtime) {
+    let bench = bench(runtime);
+    for delay_ms in [0, 10, 30, 60, 100, 200, 400] {
+        let plan = bench.subject.new_plan();
+        bench.subject.driver.prepare(&plan, &Startup).await.unwrap();
+        let starting = tokio::spawn({
+            let (driver, plan) = (Arc::clone(&bench.subject.driver), plan.clone());
+            async move { driver.start(&plan).await }
+        });
+        let found = loop {
+            if let Some(pid) = bench.places.processes().last().copied() {
+                break pid;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        };
+        tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+        let victim = bench.places.processes().last().copied().unwrap_or(found);
+        if let Some(pid) = rustix::process::Pid::from_raw(victim) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        // It may have run already; in no case may anything stay.
+        let _ = starting.await.unwrap();
+        bench.end(&plan).await;
+    }
+}
