@@ -11,8 +11,10 @@ fail() {
 }
 
 install_packages() {
-    local wanted missing=() apt=(apt-get) name
+    local wanted optional missing=() apt=(apt-get) name
     mapfile -t wanted < <(sed -e 's/#.*//' -e 's/[[:space:]]//g' -e '/^$/d' scripts/packages.txt)
+    optional=" ${wanted[*]} "
+    wanted=("${wanted[@]%\?}")
     local installed
     installed=" $(dpkg-query -W -f='${db:Status-Status}:${Package}\n' "${wanted[@]}" 2>/dev/null | sed -n 's/^installed://p' | tr '\n' ' ') "
     for name in "${wanted[@]}"; do
@@ -26,6 +28,17 @@ install_packages() {
     fi
     export DEBIAN_FRONTEND=noninteractive
     "${apt[@]}" update -qq
+    # A name with a question mark is installed where the distribution has it.
+    local offered=()
+    for name in "${missing[@]}"; do
+        if [[ $optional != *" $name? "* ]] || apt-cache show "$name" >/dev/null 2>&1; then
+            offered+=("$name")
+        else
+            echo "  setup: this distribution has no $name; what needs it is not available" >&2
+        fi
+    done
+    ((${#offered[@]})) || return 0
+    missing=("${offered[@]}")
     "${apt[@]}" install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
