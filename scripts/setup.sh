@@ -16,7 +16,8 @@ install_packages() {
     optional=" ${wanted[*]} "
     wanted=("${wanted[@]%\?}")
     local installed
-    installed=" $(dpkg-query -W -f='${db:Status-Status}:${Package}\n' "${wanted[@]}" 2>/dev/null | sed -n 's/^installed://p' | tr '\n' ' ') "
+    # It fails where it has never heard of one of them, as on a new machine.
+    installed=" $({ dpkg-query -W -f='${db:Status-Status}:${Package}\n' "${wanted[@]}" 2>/dev/null || true; } | sed -n 's/^installed://p' | tr '\n' ' ') "
     for name in "${wanted[@]}"; do
         [[ $installed == *" $name "* ]] || missing+=("$name")
     done
