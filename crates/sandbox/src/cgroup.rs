@@ -170,6 +170,16 @@ impl Group {
         Ok(())
     }
 
+    /// Bytes of memory that belong to its processes alone, and not to files; `None` where the kernel does not say.
+    pub(crate) fn anonymous_bytes(&self) -> Option<u64> {
+        let (directory, field) = match self.legacy.iter().find(|(held, _)| *held == Controller::Memory) {
+            Some((_, directory)) => (directory, "total_rss "),
+            None => (&self.unified, "anon "),
+        };
+        let text = fs::read_to_string(directory.join("memory.stat")).ok()?;
+        text.lines().find_map(|line| line.strip_prefix(field))?.trim().parse().ok()
+    }
+
     /// Ends every process in it; returns when none is left.
     pub(crate) fn kill(&self) -> Result<(), DriverError> {
         if !self.unified.exists() {

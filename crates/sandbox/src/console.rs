@@ -8,6 +8,26 @@ pub(crate) fn judge(log: &[u8], ended: Option<Ended>, serials: &[String]) -> Exi
     Exit { cause: cause(&text, ended, serials), console_tail: tail(&text) }
 }
 
+/// For VMMs whose exit code says nothing: they end with 0 after a failure of the hypervisor too, and some outlive their guest
+/// until they are killed. So the guest must have said that it ends.
+pub(crate) fn judge_words(log: &[u8], ended: Option<Ended>, serials: &[String]) -> Exit {
+    let exit = judge(log, ended, serials);
+    let text = String::from_utf8_lossy(log);
+    let cause = match exit.cause {
+        ExitCause::PoweredOff | ExitCause::Vmm(_) if let Some(line) = text.lines().find(|line| is_crash(line)) => {
+            ExitCause::Vmm(format!("the hypervisor gave up: {}", clean(line, DETAIL_LIMIT)))
+        }
+        ExitCause::PoweredOff | ExitCause::Vmm(_) if ENDS.iter().any(|end| text.contains(end)) => ExitCause::PoweredOff,
+        ExitCause::PoweredOff => ExitCause::Vmm("exit code 0, but the guest did not say that it ends".to_owned()),
+        cause => cause,
+    };
+    Exit { cause, ..exit }
+}
+
+fn is_crash(line: &str) -> bool {
+    CRASHES.iter().any(|crash| line.contains(crash))
+}
+
 fn cause(text: &str, ended: Option<Ended>, serials: &[String]) -> ExitCause {
     if let Some(line) = after(text, FATAL) {
         let (check, detail) = line.split_once(' ').unwrap_or((line, ""));
@@ -69,6 +89,12 @@ const VERITY_PANIC: &str = "dm-verity device corrupted";
 
 const PANIC: &str = "Kernel panic - not syncing: ";
 
+/// The last words of a kernel that ends as it was told.
+const ENDS: [&str; 3] = ["reboot: Power down", "reboot: System halted", "reboot: Restarting system"];
+
+/// What the monitors say when a virtual CPU cannot go on.
+const CRASHES: [&str; 2] = ["Received KVM_EXIT_INTERNAL_ERROR", "VCPU generated error"];
+
 /// Minor numbers of a virtio disk.
 const MINORS: usize = 16;
 
@@ -125,6 +151,22 @@ mod tests {
         let complaint = "qemu-system-x86_64: -kernel x: no such file\n";
         assert_eq!(cause(complaint, Some(Ended::Code(1))), ExitCause::Vmm("exit code 1: -kernel x: no such file".to_owned()));
         assert!(matches!(cause("", None), ExitCause::Vmm(_)));
+    }
+
+    #[test]
+    fn an_exit_code_is_not_believed_without_the_guests_word() {
+        let cause = |log: &str, ended| judge_words(log.as_bytes(), ended, &[]).cause;
+        let vmm = |log: &str, ended| match cause(log, ended) {
+            ExitCause::Vmm(detail) => detail,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(cause("reboot: Restarting system\n", OK), ExitCause::PoweredOff);
+        assert_eq!(cause("reboot: System halted\n", Some(Ended::Signal(9))), ExitCause::PoweredOff);
+        assert_eq!(vmm("init runs\n", OK), "exit code 0, but the guest did not say that it ends");
+        assert!(vmm("reboot: Power down\nfc_vcpu: Received KVM_EXIT_INTERNAL_ERROR signal\n", OK).contains("gave up"));
+        assert!(vmm("ERROR:vmm/cpu.rs -- VCPU generated error: x\n", OK).contains("gave up"));
+        assert_eq!(vmm("", Some(Ended::Signal(9))), "killed by signal 9");
+        assert!(matches!(cause("Kernel panic - not syncing: x\nreboot: Restarting system\n", OK), ExitCause::Panic(_)));
     }
 
     #[test]

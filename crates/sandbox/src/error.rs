@@ -59,17 +59,6 @@ pub enum DriverError {
     NoSuchInstance(InstanceId),
 }
 
-/// Adds what was attempted, and on what.
-pub(crate) trait Context<T> {
-    fn context(self, attempt: &'static str, path: &Path) -> Result<T, DriverError>;
-}
-
-impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
-    fn context(self, attempt: &'static str, path: &Path) -> Result<T, DriverError> {
-        self.map_err(|error| DriverError::Io { attempt, path: path.to_owned(), source: error.into() })
-    }
-}
-
 /// An error and its causes.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -80,6 +69,17 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// Adds what was attempted, and on what.
+pub(crate) trait Context<T> {
+    fn context(self, attempt: &'static str, path: &Path) -> Result<T, DriverError>;
+}
+
+impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
+    fn context(self, attempt: &'static str, path: &Path) -> Result<T, DriverError> {
+        self.map_err(|error| DriverError::Io { attempt, path: path.to_owned(), source: error.into() })
+    }
 }
 
 /// For errors.

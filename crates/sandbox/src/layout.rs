@@ -4,7 +4,7 @@
 //! ```text
 //! STATE/instances/ID/          record.json, scratch.img, console.log, exit.json      (disk)
 //! RUN/instances/ID/            guest.sock, qmp.sock, root/ (mount point of the jail)
-//! RUN/ram/ID/                  a tmpfs of its own: ram, kernel, initrd, vtpm/
+//! RUN/ram/ID/                  a tmpfs of its own: ram, kernel, initrd, vtpm/ (sockets/ and vtpm.sock of VMMs with an API)
 //! CGROUP/casemate-TAG/ID/      in every hierarchy that is used
 //! ```
 
@@ -99,6 +99,16 @@ impl Places {
 
     pub(crate) fn vtpm(&self) -> PathBuf {
         self.memory.join("vtpm")
+    }
+
+    /// Where a VMM without a QMP socket makes its own sockets.
+    pub(crate) fn sockets(&self) -> PathBuf {
+        self.memory.join("sockets")
+    }
+
+    /// The socket by which such a VMM reaches its vTPM.
+    pub(crate) fn vtpm_socket(&self) -> PathBuf {
+        self.memory.join("vtpm.sock")
     }
 
     /// Every directory of this instance.

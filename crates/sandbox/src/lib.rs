@@ -4,16 +4,19 @@
 //! It knows nothing of evidence or the platform. All of its state can be found again from disk, so that an agent which was
 //! killed at any point can adopt or clean up.
 //!
-//! [`qemu`] runs real machines, each in a [`jail`]; [`oci`] runs containers by the runtimes runc, crun and runsc; [`fake`] plays them within the process, for demonstrations and for tests
-//! of everything above.
+//! [`qemu`], [`cloud_hypervisor`] and [`firecracker`] run real machines, each in a [`jail`]; [`oci`] runs containers by the
+//! runtimes runc, crun and runsc; [`fake`] plays them within the process, for demonstrations and for tests of everything above.
 
 #![deny(unsafe_code)]
 
+mod api_vmm;
 mod capabilities;
 mod cgroup;
+pub mod cloud_hypervisor;
 mod console;
 mod error;
 pub mod fake;
+pub mod firecracker;
 pub mod jail;
 mod layout;
 mod memory;
@@ -25,6 +28,8 @@ pub mod qemu;
 mod record;
 mod socket;
 mod sys;
+mod unix_http;
+mod vsock;
 mod work;
 
 pub use capabilities::{Capabilities, Demand, Features, GuestChannel, Isolation, Support, SystemKind};

@@ -16,6 +16,7 @@
 //! Nothing secret is in arguments or environment, and a crash leaves no core: the limit 1 makes the kernel skip files
 //! and pipes alike, and the core filter excludes every mapping.
 
+mod filter;
 mod launch;
 mod privileges;
 pub(crate) mod root;
@@ -23,7 +24,7 @@ mod spec;
 mod supervise;
 
 pub(crate) use launch::{exchange, launch};
-pub(crate) use spec::{Access, CONSOLE_FD, Ended, FIRST_FD, Failed, JailMount, JailSpec, Mode};
+pub(crate) use spec::{Access, CONSOLE_FD, Ended, FIRST_FD, Failed, Filter, JailMount, JailSpec, Mode};
 pub(crate) use supervise::{LOG_LIMIT, append};
 
 use std::{
@@ -186,9 +187,12 @@ fn execute(spec: &JailSpec, output: std::os::fd::BorrowedFd<'_>, console: Option
         for (number, descriptor) in (FIRST_FD..).zip(descriptors) {
             sys::place(descriptor, number).attempt("place a descriptor")?;
         }
-        match console {
-            Some(console) => sys::place(console, CONSOLE_FD).attempt("place the console"),
-            None => Ok(()),
+        if let Some(console) = console {
+            sys::place(console, CONSOLE_FD).attempt("place the console")?;
+        }
+        match spec.filter {
+            Filter::Own => Ok(()),
+            Filter::Baseline => filter::apply(),
         }
     };
     if let Err(failure) = place() {

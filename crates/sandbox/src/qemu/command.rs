@@ -63,24 +63,41 @@ pub(crate) fn vmm(plan: &Plan, accel: Accel) -> Vec<String> {
 }
 
 fn channels(args: &mut Args) {
+    control_channels(args);
+    vtpm_device(args);
+    args.option("-device", "virtio-serial-device");
+    args.option("-device", "virtserialport,chardev=guest,name=casemate.guest");
+}
+
+/// Console, control protocol and the host's end of the guest channel.
+pub(crate) fn control_channels(args: &mut Args) {
     args.option("-add-fd", format!("fd={CONSOLE_FD},set={CONSOLE_FD}"));
     args.option("-chardev", format!("file,id=console,path=/dev/fdset/{CONSOLE_FD},append=on"));
     args.option("-serial", "chardev:console");
     args.option("-chardev", format!("socket,id=qmp,fd={},server=on,wait=off", VmmFd::Qmp as i32));
     args.option("-mon", "chardev=qmp,mode=control");
+    args.option("-chardev", format!("socket,id=guest,fd={},server=on,wait=off", VmmFd::Guest as i32));
+}
+
+pub(crate) fn vtpm_device(args: &mut Args) {
     args.option("-chardev", format!("socket,id=tpm,fd={}", VmmFd::Vtpm as i32));
     args.option("-tpmdev", "emulator,id=tpm,chardev=tpm");
     args.option("-device", "tpm-tis,tpmdev=tpm");
-    args.option("-device", "virtio-serial-device");
-    args.option("-chardev", format!("socket,id=guest,fd={},server=on,wait=off", VmmFd::Guest as i32));
-    args.option("-device", "virtserialport,chardev=guest,name=casemate.guest");
 }
 
 fn disks(args: &mut Args, plan: &Plan) {
     let serials = plan.disks.iter().map(|disk| disk.serial.as_str()).chain([SCRATCH]);
-    for (number, serial) in (VmmFd::Disks as i32..).zip(serials) {
+    for (number, serial) in disk_backends(args, serials) {
+        args.option("-device", format!("virtio-blk-device,drive=d{number},serial={serial}"));
+    }
+}
+
+/// What is behind the disks: descriptors, in their order. Gives their numbers.
+pub(crate) fn disk_backends<'a>(args: &mut Args, serials: impl Iterator<Item = &'a str>) -> Vec<(i32, &'a str)> {
+    let numbered: Vec<(i32, &str)> = (VmmFd::Disks as i32..).zip(serials).collect();
+    for (number, serial) in &numbered {
         // The scratch disk's key dies with the guest: what was not yet on the disk is never asked for.
-        let access = if serial == SCRATCH { "read-only=off,cache.no-flush=on,discard=unmap" } else { "read-only=on" };
+        let access = if *serial == SCRATCH { "read-only=off,cache.no-flush=on,discard=unmap" } else { "read-only=on" };
         args.option("-add-fd", format!("fd={number},set={number}"));
         args.option(
             "-blockdev",
@@ -88,8 +105,8 @@ fn disks(args: &mut Args, plan: &Plan) {
                 "driver=raw,node-name=d{number},{access},file.driver=file,file.filename=/dev/fdset/{number},file.locking=off"
             ),
         );
-        args.option("-device", format!("virtio-blk-device,drive=d{number},serial={serial}"));
     }
+    numbered
 }
 
 /// Serials in the order of the guest's device numbers.
@@ -100,6 +117,16 @@ pub(crate) fn guest_order(plan: &Plan) -> Vec<String> {
 /// Arguments of a vTPM process that serves the VMM over its first descriptor.
 pub(crate) fn vtpm(state: &Path) -> Vec<String> {
     let mut args = vtpm_base(state, FIRST_FD);
+    args.flags(&["--terminate"]);
+    args.0
+}
+
+/// Arguments of a vTPM process to which the VMM connects, over a listening socket.
+pub(crate) fn vtpm_listening(state: &Path) -> Vec<String> {
+    let mut args = Args::default();
+    args.flags(&["socket", "--tpm2"]);
+    args.option("--tpmstate", format!("dir={}", state.display()));
+    args.option("--ctrl", format!("type=unixio,fd={FIRST_FD}"));
     args.flags(&["--terminate"]);
     args.0
 }
@@ -121,16 +148,17 @@ fn vtpm_base(state: &Path, control: i32) -> Args {
     args
 }
 
+/// Arguments in the making.
 #[derive(Default)]
-struct Args(Vec<String>);
+pub(crate) struct Args(pub(crate) Vec<String>);
 
 impl Args {
-    fn flags(&mut self, flags: &[&str]) -> &mut Self {
+    pub(crate) fn flags(&mut self, flags: &[&str]) -> &mut Self {
         self.0.extend(flags.iter().map(|flag| (*flag).to_owned()));
         self
     }
 
-    fn option(&mut self, name: &str, value: impl ToString) -> &mut Self {
+    pub(crate) fn option(&mut self, name: &str, value: impl ToString) -> &mut Self {
         self.0.extend([name.to_owned(), value.to_string()]);
         self
     }

@@ -10,6 +10,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
+use super::q35::probe::probe;
 use crate::{Capabilities, DriverError, Features, GuestChannel, Isolation, Support, SystemKind, error::Context, sys};
 
 /// How guest code is executed.
@@ -42,10 +43,10 @@ pub(crate) fn find_program(name: &str) -> PathBuf {
 
 /// Finds everything out; takes about a tenth of a second.
 pub(crate) fn capabilities(qemu: &Path, choice: AccelChoice) -> Result<(Capabilities, Accel), DriverError> {
-    let (accel, accel_reason) = choose(choice, &CpuFlags::read(), kvm_opens());
+    let (accel, accel_reason) = choose(choice, &CpuFlags::read(), opens(Path::new(KVM)));
     let capabilities = Capabilities {
         name: "qemu",
-        version: version(qemu)?,
+        version: version("qemu", qemu)?,
         digest: digest(qemu).context("read the VMM", qemu)?,
         machine: "microvm",
         accel: match accel {
@@ -60,7 +61,7 @@ pub(crate) fn capabilities(qemu: &Path, choice: AccelChoice) -> Result<(Capabili
         max_cpus: MOST_CPUS,
         memory_mib: LEAST_MEMORY_MIB..=MOST_MIB,
         scratch_mib: 1..=MOST_MIB,
-        features: features(),
+        features: features(qemu),
         tsc_khz: match accel {
             // Under KVM the guest's kernel reads it from kvmclock.
             Accel::Kvm => None,
@@ -70,13 +71,14 @@ pub(crate) fn capabilities(qemu: &Path, choice: AccelChoice) -> Result<(Capabili
     Ok((capabilities, accel))
 }
 
-fn features() -> Features {
+fn features(qemu: &Path) -> Features {
+    let protections = probe(qemu);
     Features {
         vtpm: Support::Yes,
         gpu: Support::no("the microvm machine has no PCI bus for one"),
         network: Support::no("machines have no network device"),
-        sev_snp: Support::no("the microvm machine has no confidential memory"),
-        tdx: Support::no("the microvm machine has no confidential memory"),
+        sev_snp: protections.sev_snp,
+        tdx: protections.tdx,
         pause: Support::no("the evidence of a machine that stood still is not made"),
         snapshot: Support::no("a copy of guest memory would outlive its wipe"),
         hot_plug: Support::no("the microvm machine has no bus for it"),
@@ -102,8 +104,23 @@ impl CpuFlags {
     }
 }
 
-fn kvm_opens() -> io::Result<()> {
-    File::options().read(true).write(true).open("/dev/kvm").map(drop)
+fn opens(kvm: &Path) -> io::Result<()> {
+    File::options().read(true).write(true).open(kvm).map(drop)
+}
+
+/// For monitors that know nothing else: why KVM can be used, or why it cannot.
+pub(crate) fn require_kvm(program: &str, choice: AccelChoice, kvm: &Path) -> Result<String, DriverError> {
+    let refuse = |reason: String| Err(DriverError::Unsupported { what: format!("{program} on this host"), reason });
+    if choice == AccelChoice::Tcg {
+        return refuse("it runs machines by KVM only; hint: the QEMU driver emulates".to_owned());
+    }
+    if let Err(error) = opens(kvm) {
+        return refuse(format!("it needs KVM, and {} does not open: {error}", kvm.display()));
+    }
+    match choose(choice, &CpuFlags::read(), Ok(())) {
+        (Accel::Kvm, reason) => Ok(reason),
+        (Accel::Tcg, reason) => refuse(format!("{reason}; hint: accel = \"kvm\" uses {} all the same", kvm.display())),
+    }
 }
 
 /// `/dev/kvm` alone proves nothing: where it is not backed by the CPU, an ordinary kernel runs slower on it than under TCG.
@@ -123,16 +140,18 @@ fn choose(choice: AccelChoice, cpu: &CpuFlags, kvm: io::Result<()>) -> (Accel, S
     }
 }
 
-fn version(qemu: &Path) -> Result<String, DriverError> {
+/// The first line of what a VMM says of its version.
+pub(crate) fn version(name: &'static str, program: &Path) -> Result<String, DriverError> {
     let output =
-        Command::new(qemu).arg("--version").env_clear().stdin(Stdio::null()).output().context("execute the VMM", qemu)?;
+        Command::new(program).arg("--version").env_clear().stdin(Stdio::null()).output().context("execute the VMM", program)?;
     let text = String::from_utf8_lossy(&output.stdout);
     match text.lines().next().filter(|_| output.status.success()) {
         Some(line) => Ok(line.chars().take(VERSION_LIMIT).collect()),
-        None => Err(DriverError::Process { program: "qemu", detail: format!("--version: {}", output.status) }),
+        None => Err(DriverError::Process { program: name, detail: format!("--version: {}", output.status) }),
     }
 }
 
+/// SHA-256 of a VMM's or a runtime's binary.
 pub(crate) fn digest(path: &Path) -> io::Result<[u8; 32]> {
     let mut file = File::open(path)?;
     let mut digest = Sha256::new();
@@ -181,7 +200,10 @@ const MOST_CPUS: u32 = 16;
 const LEAST_MEMORY_MIB: u64 = 64;
 
 /// Sixteen TiB; a typing error beyond that shall not become arithmetic.
-const MOST_MIB: u64 = 16 << 20;
+pub(crate) const MOST_MIB: u64 = 16 << 20;
+
+/// The hypervisor's device.
+pub(crate) const KVM: &str = "/dev/kvm";
 
 const VERSION_LIMIT: usize = 120;
 

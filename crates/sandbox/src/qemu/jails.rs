@@ -5,28 +5,40 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Host, command::inside, host::Accel};
+use super::{
+    Host,
+    command::inside,
+    host::{Accel, KVM},
+};
 use crate::{
-    jail::{Access, JailMount, JailSpec, LOG_LIMIT, Mode},
+    api_vmm::Launch,
+    jail::{Access, Filter, JailMount, JailSpec, LOG_LIMIT, Mode},
     layout::Places,
     process::Users,
     record::Record,
 };
 
 /// The jail of the VMM.
-pub(crate) fn vmm(host: &Host, places: &Places, record: &Record, args: Vec<String>, file_size_limit: u64) -> JailSpec {
-    let mut mounts = libraries(&host.qemu);
+pub(crate) fn vmm(
+    host: &Host,
+    places: &Places,
+    record: &Record,
+    args: Vec<String>,
+    accel: Accel,
+    file_size_limit: u64,
+) -> JailSpec {
+    let mut mounts = libraries(&host.program);
     mounts.extend(FIRMWARE.iter().filter_map(|path| existing(path)));
     mounts.push(mount(places.ram(), inside::RAM, Access::ReadWrite));
     mounts.push(mount(places.kernel(), inside::KERNEL, Access::ReadOnly));
     mounts.push(mount(places.initrd(), inside::INITRD, Access::ReadOnly));
     let mut groups = Vec::new();
-    if host.accel == Accel::Kvm {
+    if accel == Accel::Kvm {
         mounts.push(mount(KVM.into(), KVM, Access::Device));
         groups.extend(std::fs::metadata(KVM).map(|metadata| metadata.gid()));
     }
     JailSpec {
-        program: host.qemu.clone(),
+        program: host.program.clone(),
         args,
         uid: users(host, record).vmm,
         groups,
@@ -34,15 +46,37 @@ pub(crate) fn vmm(host: &Host, places: &Places, record: &Record, args: Vec<Strin
         mounts,
         file_size_limit: file_size_limit.max(2 * LOG_LIMIT),
         mode: Mode::Supervise,
+        filter: Filter::Own,
+    }
+}
+
+/// The jail of a VMM with an API.
+pub(crate) fn api_vmm(host: &Host, places: &Places, record: &Record, launch: Launch, file_size_limit: u64) -> JailSpec {
+    let mut mounts = libraries(&host.program);
+    mounts.extend(launch.mounts);
+    let devices = mounts.iter().filter(|mount| mount.access == Access::Device);
+    let groups = devices.filter_map(|device| std::fs::metadata(&device.source).ok()).map(|metadata| metadata.gid());
+    let mut groups: Vec<u32> = groups.filter(|group| *group != 0).collect();
+    groups.dedup();
+    JailSpec {
+        program: host.program.clone(),
+        args: launch.args,
+        uid: users(host, record).vmm,
+        groups,
+        root: places.jail_root(),
+        mounts,
+        file_size_limit: file_size_limit.max(2 * LOG_LIMIT),
+        mode: Mode::Supervise,
+        filter: Filter::Baseline,
     }
 }
 
 /// The jail of the vTPM.
-pub(crate) fn vtpm(host: &Host, places: &Places, record: &Record, args: Vec<String>) -> JailSpec {
-    let mut mounts = libraries(&host.swtpm);
+pub(crate) fn vtpm(host: &Host, swtpm: &Path, places: &Places, record: &Record, args: Vec<String>) -> JailSpec {
+    let mut mounts = libraries(swtpm);
     mounts.push(mount(places.vtpm(), inside::VTPM, Access::ReadWrite));
     JailSpec {
-        program: host.swtpm.clone(),
+        program: swtpm.to_owned(),
         args,
         uid: users(host, record).vtpm,
         groups: Vec::new(),
@@ -50,6 +84,7 @@ pub(crate) fn vtpm(host: &Host, places: &Places, record: &Record, args: Vec<Stri
         mounts,
         file_size_limit: VTPM_FILE_LIMIT,
         mode: Mode::Become,
+        filter: Filter::Own,
     }
 }
 
@@ -73,8 +108,6 @@ fn existing(path: &str) -> Option<JailMount> {
 fn mount(source: PathBuf, target: &str, access: Access) -> JailMount {
     JailMount { source, target: target.into(), access }
 }
-
-const KVM: &str = "/dev/kvm";
 
 const LIBRARIES: [&str; 5] = ["/usr/lib", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache"];
 

@@ -5,16 +5,20 @@ use std::{
     io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::{DirBuilderExt, OpenOptionsExt},
+        unix::{
+            fs::{DirBuilderExt, OpenOptionsExt},
+            net::UnixStream,
+        },
     },
-    path::Path,
+    path::{Path, PathBuf},
     sync::PoisonError,
     time::Duration,
 };
 
-use super::{Host, command, jails, qmp::Qmp, vtpm};
+use super::{Host, Kind, command, host::Accel, jails, qmp::Qmp, vtpm};
 use crate::{
     DriverError, Exit, ExitCause, JailReport, MachineSystem, Plan, Started,
+    api_vmm::{self, GuestMemory, Scene},
     cgroup::Limits,
     console,
     error::{Context, chain, millis},
@@ -26,9 +30,16 @@ use crate::{
     socket::{listen, reach},
 };
 
-/// Makes everything that a machine needs, and starts the fresh vTPM for provisioning.
-pub(crate) fn prepare(host: &Host, plan: &Plan) -> Result<vtpm::Session, DriverError> {
+/// Makes everything that a machine needs, and starts the fresh vTPM for provisioning, where the VMM has one.
+pub(crate) fn prepare(host: &Host, plan: &Plan) -> Result<Option<vtpm::Session>, DriverError> {
     let machine = system(plan)?;
+    let (has_ram_file, has_api) = match &host.kind {
+        Kind::Qemu(_) => (true, false),
+        Kind::Api(vmm) => {
+            api_vmm::check_disks(vmm.program(), &plan.disks)?;
+            (vmm.guest_memory() == GuestMemory::File, true)
+        }
+    };
     let places = host.layout.places(&plan.id);
     let record = open_record(host, plan, &places)?;
     let users = jails::users(host, &record);
@@ -36,25 +47,37 @@ pub(crate) fn prepare(host: &Host, plan: &Plan) -> Result<vtpm::Session, DriverE
     make_directory(&places.jail_root())?;
     record.group.create(&limits(host, plan))?;
     let given = [(&machine.kernel, places.kernel()), (&machine.initrd, places.initrd())];
-    let ram = plan.memory_mib << 20;
+    let ram = if has_ram_file { plan.memory_mib << 20 } else { 0 };
     let size = given.iter().try_fold(ram + MEMORY_SLACK, |sum, (from, _)| {
         fs::metadata(from).map(|metadata| sum + metadata.len()).context("measure", from)
     })?;
     memory::mount(&places, size)?;
     // Its process makes the TPM while the rest is made here.
-    vtpm::create(&places, users.vtpm)?;
-    let session = vtpm::Session::start(host, &places, &record)?;
-    memory::create_ram(&places, ram, users.vmm)?;
+    let session = match &host.swtpm {
+        Some(_) => {
+            vtpm::create(&places, users.vtpm)?;
+            Some(vtpm::Session::start(host, &places, &record)?)
+        }
+        None => None,
+    };
+    if has_ram_file {
+        memory::create_ram(&places, ram, users.vmm)?;
+    }
     for (from, to) in &given {
         stage(from, to, users)?;
     }
     create_scratch(&places, plan.scratch_mib << 20)?;
+    if has_api {
+        give_to_api_vmm(&places, users)?;
+    }
     Ok(session)
 }
 
 /// Ends provisioning; afterwards the machine can be started.
-pub(crate) fn finish_prepare(host: &Host, plan: &Plan, session: vtpm::Session) -> Result<(), DriverError> {
-    session.store_and_end()?;
+pub(crate) fn finish_prepare(host: &Host, plan: &Plan, session: Option<vtpm::Session>) -> Result<(), DriverError> {
+    if let Some(session) = session {
+        session.store_and_end()?;
+    }
     let places = host.layout.places(&plan.id);
     let mut record = load(host, plan)?;
     record.stage = Stage::Prepared;
@@ -97,9 +120,9 @@ fn free_slot(host: &Host) -> Result<u32, DriverError> {
 }
 
 fn limits(host: &Host, plan: &Plan) -> Limits {
-    let translation = match host.accel {
-        super::host::Accel::Tcg => command::TRANSLATION_MIB,
-        super::host::Accel::Kvm => 0,
+    let translation = match host.kind {
+        Kind::Qemu(Accel::Tcg) => command::TRANSLATION_MIB,
+        Kind::Qemu(Accel::Kvm) | Kind::Api(_) => 0,
     };
     Limits {
         memory_bytes: (plan.memory_mib + translation + OVERHEAD_MIB) << 20,
@@ -120,6 +143,16 @@ fn stage(from: &Path, to: &Path, users: Users) -> Result<(), DriverError> {
     std::os::unix::fs::fchown(&target, Some(users.vmm), Some(users.vmm)).context("give the VMM", to)
 }
 
+/// A VMM with an API opens its scratch disk by name, and makes sockets; it is given a directory for them.
+fn give_to_api_vmm(places: &Places, users: Users) -> Result<(), DriverError> {
+    let (sockets, scratch) = (places.sockets(), places.scratch());
+    make_directory(&sockets)?;
+    for path in [&sockets, &scratch] {
+        std::os::unix::fs::chown(path, Some(users.vmm), Some(users.vmm)).context("give the VMM", path)?;
+    }
+    Ok(())
+}
+
 fn create_scratch(places: &Places, bytes: u64) -> Result<(), DriverError> {
     let path = places.scratch();
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).context("create", &path)?;
@@ -133,40 +166,59 @@ pub(crate) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
     let mut record = load(host, plan)?;
     let user = jails::users(host, &record).vmm;
     if let Some(vmm) = record.vmm() {
-        let jail = run_or_kill(&vmm, &record, user, &places)?;
+        let jail = run_or_kill(host, &vmm, &record, &places, None)?;
+        empty_staged(&places);
         return Ok(Started { jail });
     }
     if record.stage != Stage::Prepared {
-        return Err(vmm_failed("the instance is not prepared, or its machine has ended".to_owned()));
+        return Err(vmm_failed(host, "the instance is not prepared, or its machine has ended".to_owned()));
     }
     record.stage = Stage::Started;
     record.save(&places)?;
     launch(host, &places, &record, plan)?;
     let Some(vmm) = record.vmm() else {
         wait_for_supervisor(&record, user);
-        return Err(vmm_failed(early_end(&places)));
+        return Err(vmm_failed(host, early_end(&places)));
     };
-    let jail = run_or_kill(&vmm, &record, user, &places)?;
+    let jail = run_or_kill(host, &vmm, &record, &places, Some(plan))?;
+    empty_staged(&places);
+    Ok(Started { jail })
+}
+
+/// The VMM has read what boots; its memory is the guest's now. Emptied before it is removed, since the jail still shows it: a VMM that
+/// boots again by itself finds nothing that it could boot.
+fn empty_staged(places: &Places) {
     for staged in [places.kernel(), places.initrd()] {
-        // The VMM has read them; their memory is the guest's now.
+        let _ = OpenOptions::new().write(true).truncate(true).open(&staged);
         let _ = fs::remove_file(staged);
     }
-    Ok(Started { jail })
 }
 
 /// Executes VMM and vTPM, both in their jails, side by side: each takes a while until it listens to the other.
 fn launch(host: &Host, places: &Places, record: &Record, plan: &Plan) -> Result<(), DriverError> {
-    let spec_args = command::vmm(plan, host.accel);
     let largest = (plan.scratch_mib.max(plan.memory_mib)) << 20;
-    let spec = jails::vmm(host, places, record, spec_args, largest);
-    let (vtpm_end, vmm_end) = vtpm::connection(places)?;
-    let descriptors = descriptors(places, vmm_end, plan)?;
+    let (spec, descriptors, vtpm_end) = match &host.kind {
+        Kind::Qemu(accel) => {
+            let spec = jails::vmm(host, places, record, command::vmm(plan, *accel), *accel, largest);
+            let (vtpm_end, vmm_end) = vtpm::connection(places)?;
+            (spec, descriptors(places, vmm_end, plan)?, Some(vtpm::Connection::Connected(vtpm_end)))
+        }
+        Kind::Api(vmm) => {
+            let users = jails::users(host, record);
+            let vtpm_end = host.swtpm.is_some().then(|| vtpm::listen(places, users.vmm)).transpose()?;
+            let scene = Scene { places, plan: Some(plan), user: users.vmm, group: &record.group };
+            let mut launch = vmm.launch(&scene)?;
+            let mut descriptors = outputs(places)?;
+            descriptors.append(&mut launch.descriptors);
+            (jails::api_vmm(host, places, record, launch, largest), descriptors, vtpm_end)
+        }
+    };
     let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
     let (vtpm, vmm) = std::thread::scope(|scope| {
-        let vtpm = scope.spawn(|| vtpm::serve(host, places, record, vtpm_end));
+        let vtpm = scope.spawn(|| vtpm_end.map_or(Ok(()), |end| vtpm::serve(host, places, record, end)));
         let vmm = jail::launch(&host.jail_command, &spec, &borrowed, |pid| record.group.join(pid))
             .map(|helper| host.children.adopt(helper))
-            .map_err(|error| vmm_failed(chain(&error)));
+            .map_err(|error| vmm_failed(host, chain(&error)));
         (vtpm.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), vmm)
     });
     vtpm.and(vmm).inspect_err(|_| {
@@ -176,43 +228,72 @@ fn launch(host: &Host, places: &Places, record: &Record, plan: &Plan) -> Result<
     })
 }
 
-/// Lets the machine run once its jail holds; ends it otherwise.
-fn run_or_kill(vmm: &Process, record: &Record, user: u32, places: &Places) -> Result<JailReport, DriverError> {
-    let run = || -> Result<JailReport, DriverError> {
-        let socket = reach(&places.run)?;
-        let talk = |error: io::Error| match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                DriverError::Timeout { attempt: "the VMM's own start", limit_ms: millis(VMM_START_LIMIT) }
-            }
-            _ => vmm_failed(format!("{error}: {}", early_end(places))),
-        };
-        let mut qmp = Qmp::connect(&socket.path(QMP_SOCKET), VMM_START_LIMIT).map_err(talk)?;
-        let report = observe::observe(vmm.pid, user, &record.group)?;
-        qmp.execute("cont").map_err(talk)?;
-        Ok(report)
+/// Lets the machine run once its jail holds (a VMM with an API: and sees that it does); ends it otherwise. Without a plan the
+/// machine runs already.
+fn run_or_kill(
+    host: &Host,
+    vmm: &Process,
+    record: &Record,
+    places: &Places,
+    plan: Option<&Plan>,
+) -> Result<JailReport, DriverError> {
+    let user = jails::users(host, record).vmm;
+    let run = || match &host.kind {
+        Kind::Qemu(_) => run_qemu(host, vmm, record, user, places),
+        Kind::Api(api) => {
+            let scene = Scene { places, plan, user, group: &record.group };
+            let last_words = || {
+                // A process that ends closes its sockets a moment before it is gone.
+                for _ in 0..DYING_ROUNDS {
+                    if !scene.is_alive() {
+                        wait_for_supervisor(record, user);
+                        break;
+                    }
+                    std::thread::sleep(SUPERVISOR_PAUSE);
+                }
+                early_end(places)
+            };
+            api_vmm::run(&**api, &scene, || observe::observe(vmm.pid, user, &record.group), last_words)
+        }
     };
     run().inspect_err(|_| {
         vmm.kill(DEATH_LIMIT);
     })
 }
 
+fn run_qemu(host: &Host, vmm: &Process, record: &Record, user: u32, places: &Places) -> Result<JailReport, DriverError> {
+    let socket = reach(&places.run)?;
+    let talk = |error: io::Error| match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            DriverError::Timeout { attempt: "the VMM's own start", limit_ms: millis(VMM_START_LIMIT) }
+        }
+        _ => vmm_failed(host, format!("{error}: {}", early_end(places))),
+    };
+    let mut qmp = Qmp::connect(&socket.path(QMP_SOCKET), VMM_START_LIMIT).map_err(talk)?;
+    let report = observe::observe(vmm.pid, user, &record.group)?;
+    qmp.execute("cont").map_err(talk)?;
+    Ok(report)
+}
+
 /// In the order of [`command::VmmFd`], after the log and the file for the exit status.
 fn descriptors(places: &Places, vtpm: OwnedFd, plan: &Plan) -> Result<Vec<OwnedFd>, DriverError> {
-    let (log, ended) = (places.console(), places.ended());
-    let open = |path: &Path| OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path);
-    let mut descriptors: Vec<OwnedFd> = vec![
-        open(&log).context("create", &log)?.into(),
-        open(&ended).context("create", &ended)?.into(),
-        listen(&places.run, QMP_SOCKET)?,
-        listen(&places.run, GUEST_SOCKET)?,
-        vtpm,
-    ];
+    let mut descriptors = outputs(places)?;
+    descriptors.extend([listen(&places.run, QMP_SOCKET)?, listen(&places.run, GUEST_SOCKET)?, vtpm]);
     for disk in &plan.disks {
         descriptors.push(File::open(&disk.path).context("open the disk", &disk.path)?.into());
     }
     let scratch = places.scratch();
     descriptors.push(OpenOptions::new().read(true).write(true).open(&scratch).context("open", &scratch)?.into());
     Ok(descriptors)
+}
+
+/// The log and the file for the exit status.
+fn outputs(places: &Places) -> Result<Vec<OwnedFd>, DriverError> {
+    let open = |path: PathBuf| {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path);
+        file.map(OwnedFd::from).context("create", &path)
+    };
+    Ok(vec![open(places.console())?, open(places.ended())?])
 }
 
 /// Ends the VMM; its parent then writes down how. Other processes of the instance end after it.
@@ -235,15 +316,33 @@ pub(crate) fn wait_for_supervisor(record: &Record, user: u32) {
     }
 }
 
+/// Connects to the guest of a VMM with an API; waits while it boots.
+pub(crate) fn connect(host: &Host, places: &Places, record: &Record) -> io::Result<UnixStream> {
+    let scene = Scene { places, plan: None, user: jails::users(host, record).vmm, group: &record.group };
+    let stream = api_vmm::connect(&scene)?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}
+
+/// Whether the guest has ended although its VMM has not.
+pub(crate) fn is_over(host: &Host, places: &Places, record: &Record) -> bool {
+    let Kind::Api(vmm) = &host.kind else { return false };
+    let scene = Scene { places, plan: None, user: jails::users(host, record).vmm, group: &record.group };
+    vmm.is_over(&scene, &fs::read(places.console()).unwrap_or_default())
+}
+
 /// Why the machine ended, from what it left.
-pub(crate) fn exit(places: &Places, record: &Record) -> Exit {
+pub(crate) fn exit(host: &Host, places: &Places, record: &Record) -> Exit {
     if matches!(record.stage, Stage::Preparing | Stage::Prepared) {
         let cause = ExitCause::Vmm("the machine was not started".to_owned());
         return Exit { cause, console_tail: String::new() };
     }
     let log = fs::read(places.console()).unwrap_or_default();
     let ended = fs::read(places.ended()).ok().and_then(|text| serde_json::from_slice(&text).ok());
-    console::judge(&log, ended, &record.serials)
+    match host.kind {
+        Kind::Qemu(_) => console::judge(&log, ended, &record.serials),
+        Kind::Api(_) => console::judge_words(&log, ended, &record.serials),
+    }
 }
 
 fn early_end(places: &Places) -> String {
@@ -256,8 +355,8 @@ fn load(host: &Host, plan: &Plan) -> Result<Record, DriverError> {
     Record::load(&host.layout.places(&plan.id))?.ok_or_else(|| DriverError::NoSuchInstance(plan.id.clone()))
 }
 
-fn vmm_failed(detail: String) -> DriverError {
-    DriverError::Process { program: "qemu", detail }
+fn vmm_failed(host: &Host, detail: String) -> DriverError {
+    DriverError::Process { program: host.program_name(), detail }
 }
 
 /// Besides RAM, kernel and initrd: the vTPM's state.
@@ -278,5 +377,7 @@ const VMM_START_LIMIT: Duration = Duration::from_secs(15);
 const DEATH_LIMIT: Duration = Duration::from_secs(20);
 
 const SUPERVISOR_ROUNDS: u32 = 400;
+
+const DYING_ROUNDS: u32 = 400;
 
 const SUPERVISOR_PAUSE: Duration = Duration::from_millis(5);

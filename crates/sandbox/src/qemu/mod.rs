@@ -8,21 +8,25 @@
 //! future does not let go of it early); operations on different instances run side by side.
 
 mod command;
+mod delegate;
 pub(crate) mod host;
 mod jails;
-mod machine;
+pub(crate) mod machine;
+pub mod q35;
 mod qmp;
 mod vtpm;
 mod wipe;
 
+pub(crate) use delegate::drives_machines;
 pub use host::AccelChoice;
 
 use std::{
     ffi::OsString,
     fs::{self, File},
     os::unix::fs::DirBuilderExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -31,6 +35,7 @@ use tokio::net::UnixStream;
 
 use crate::{
     Capabilities, Channel, Driver, DriverError, Exit, Plan, Prepared, Presence, Started, VtpmProvisioner, WipeEvidence,
+    api_vmm::ApiVmm,
     cgroup::Hierarchies,
     error::{Context, chain},
     layout::{GUEST_SOCKET, Layout},
@@ -77,20 +82,68 @@ impl QemuConfig {
 
 /// The driver. One per state directory.
 #[derive(Debug)]
-pub struct QemuDriver {
+pub struct QemuDriver(Machines);
+
+drives_machines!(QemuDriver);
+
+impl QemuDriver {
+    /// Finds out what the host can do. Blocks for a fraction of a second, or for some seconds when another driver still
+    /// works on the same state.
+    pub fn new(config: QemuConfig) -> Result<Self, DriverError> {
+        let setup = Setup {
+            state_dir: config.state_dir,
+            run_dir: config.run_dir,
+            jail_command: config.jail_command,
+            program: config.qemu,
+            swtpm: Some(config.swtpm),
+            uid_base: config.uid_base,
+        };
+        Machines::new(setup, |program| {
+            let (capabilities, accel) = host::capabilities(program, config.accel)?;
+            Ok((capabilities, Kind::Qemu(accel)))
+        })
+        .map(Self)
+    }
+}
+
+/// How machines of any VMM are set up.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) state_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) jail_command: Vec<OsString>,
+    /// The VMM.
+    pub(crate) program: PathBuf,
+    /// The vTPM, where the VMM has one.
+    pub(crate) swtpm: Option<PathBuf>,
+    pub(crate) uid_base: u32,
+}
+
+/// Which VMM.
+#[derive(Debug)]
+pub(crate) enum Kind {
+    /// Arguments and QMP.
+    Qemu(Accel),
+    /// An HTTP API.
+    Api(Box<dyn ApiVmm>),
+}
+
+/// The machines of one VMM on one state directory.
+#[derive(Debug)]
+pub(crate) struct Machines {
     host: Arc<Host>,
     locks: Locks,
 }
 
 /// What all operations share.
 #[derive(Debug)]
-struct Host {
+pub(crate) struct Host {
     layout: Layout,
     jail_command: Vec<OsString>,
-    qemu: PathBuf,
-    swtpm: PathBuf,
+    program: PathBuf,
+    swtpm: Option<PathBuf>,
     uid_base: u32,
-    accel: Accel,
+    kind: Kind,
     hierarchies: Hierarchies,
     capabilities: Capabilities,
     children: process::Children,
@@ -99,33 +152,44 @@ struct Host {
     _lock: File,
 }
 
-impl QemuDriver {
-    /// Finds out what the host can do. Blocks for a fraction of a second, or for some seconds when another driver still
-    /// works on the same state.
-    pub fn new(config: QemuConfig) -> Result<Self, DriverError> {
+impl Host {
+    fn program_name(&self) -> &'static str {
+        match &self.kind {
+            Kind::Qemu(_) => "qemu",
+            Kind::Api(vmm) => vmm.program(),
+        }
+    }
+}
+
+impl Machines {
+    /// `find` says what the host can do with the program.
+    pub(crate) fn new(
+        setup: Setup,
+        find: impl FnOnce(&Path) -> Result<(Capabilities, Kind), DriverError>,
+    ) -> Result<Self, DriverError> {
         if !rustix::process::geteuid().is_root() {
             let reason = "hint: run as root; jails need namespaces, mounts and user ids".to_owned();
             return Err(DriverError::Unsupported { what: "running machines as an ordinary user".to_owned(), reason });
         }
-        let layout = Layout::new(absolute(&config.state_dir)?, absolute(&config.run_dir)?);
+        let layout = Layout::new(absolute(&setup.state_dir)?, absolute(&setup.run_dir)?);
         for root in layout.roots() {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&root).context("create", &root)?;
         }
         let lock = lock(&layout.lock())?;
-        for program in [&config.qemu, &config.swtpm] {
+        for program in std::iter::once(&setup.program).chain(&setup.swtpm) {
             fs::metadata(program).context("find the program", program)?;
         }
-        let (capabilities, accel) = host::capabilities(&config.qemu, config.accel)?;
-        tracing::info!(vmm.version = %capabilities.version, vmm.accel = capabilities.accel, reason = %capabilities.accel_reason,
-            "machines run by QEMU");
+        let (capabilities, kind) = find(&setup.program)?;
+        tracing::info!(vmm.name = capabilities.name, vmm.version = %capabilities.version, vmm.accel = capabilities.accel,
+            reason = %capabilities.accel_reason, "machines can run");
         let hierarchies = Hierarchies::find(&layout.own_cgroup_mount())?;
         let host = Host {
             layout,
-            jail_command: config.jail_command,
-            qemu: config.qemu,
-            swtpm: config.swtpm,
-            uid_base: config.uid_base,
-            accel,
+            jail_command: setup.jail_command,
+            program: setup.program,
+            swtpm: setup.swtpm,
+            uid_base: setup.uid_base,
+            kind,
             hierarchies,
             capabilities,
             children: process::Children::default(),
@@ -136,7 +200,7 @@ impl QemuDriver {
     }
 
     /// The file with the last part of the instance's console.
-    pub fn console_log(&self, id: &InstanceId) -> PathBuf {
+    pub(crate) fn console_log(&self, id: &InstanceId) -> PathBuf {
         self.host.layout.places(id).console()
     }
 
@@ -162,6 +226,21 @@ impl QemuDriver {
         off_thread(move || work(&host)).await
     }
 
+    /// Ends once the guest has ended and its VMM, which would stay, was ended for it; with a VMM that does not stay, never.
+    async fn guest_is_over(&self, id: &InstanceId, record: &Record) -> Result<(), DriverError> {
+        if let Kind::Qemu(_) = self.host.kind {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::time::sleep(OVER_PAUSE).await;
+            let (places, seen) = (self.host.layout.places(id), record.clone());
+            if self.blocking(move |host| Ok(machine::is_over(host, &places, &seen))).await? {
+                let record = record.clone();
+                return self.locked(id, move |host| machine::kill(host, &record)).await;
+            }
+        }
+    }
+
     /// The record of an instance that must exist.
     fn record(&self, id: &InstanceId) -> Result<Record, DriverError> {
         Record::load(&self.host.layout.places(id))?.ok_or_else(|| DriverError::NoSuchInstance(id.clone()))
@@ -169,7 +248,7 @@ impl QemuDriver {
 }
 
 #[async_trait]
-impl Driver for QemuDriver {
+impl Driver for Machines {
     fn capabilities(&self) -> &Capabilities {
         &self.host.capabilities
     }
@@ -180,14 +259,12 @@ impl Driver for QemuDriver {
         let for_begin = plan.clone();
         let (guard, begun) = self.blocking(move |host| Ok((guard, begin(host, &for_begin)))).await?;
         let mut session = begun?;
-        let provisioned = in_place(|| vtpm.provision(&mut |command| session.transact(command)));
+        let provisioned = session.as_mut().map(|session| in_place(|| vtpm.provision(&mut |command| session.transact(command))));
         let for_end = plan.clone();
         self.blocking(move |host| {
             let _guard = guard;
-            let finished = match provisioned {
-                Ok(vtpm_ak_public) => {
-                    machine::finish_prepare(host, &for_end, session).map(|()| Prepared { vtpm_ak_public: Some(vtpm_ak_public) })
-                }
+            let finished = match provisioned.transpose() {
+                Ok(vtpm_ak_public) => machine::finish_prepare(host, &for_end, session).map(|()| Prepared { vtpm_ak_public }),
                 Err(error) => Err(DriverError::Process { program: "swtpm", detail: format!("provisioning: {error}") }),
             };
             finished.or_else(|error| undo(host, &for_end.id, error))
@@ -201,10 +278,18 @@ impl Driver for QemuDriver {
     }
 
     async fn connect(&self, id: &InstanceId) -> Result<Box<dyn Channel>, DriverError> {
-        self.record(id)?;
+        let record = self.record(id)?;
         let directory = self.host.layout.places(id).run;
-        let reach = socket::reach(&directory)?;
-        let stream = UnixStream::connect(reach.path(GUEST_SOCKET)).await;
+        let stream = match self.host.kind {
+            Kind::Qemu(_) => {
+                let reach = socket::reach(&directory)?;
+                UnixStream::connect(reach.path(GUEST_SOCKET)).await
+            }
+            Kind::Api(_) => {
+                let places = self.host.layout.places(id);
+                self.blocking(move |host| Ok(machine::connect(host, &places, &record))).await?.and_then(UnixStream::from_std)
+            }
+        };
         Ok(Box::new(stream.context("connect to the guest channel in", &directory)?))
     }
 
@@ -217,13 +302,16 @@ impl Driver for QemuDriver {
         if let Some(vmm) = vmm {
             let path = PathBuf::from(format!("/proc/{}", vmm.pid));
             let handle = sys::watch(vmm.handle).context("watch the VMM", &path)?;
-            let _ended = handle.readable().await.context("watch the VMM", &path)?;
+            tokio::select! {
+                ended = handle.readable() => drop(ended.context("watch the VMM", &path)?),
+                over = self.guest_is_over(id, &record) => over?,
+            }
         }
         let places = self.host.layout.places(id);
         self.blocking(move |host| {
             machine::wait_for_supervisor(&record, jails::users(host, &record).vmm);
             host.children.reap();
-            Ok(machine::exit(&places, &record))
+            Ok(machine::exit(host, &places, &record))
         })
         .await
     }
@@ -257,7 +345,7 @@ impl Driver for QemuDriver {
 }
 
 /// What an earlier attempt left is wiped first; what fails half-way is wiped at once.
-fn begin(host: &Host, plan: &Plan) -> Result<vtpm::Session, DriverError> {
+fn begin(host: &Host, plan: &Plan) -> Result<Option<vtpm::Session>, DriverError> {
     if let Some(record) = Record::load(&host.layout.places(&plan.id)).ok().flatten()
         && record.vmm().is_some()
     {
@@ -287,4 +375,7 @@ fn instances(host: &Host) -> Vec<InstanceId> {
     ids
 }
 
-const UID_BASE: u32 = 200_000;
+pub(crate) const UID_BASE: u32 = 200_000;
+
+/// How often a VMM that outlives its guest is looked at.
+const OVER_PAUSE: Duration = Duration::from_millis(250);

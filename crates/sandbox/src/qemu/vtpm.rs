@@ -6,7 +6,7 @@ use std::{
     os::{
         fd::{AsFd, OwnedFd},
         unix::{
-            fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+            fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt},
             net::UnixStream,
         },
     },
@@ -21,6 +21,7 @@ use crate::{
     jail,
     layout::Places,
     record::Record,
+    socket,
 };
 
 /// Makes the directory of a fresh vTPM's state; swtpm makes a new TPM where it finds none.
@@ -88,6 +89,24 @@ impl Session {
     }
 }
 
+/// How a VMM reaches its vTPM.
+pub(crate) enum Connection {
+    /// It has the other end.
+    Connected(OwnedFd),
+    /// It connects by name.
+    Listening(OwnedFd),
+}
+
+/// A socket of the vTPM to which its VMM alone can connect.
+pub(crate) fn listen(places: &Places, vmm: u32) -> Result<Connection, DriverError> {
+    let path = places.vtpm_socket();
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let listener = socket::listen(&places.memory, name)?;
+    std::os::unix::fs::chown(&path, Some(vmm), Some(vmm)).context("give the VMM", &path)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).context("close", &path)?;
+    Ok(Connection::Listening(listener))
+}
+
 /// The control connection between vTPM and VMM: the vTPM's end, the VMM's end.
 pub(crate) fn connection(places: &Places) -> Result<(OwnedFd, OwnedFd), DriverError> {
     let (vtpm, vmm) = UnixStream::pair().context("make sockets for", &places.vtpm())?;
@@ -95,14 +114,19 @@ pub(crate) fn connection(places: &Places) -> Result<(OwnedFd, OwnedFd), DriverEr
 }
 
 /// Starts the vTPM's process for the VMM. It ends with the VMM.
-pub(crate) fn serve(host: &Host, places: &Places, record: &Record, connection: OwnedFd) -> Result<(), DriverError> {
-    spawn(host, places, record, command::vtpm(Path::new(command::inside::VTPM)), &[connection])
+pub(crate) fn serve(host: &Host, places: &Places, record: &Record, connection: Connection) -> Result<(), DriverError> {
+    let state = Path::new(command::inside::VTPM);
+    match connection {
+        Connection::Connected(socket) => spawn(host, places, record, command::vtpm(state), &[socket]),
+        Connection::Listening(socket) => spawn(host, places, record, command::vtpm_listening(state), &[socket]),
+    }
 }
 
 fn spawn(host: &Host, places: &Places, record: &Record, args: Vec<String>, sockets: &[OwnedFd]) -> Result<(), DriverError> {
     let path = places.state.join("vtpm.log");
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&path).context("open the log", &path)?;
-    let spec = jails::vtpm(host, places, record, args);
+    let program = host.swtpm.as_ref().ok_or_else(|| failed("this VMM has none".to_owned()))?;
+    let spec = jails::vtpm(host, program, places, record, args);
     let descriptors: Vec<_> = std::iter::once(log.as_fd()).chain(sockets.iter().map(AsFd::as_fd)).collect();
     let join = |pid| record.group.join(pid);
     jail::launch(&host.jail_command, &spec, &descriptors, join)

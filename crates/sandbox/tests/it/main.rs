@@ -5,5 +5,7 @@
 mod conformance;
 mod fake;
 mod guest;
+mod monitors;
 mod oci;
+mod places;
 mod qemu;

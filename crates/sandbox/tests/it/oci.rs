@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     conformance::{self, Startup, Subject, ended, new_id},
     guest::Line,
-    qemu::{JAIL, field, find},
+    places::{JAIL, field, find},
 };
 
 /// Where the things of one test are; users of its own, so that tests can run side by side.

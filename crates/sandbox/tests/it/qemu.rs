@@ -6,10 +6,7 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -23,32 +20,16 @@ use sha2::{Digest, Sha256};
 use crate::{
     conformance::{self, Startup, Subject, ended, new_id},
     guest::{self, Line},
+    places::{JAIL, Places, field},
 };
 
-pub(crate) const JAIL: &str = env!("CARGO_BIN_EXE_casemate-jail-test");
-
 /// A host's share of one test; what is left on it when the test fails is cleaned up.
-struct Bench {
-    subject: Subject,
-    places: Places,
-}
-
-#[derive(Clone)]
-struct Places {
-    state: PathBuf,
-    run: PathBuf,
-    uid_base: u32,
-    directory: Arc<tempfile::TempDir>,
+pub(crate) struct Bench {
+    pub(crate) subject: Subject,
+    pub(crate) places: Places,
 }
 
 impl Places {
-    fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let directory = Arc::new(tempfile::tempdir().unwrap());
-        let uid_base = 2_000_000 + (std::process::id() % 4096) * 4096 + NEXT.fetch_add(1, Ordering::Relaxed) * 16;
-        Self { state: directory.path().join("state"), run: directory.path().join("run"), uid_base, directory }
-    }
-
     fn driver(&self) -> QemuDriver {
         let config = QemuConfig {
             accel: AccelChoice::Tcg,
@@ -60,38 +41,6 @@ impl Places {
 
     fn ram(&self, id: &InstanceId) -> PathBuf {
         self.run.join("ram").join(id.as_str()).join("ram")
-    }
-
-    /// Files, mounts, cgroups, processes.
-    fn assert_nothing_left(&self) {
-        for directory in [self.state.join("instances"), self.run.join("instances"), self.run.join("ram")] {
-            let left: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
-            assert_eq!(left, Vec::<PathBuf>::new());
-        }
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(!mounts.contains(self.run.to_str().unwrap()), "{mounts}");
-        assert_eq!(self.cgroups(), Vec::<PathBuf>::new());
-        assert_eq!(self.processes(), Vec::<String>::new());
-    }
-
-    fn cgroups(&self) -> Vec<PathBuf> {
-        let tag = hex::encode(&Sha256::digest(self.state.as_os_str().as_encoded_bytes())[..4]);
-        let name = format!("casemate-{tag}");
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let points = mounts.lines().filter(|line| line.contains(" - cgroup")).filter_map(|line| line.split(' ').nth(4));
-        points.flat_map(|point| find(Path::new(point), &name, 6)).collect()
-    }
-
-    fn processes(&self) -> Vec<String> {
-        let range = self.uid_base..self.uid_base + 16;
-        let statuses =
-            fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok());
-        // What outlived its agent is reaped by the host's first process, in its own time.
-        let is_left = |status: &String| !(field(status, "State").starts_with('Z') && field(status, "PPid") == "1");
-        statuses
-            .filter(is_left)
-            .filter(|status| field(status, "Uid").split_whitespace().any(|uid| uid.parse().is_ok_and(|uid| range.contains(&uid))))
-            .collect()
     }
 }
 
@@ -108,23 +57,6 @@ impl Drop for Bench {
         });
         let _ = cleaning.join();
     }
-}
-
-pub(crate) fn find(directory: &Path, name: &str, depth: u32) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path());
-    directories
-        .flat_map(|path| {
-            let mut found = if depth > 0 { find(&path, name, depth - 1) } else { Vec::new() };
-            found.extend(path.ends_with(name).then_some(path));
-            found
-        })
-        .collect()
-}
-
-pub(crate) fn field<'a>(status: &'a str, name: &str) -> &'a str {
-    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    line.unwrap_or_default().trim()
 }
 
 fn bench() -> Bench {
@@ -168,7 +100,7 @@ fn root_disk(places: &Places) -> PathBuf {
 }
 
 impl Bench {
-    async fn started(&self, change: impl FnOnce(&mut Plan)) -> (Plan, Line) {
+    pub(crate) async fn started(&self, change: impl FnOnce(&mut Plan)) -> (Plan, Line) {
         let mut plan = self.subject.new_plan();
         change(&mut plan);
         self.subject.driver.prepare(&plan, &Startup).await.unwrap();
@@ -177,7 +109,7 @@ impl Bench {
         (plan, line)
     }
 
-    async fn end(&self, plan: &Plan) {
+    pub(crate) async fn end(&self, plan: &Plan) {
         let evidence = self.subject.driver.wipe(&plan.id).await.unwrap();
         assert!(evidence.items.values().all(|item| item.verified), "{evidence:?}");
         self.subject.driver.forget(&plan.id).await.unwrap();
@@ -185,10 +117,18 @@ impl Bench {
     }
 
     /// The status of the VMM's first thread.
-    fn vmm(&self) -> (i32, String) {
-        let all = self.places.processes();
-        let status = all.iter().find(|status| field(status, "NSpid").ends_with("\t1")).expect("the VMM runs");
-        (field(status, "Pid").parse().unwrap(), status.clone())
+    pub(crate) fn vmm(&self) -> (i32, String) {
+        let status = self.find_vmm().expect("the VMM runs");
+        (field(&status, "Pid").parse().unwrap(), status)
+    }
+
+    pub(crate) fn has_vmm(&self) -> bool {
+        self.find_vmm().is_some()
+    }
+
+    fn find_vmm(&self) -> Option<String> {
+        let lives = |status: &String| field(status, "NSpid").ends_with("\t1") && !field(status, "State").starts_with('Z');
+        self.places.processes().into_iter().find(lives)
     }
 }
 
