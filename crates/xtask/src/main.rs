@@ -10,6 +10,7 @@ mod digest;
 mod elf;
 mod files;
 mod guest_os;
+mod mutants;
 mod packages;
 mod paths;
 mod process;
@@ -59,6 +60,14 @@ enum Task {
     },
     /// Run every check: format, lints, tests, documentation
     Ci,
+    /// Say which changes of the verifier no test notices (needs cargo-mutants; takes an hour on two cores)
+    Mutants {
+        /// Only those in files whose paths end so
+        files: Vec<String>,
+        /// Tests at the same time
+        #[arg(long, default_value_t = 2)]
+        threads: usize,
+    },
     /// Renew the versions and digests in guest-os/packages.lock from what apt offers now
     Lock {
         /// The release that apt's sources are of, when it is not this machine's
@@ -90,6 +99,7 @@ fn run(task: Task) -> Result<()> {
         }
         Task::DistroKernel { out } => guest_os::write_distro_kernel(&workspace, &out),
         Task::Ci => ci::run(&workspace),
+        Task::Mutants { files, threads } => mutants::run(&workspace, &files, threads),
         Task::KernelConfig { release } => {
             let packages = packages::Packages::of_release(&workspace, release_or_own(release)?)?;
             guest_os::check_kernel_config(&workspace, &packages)

@@ -92,6 +92,7 @@ fn a_p384_quote_over_two_banks_is_accepted_in_the_order_of_its_selections() {
         let key = AttestationKey::from_public(&public.encode()).unwrap();
         assert_eq!(key.name().len(), 50);
         let quote = key.quote(&bytes, &sign(&bytes)).unwrap();
+        assert!(matches!(key.quote(&with_a_bit_changed(&bytes), &sign(&bytes)), Err(QuoteError::Signature)));
         assert_eq!((quote.clock(), quote.firmware_version()), (CLOCK, 9));
         let banks = quote.banks(&selections(), &listed()).unwrap();
         assert_eq!(banks.value(HashAlg::Sha1, 10), Some(&HashAlg::Sha1.digest(&[&[2]])));
@@ -147,7 +148,9 @@ fn rsa_4096_quotes_are_accepted_in_both_schemes_and_with_both_hashes() {
     ];
     for (hash, sig) in cases {
         let ak = AttestationKey::from_public(&rsa_public(&key, KeyScheme::Rsassa(hash)).encode()).unwrap();
-        assert!(ak.quote(&bytes, &Signature::Rsassa { hash, sig: sig.clone() }.encode()).is_ok());
+        let signature = Signature::Rsassa { hash, sig: sig.clone() }.encode();
+        assert!(ak.quote(&bytes, &signature).is_ok());
+        assert!(matches!(ak.quote(&with_a_bit_changed(&bytes), &signature), Err(QuoteError::Signature)));
         let other = Signature::Rsapss { hash, sig: sig.clone() };
         assert!(matches!(ak.quote(&bytes, &other.encode()), Err(QuoteError::Scheme)));
         let sha1 = Signature::Rsassa { hash: HashAlg::Sha1, sig };
@@ -157,9 +160,13 @@ fn rsa_4096_quotes_are_accepted_in_both_schemes_and_with_both_hashes() {
     let ak = AttestationKey::from_public(&rsa_public(&key, KeyScheme::Rsapss(HashAlg::Sha384)).encode()).unwrap();
     let signature = Signature::Rsapss { hash: HashAlg::Sha384, sig };
     assert!(ak.quote(&bytes, &signature.encode()).is_ok());
-    let mut changed = bytes.clone();
+    assert!(matches!(ak.quote(&with_a_bit_changed(&bytes), &signature.encode()), Err(QuoteError::Signature)));
+}
+
+fn with_a_bit_changed(bytes: &[u8]) -> Vec<u8> {
+    let mut changed = bytes.to_vec();
     changed[40] ^= 1;
-    assert!(matches!(ak.quote(&changed, &signature.encode()), Err(QuoteError::Signature)));
+    changed
 }
 
 fn pss_signature(key: &RsaPrivateKey, digest: &[u8]) -> Vec<u8> {

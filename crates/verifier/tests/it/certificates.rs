@@ -2,6 +2,7 @@
 
 use std::{error::Error, fs, path::PathBuf};
 
+use casemate_evidence::tpm::{ObjectAttributes, Public};
 use casemate_verifier::{
     TrustAnchors, UnixTime, VendorRoot,
     ek::{EkError, VerifiedEk, verify_chain},
@@ -169,6 +170,30 @@ fn accepts_swtpms_certificates_and_marks_them_simulated() {
     assert!(verify_chain(&chain("ek-secp384r1.der"), &anchors, made).unwrap().is_simulated());
     let early = verify_chain(&chain("ek-rsa2048.der"), &anchors, UnixTime(1_700_000_000));
     assert!(matches!(path(early.unwrap_err()), PathError::Time { .. }));
+}
+
+/// Each attribute that makes it an endorsement key, alone: without it a key could leave the TPM, or sign.
+#[test]
+fn an_endorsement_key_has_every_attribute_of_one() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/swtpm");
+    let read = |name: &str| fs::read(folder.join(name)).unwrap();
+    let text = |name: &str| String::from_utf8(read(name)).unwrap();
+    let anchors = TrustAnchors::new(&platform_pem(), &[VendorRoot::from_pem(&text("root.pem")).unwrap()]).unwrap();
+    let issuer = x509_cert::der::pem::decode_vec(text("issuer.pem").as_bytes()).unwrap().1;
+    let ek = verify_chain(&[read("ek-rsa2048.der"), issuer], &anchors, UnixTime(1_795_500_000)).unwrap();
+    let good = Public::parse(&read("ek-rsa2048.tpmt")).unwrap();
+    let with = |attributes: u32| ek.public_area(&Public { attributes: ObjectAttributes(attributes), ..good.clone() }.encode());
+    assert!(with(good.attributes.0).is_ok());
+    let needed = [
+        ObjectAttributes::FIXED_TPM,
+        ObjectAttributes::FIXED_PARENT,
+        ObjectAttributes::SENSITIVE_DATA_ORIGIN,
+        ObjectAttributes::RESTRICTED,
+        ObjectAttributes::DECRYPT,
+    ];
+    for attributes in needed.map(|bit| good.attributes.0 & !bit).into_iter().chain([good.attributes.0 | ObjectAttributes::SIGN]) {
+        assert!(matches!(with(attributes), Err(EkError::Template { .. })), "{attributes:#x}");
+    }
 }
 
 fn platform_pem() -> String {

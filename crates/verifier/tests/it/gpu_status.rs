@@ -1,10 +1,13 @@
 //! Revocation: who may say that a certificate is good, and for how long.
 
-use rcgen::{CertificateRevocationListParams, ExtendedKeyUsagePurpose, Issuer, KeyIdMethod, RevokedCertParams, SerialNumber};
+use rcgen::{
+    CertificateRevocationListParams, CrlDistributionPoint, CrlIssuingDistributionPoint, ExtendedKeyUsagePurpose, Issuer,
+    KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber,
+};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    gpu_world::{Case, Ocsp, device_chain, good_answers, keys, manifest_chain, tlv},
+    gpu_world::{Case, Ocsp, Unsigned, device_chain, good_answers, keys, manifest_chain, tlv},
     world::{HOUR, at},
 };
 
@@ -97,6 +100,30 @@ fn refuses_answers_by_those_who_may_not_answer() {
 }
 
 #[test]
+fn a_responder_may_be_named_by_the_identifier_of_its_key() {
+    let named = |id: fn(&Ocsp) -> Vec<u8>| with(BY_ISSUER, |answer| answer.by_key = Some(id(answer)));
+    let good = named(|answer| answer.issuer.params.key_identifier(answer.issuer.key));
+    assert_eq!(good.appraise().failed(), None);
+    refused(&named(|_| vec![7; 20]), "signed neither by it nor by a responder");
+    refused(&named(|_| vec![]), "signed neither by it nor by a responder");
+}
+
+#[test]
+fn refuses_extensions_that_change_what_an_answer_means() {
+    // Of the object identifier 1.2.3.
+    let extension =
+        |critical: &[u8]| tlv(0xa1, &tlv(0x30, &tlv(0x30, &[&tlv(6, &[0x2a, 3])[..], critical, &tlv(4, &[])].concat())));
+    for place in [0, 1] {
+        let harmless = with(BY_ISSUER, |answer| answer.extensions[place] = extension(&[]));
+        assert_eq!(harmless.appraise().failed(), None);
+        let critical = with(BY_ISSUER, |answer| answer.extensions[place] = extension(&tlv(1, &[0xff])));
+        refused(&critical, "use an OCSP response about");
+        let followed = with(BY_ISSUER, |answer| answer.extensions[place] = [extension(&[]), tlv(5, &[])].concat());
+        refused(&followed, "use an OCSP response about");
+    }
+}
+
+#[test]
 fn refuses_responses_that_are_not_well_formed() {
     for len in 0..Case::lean().ocsp[BY_ISSUER].len() {
         let mut case = Case::lean();
@@ -125,7 +152,18 @@ fn every_flipped_byte_of_an_answer_is_refused() {
     }
 }
 
-fn crl(issuer: &crate::gpu_world::Unsigned, revoked: &[u8], this_update: i64) -> Vec<u8> {
+fn crl(issuer: &Unsigned, revoked: &[u8], this_update: i64) -> Vec<u8> {
+    crl_by(issuer, issuer.key, None, revoked, this_update)
+}
+
+/// Signed by `key`, and about the part of its issuer's certificates that is named.
+fn crl_by(
+    issuer: &Unsigned,
+    key: &KeyPair,
+    part: Option<CrlIssuingDistributionPoint>,
+    revoked: &[u8],
+    this_update: i64,
+) -> Vec<u8> {
     let revoked = revoked.iter().map(|serial| RevokedCertParams {
         serial_number: SerialNumber::from(vec![*serial]),
         revocation_time: at(-HOUR),
@@ -136,11 +174,11 @@ fn crl(issuer: &crate::gpu_world::Unsigned, revoked: &[u8], this_update: i64) ->
         this_update: at(this_update),
         next_update: at(HOUR),
         crl_number: SerialNumber::from(vec![1]),
-        issuing_distribution_point: None,
+        issuing_distribution_point: part,
         revoked_certs: revoked.collect(),
         key_identifier_method: KeyIdMethod::Sha256,
     };
-    params.signed_by(&Issuer::from_params(&issuer.params, issuer.key)).unwrap().der().to_vec()
+    params.signed_by(&Issuer::from_params(&issuer.params, key)).unwrap().der().to_vec()
 }
 
 #[test]
@@ -161,4 +199,23 @@ fn lists_do_as_well_as_answers() {
     let mut missing = lists(&[], -HOUR);
     missing.crls.remove(1);
     refused(&missing, "neither an OCSP response");
+}
+
+#[test]
+fn refuses_lists_that_are_forged_of_the_future_or_of_a_part_only() {
+    let chain = device_chain(0, "GH100");
+    let with = |first: Vec<u8>| {
+        let mut case = Case::good();
+        case.ocsp.clear();
+        case.crls = vec![first, crl(&chain[3], &[], -HOUR), crl(&manifest_chain()[1], &[], -HOUR)];
+        case
+    };
+    assert_eq!(with(crl(&chain[2], &[], -HOUR)).appraise().failed(), None);
+    refused(&with(crl(&chain[2], &[], 60)), "is valid from");
+    refused(&with(crl_by(&chain[2], &keys().responder, None, &[], -HOUR)), "the signature on the revocation list");
+    let part = CrlIssuingDistributionPoint {
+        distribution_point: CrlDistributionPoint { uris: vec!["http://vendor.example/part.crl".to_owned()] },
+        scope: None,
+    };
+    refused(&with(crl_by(&chain[2], chain[2].key, Some(part), &[], -HOUR)), "has a critical extension");
 }

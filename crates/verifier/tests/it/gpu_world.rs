@@ -302,6 +302,10 @@ pub(crate) struct Ocsp {
     pub(crate) forger: Option<&'static KeyPair>,
     /// Digest of the certificate id.
     pub(crate) digest: fn(&[u8]) -> Vec<u8>,
+    /// The identifier of a key by which it names the responder, instead of by name.
+    pub(crate) by_key: Option<Vec<u8>>,
+    /// Extensions of the answer and of the response.
+    pub(crate) extensions: [Vec<u8>; 2],
 }
 
 impl Ocsp {
@@ -316,6 +320,8 @@ impl Ocsp {
             certifier: None,
             forger: None,
             digest: |bytes| Sha384::digest(bytes).to_vec(),
+            by_key: None,
+            extensions: [vec![], vec![]],
         }
     }
 
@@ -341,10 +347,13 @@ impl Ocsp {
         if let Some(next) = self.next_update {
             single.extend(tlv(0xa0, &time(next)));
         }
+        single.extend(&self.extensions[0]);
         let issuer = self.certifier.as_ref().map_or(issuer, |other| Issuer::from_params(&other.params, other.key));
         let delegate = self.delegate.as_ref().map(|params| params.signed_by(&keys().responder, &issuer).unwrap().der().to_vec());
-        let responder = tlv(0xa1, &delegate.as_deref().map_or(name, subject));
-        let data = tlv(0x30, &[responder, time(-HOUR), tlv(0x30, &tlv(0x30, &single))].concat());
+        let name = delegate.as_deref().map_or(name, subject);
+        let responder = self.by_key.as_ref().map_or_else(|| tlv(0xa1, &name), |id| tlv(0xa2, &tlv(4, id)));
+        let answers = tlv(0x30, &tlv(0x30, &single));
+        let data = tlv(0x30, &[responder, time(-HOUR), answers, self.extensions[1].clone()].concat());
         let usual = if delegate.is_some() { &keys().responder } else { self.issuer.key };
         let signature = sign(self.forger.unwrap_or(usual), &data).to_der();
         let bits = tlv(3, &[&[0], signature.as_bytes()].concat());

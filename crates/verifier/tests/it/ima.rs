@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs};
 
 use casemate_evidence::{
-    ima::{Format, Reader},
+    ima::{DigestKind, Format, Reader},
     tpm::{Digest, HashAlg},
 };
 use casemate_verifier::{
@@ -33,9 +33,16 @@ fn line(name: &str) -> String {
 }
 
 fn line_of(name: &str, digest: &Digest) -> String {
+    line_by(BANK, name, digest)
+}
+
+fn line_by(alg: HashAlg, name: &str, digest: &Digest) -> String {
+    let alg = alg.name();
     let sized = |bytes: &[u8]| [&u32::try_from(bytes.len()).unwrap().to_le_bytes()[..], bytes].concat();
-    let fields = [sized(&[b"sha256:\0", digest.as_slice()].concat()), sized(&[name.as_bytes(), b"\0"].concat())].concat();
-    format!("10 {} ima-ng sha256:{digest} {name}\n", HashAlg::Sha1.digest(&[&fields]))
+    let fields =
+        [sized(&[format!("{alg}:\0").as_bytes(), digest.as_slice()].concat()), sized(&[name.as_bytes(), b"\0"].concat())]
+            .concat();
+    format!("10 {} ima-ng {alg}:{digest} {name}\n", HashAlg::Sha1.digest(&[&fields]))
 }
 
 fn violation(name: &str) -> String {
@@ -178,6 +185,41 @@ fn folders_may_be_excepted_and_it_shows() {
     assert_eq!((claims.unlisted, claims.allowed_unlisted, claims.warnings.len()), (2, 1, 1));
     let json = serde_json::to_string(&policy).unwrap();
     assert_eq!(serde_json::from_str::<ImaPolicy>(&json).unwrap(), policy);
+}
+
+#[test]
+fn a_file_is_known_only_by_kind_algorithm_and_digest_together() {
+    let changed = [boot().1, line("/init"), line_of("/bin/sh", &BANK.digest(&[b"another"]))].concat();
+    refused_for(&appraise(&changed, &quote_of(&changed), &policy(&["/init", "/bin/sh"])), "entry 2: /bin/sh with sha256:");
+    let known = policy(&["/bin/sh"]).allowed["/bin/sh"][0];
+    for other in [FileDigest { kind: DigestKind::Verity, ..known }, FileDigest { alg: HashAlg::Sha384, ..known }] {
+        let mut policy = policy(&["/init"]);
+        policy.allowed.insert("/bin/sh".to_owned(), vec![other]);
+        refused_for(&appraise(&good(), &quote_of(&good()), &policy), "entry 2: /bin/sh with sha256:");
+    }
+}
+
+#[test]
+fn sha1_names_a_file_only_where_that_is_accepted() {
+    let digest = HashAlg::Sha1.digest(&[b"/bin/sh"]);
+    let list = [boot().1, line("/init"), line_by(HashAlg::Sha1, "/bin/sh", &digest)].concat();
+    let mut policy = policy(&["/init"]);
+    policy.allowed.insert("/bin/sh".to_owned(), vec![FileDigest { kind: DigestKind::Ima, alg: HashAlg::Sha1, digest }]);
+    refused_for(&appraise(&list, &quote_of(&list), &policy), "entry 2: /bin/sh with sha1:");
+    policy.sha1_digests = Sha1Rule::DangerAccept;
+    assert_eq!(appraise(&list, &quote_of(&list), &policy).failed(), None);
+}
+
+#[test]
+fn one_file_may_be_excepted_and_none_whose_name_only_begins_so() {
+    let mut policy = policy(&["/init", "/bin/sh"]);
+    policy.allow_unlisted_under = vec!["/etc/mtab".to_owned()];
+    let list = [good(), line("/etc/mtab")].concat();
+    assert_eq!(appraise(&list, &quote_of(&list), &policy).failed(), None);
+    for other in ["/etc/mtab2", "/etc", "/etc/mtab/x"] {
+        let list = [good(), line(other)].concat();
+        refused_for(&appraise(&list, &quote_of(&list), &policy), other);
+    }
 }
 
 /// 826 lines of a real machine, whose SHA-1 digests all recompute; its TPM was not there when the list began.

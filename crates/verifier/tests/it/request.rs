@@ -320,6 +320,8 @@ fn an_instance_is_judged_by_what_the_judging_side_pins() {
         };
         request.judge(&pinned, NOW)
     };
+    let parsed = Request::from_json(good.to_string().as_bytes()).unwrap();
+    assert!(parsed.nonce() == Some(NONCE) && !parsed.brings_trust());
     let response = judge(&good, true);
     assert!(response.accepted, "{:?}", response.failed);
     assert_eq!(response.checks.last().unwrap().name, "policy.appraisal");
@@ -353,6 +355,10 @@ fn what_is_no_request_is_told_from_what_is_refused() {
     let good = tpm();
     assert_eq!(parse(&good).unwrap().kind(), RequestKind::Tpm);
     assert_eq!(parse(&good).unwrap().at(), Some(UnixTime(1_800_000_000)));
+    assert_eq!(parse(&good).unwrap().nonce(), Some(NONCE));
+    let mut short = good.clone();
+    short["expectation"]["nonce"] = json!("ab");
+    assert_eq!(parse(&short).unwrap().nonce(), None);
 
     let mut version = good.clone();
     version["version"] = json!(2);
