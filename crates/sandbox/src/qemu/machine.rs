@@ -167,7 +167,7 @@ pub(crate) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
     let user = jails::users(host, &record).vmm;
     if let Some(vmm) = record.vmm() {
         let jail = run_or_kill(host, &vmm, &record, &places, None)?;
-        empty_staged(&places);
+        remove_staged(host, &places);
         return Ok(Started { jail });
     }
     if record.stage != Stage::Prepared {
@@ -181,15 +181,17 @@ pub(crate) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
         return Err(vmm_failed(host, early_end(&places)));
     };
     let jail = run_or_kill(host, &vmm, &record, &places, Some(plan))?;
-    empty_staged(&places);
+    remove_staged(host, &places);
     Ok(Started { jail })
 }
 
-/// The VMM has read what boots; its memory is the guest's now. Emptied before it is removed, since the jail still shows it: a VMM that
-/// boots again by itself finds nothing that it could boot.
-fn empty_staged(places: &Places) {
+/// The VMM has read what boots; its memory is the guest's now. A VMM with an API would boot again by itself, and its jail still shows the
+/// files: they are emptied first, so that it finds nothing that it could boot. QEMU ends where the guest does, and has them mapped.
+fn remove_staged(host: &Host, places: &Places) {
     for staged in [places.kernel(), places.initrd()] {
-        let _ = OpenOptions::new().write(true).truncate(true).open(&staged);
+        if let Kind::Api(_) = host.kind {
+            let _ = OpenOptions::new().write(true).truncate(true).open(&staged);
+        }
         let _ = fs::remove_file(staged);
     }
 }
