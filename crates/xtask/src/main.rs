@@ -57,6 +57,12 @@ enum Task {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Write the kernels that the monitor's tests boot, each a folder with vmlinux and a module (FOLDER/<version>/)
+    NodeKernels {
+        /// Where to
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Run every check: format, lints, tests, documentation
     Ci,
     /// Renew the versions and digests in guest-os/packages.lock from what apt offers now
@@ -89,6 +95,7 @@ fn run(task: Task) -> Result<()> {
             demo::build(&workspace, &out.unwrap_or_else(|| workspace.join("target/demo")))
         }
         Task::DistroKernel { out } => guest_os::write_distro_kernel(&workspace, &out),
+        Task::NodeKernels { out } => guest_os::write_node_kernels(&workspace, &out),
         Task::Ci => ci::run(&workspace),
         Task::KernelConfig { release } => {
             let packages = packages::Packages::of_release(&workspace, release_or_own(release)?)?;
