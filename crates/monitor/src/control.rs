@@ -13,7 +13,7 @@ pub const MAX_PROCESSES: usize = 1024;
 /// More files than a machine's memory has.
 pub const MAX_MEMORY_FILES: usize = 64;
 
-/// A request.
+/// A request. Variants without parts have braces all the same: without them serde would pass over parts that nobody knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
@@ -25,11 +25,11 @@ pub enum Request {
         instance: String,
     },
     /// What is the state?
-    Status,
+    Status {},
     /// The instances are ended and what happened is reported: accept work again.
-    Clear,
+    Clear {},
     /// End in order. Refused while instances are watched.
-    Stop,
+    Stop {},
 }
 
 /// An instance to be guarded.
@@ -126,6 +126,6 @@ mod tests {
         for text in ["{\"request\":\"status\",\"more\":1}", "{\"request\":\"none\"}", "", "\u{0}", "[[[["] {
             assert!(parse(text.as_bytes()).is_err(), "{text}");
         }
-        assert_eq!(parse(b"{\"request\":\"status\"}"), Ok(Request::Status));
+        assert_eq!(parse(b"{\"request\":\"status\"}"), Ok(Request::Status {}));
     }
 }

@@ -85,7 +85,7 @@ impl Agent {
             Ask::Machine => self.machine(),
             Ask::Alive => Ok(self.alive()?.into()),
             Ask::Who => Ok(serde_json::json!([std::process::id(), std::os::unix::process::parent_id()])),
-            Ask::Status => match self.request(&Request::Status)? {
+            Ask::Status => match self.request(&Request::Status {})? {
                 Answer::Status { status } => Ok(status),
                 other => bail!("the monitor answers {other:?}"),
             },
@@ -120,7 +120,7 @@ impl Agent {
                 node::until("the machine's cgroup is empty", || {
                     Ok(fs::read_to_string(format!("{CGROUP}/cgroup.events"))?.contains("populated 0"))
                 })?;
-                self.done(&Request::Clear)?;
+                self.done(&Request::Clear {})?;
             }
             self.machine = Some(self.start()?);
         }

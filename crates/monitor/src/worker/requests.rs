@@ -40,9 +40,9 @@ impl Worker {
         let outcome = match request {
             Request::Watch(instance) => self.watch(&instance),
             Request::Unwatch { instance } => self.unwatch(&instance),
-            Request::Status => return Ok(Answer::Status { status: self.status()? }),
-            Request::Clear => self.clear(),
-            Request::Stop => self.stop(),
+            Request::Status {} => return Ok(Answer::Status { status: self.status()? }),
+            Request::Clear {} => self.clear(),
+            Request::Stop {} => self.stop(),
         };
         Ok(match outcome {
             Ok(()) => Answer::Done,
