@@ -5,6 +5,7 @@
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
+#include <bpf/bpf_core_read.h>
 #include "maps.h"
 #include "decide.h"
 #include "groups/labels.h"
