@@ -96,11 +96,13 @@ fn hook(btf: &Btf<'_>, program: &str, name: &str, group: Group) -> Hook {
         SETATTR_IDMAP => parameters(btf, "bpf_lsm_inode_setattr") == Some(3),
         _ => true,
     };
+    // Newer kernels do not tell this hook which kind of event is opened: there it can decide nothing.
+    let told_enough = program != "memory_probe" || parameters(btf, "bpf_lsm_perf_event_open") == Some(2);
     let there = match name.strip_prefix("tp_btf/") {
         Some(tracepoint) => btf.type_by_name::<types::Typedef<'_>>(&format!("btf_trace_{tracepoint}")).is_some(),
         None => parameters(btf, &format!("bpf_lsm_{name}")).is_some(),
     };
-    let there = there && shape_fits;
+    let there = there && shape_fits && told_enough;
     Hook { program: program.to_owned(), name: name.to_owned(), group, there, instead_of: None, needed: shape_fits }
 }
 
