@@ -58,6 +58,12 @@ enum Task {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Write the kernels that the monitor's tests boot, each a folder with vmlinux and a module (FOLDER/<version>/)
+    NodeKernels {
+        /// Where to
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Run every check: format, lints, tests, documentation
     Ci,
     /// Say which changes of the verifier no test notices (needs cargo-mutants; takes an hour on two cores)
@@ -98,6 +104,7 @@ fn run(task: Task) -> Result<()> {
             demo::build(&workspace, &out.unwrap_or_else(|| workspace.join("target/demo")))
         }
         Task::DistroKernel { out } => guest_os::write_distro_kernel(&workspace, &out),
+        Task::NodeKernels { out } => guest_os::write_node_kernels(&workspace, &out),
         Task::Ci => ci::run(&workspace),
         Task::Mutants { files, threads } => mutants::run(&workspace, &files, threads),
         Task::KernelConfig { release } => {

@@ -37,7 +37,7 @@ pub(crate) struct KernelPart {
 }
 
 /// What is different with the distribution's kernel.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DistroPart {
     /// The image's name in the reference values.

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/* Who may do what to whom, and what happens when somebody else tries. */
+#pragma once
+
+#define EPERM 1
+#define SIGKILL 9
+#define NO_OBJECT ((struct label){0})
+
+static __always_inline struct state *state(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&states, &zero);
+}
+
+static __always_inline struct label label_of(struct task_struct *task)
+{
+	struct label *label = bpf_task_storage_get(&tasks, task, 0, 0);
+
+	/* A thread that was there before its process was labelled. */
+	if (!label)
+		label = bpf_task_storage_get(&tasks, task->group_leader, 0, 0);
+	return label ? *label : (struct label){0};
+}
+
+static __always_inline struct label subject(void)
+{
+	return label_of(bpf_get_current_task_btf());
+}
+
+static __always_inline struct file_label *file_label(struct inode *inode)
+{
+	struct file_key key = {};
+
+	if (!inode)
+		return 0;
+	key.inode = inode->i_ino;
+	key.device = inode->i_sb->s_dev;
+	return bpf_map_lookup_elem(&files, &key);
+}
+
+/* The monitor may do everything; the agent what is not the monitor's; an instance what is its own. */
+static __always_inline bool may(struct label by, __u32 owner, __u32 instance)
+{
+	if (by.role == ROLE_MONITOR)
+		return true;
+	if (by.role == ROLE_AGENT)
+		return owner == ROLE_AGENT || owner == ROLE_INSTANCE;
+	return by.role == ROLE_INSTANCE && owner == ROLE_INSTANCE && by.instance == instance;
+}
+
+static __always_inline void record(__u32 detector, struct label by, struct label of, __u64 detail, __u32 denied, bool trip)
+{
+	struct violation v = {}, *kept;
+	struct count *count = bpf_map_lookup_elem(&counts, &detector);
+	struct state *now = state();
+	__u64 pid = bpf_get_current_pid_tgid();
+
+	v.at_ns = bpf_ktime_get_boot_ns();
+	if (trip && now && !now->tripped_at_ns)
+		__sync_val_compare_and_swap(&now->tripped_at_ns, 0, v.at_ns);
+	v.detector = detector;
+	v.denied = denied;
+	v.pid = (__u32)pid;
+	v.tgid = pid >> 32;
+	v.subject_role = by.role;
+	v.subject_instance = by.instance;
+	v.object_role = of.role;
+	v.object_instance = of.instance;
+	v.detail = detail;
+	bpf_get_current_comm(v.comm, sizeof(v.comm));
+	kept = bpf_map_lookup_elem(&first, &detector);
+	if (kept && __sync_val_compare_and_swap(&kept->at_ns, 0, v.at_ns) == 0) {
+		v.at_ns = kept->at_ns;
+		*kept = v;
+	}
+	if (bpf_ringbuf_output(&events, &v, sizeof(v), BPF_RB_FORCE_WAKEUP) && count)
+		count->lost++;
+}
+
+static __always_inline int judge(__u32 detector, struct label by, struct label of, __u64 detail, bool can_deny)
+{
+	__u32 *action = bpf_map_lookup_elem(&policy, &detector);
+	struct count *count = bpf_map_lookup_elem(&counts, &detector);
+	__u32 denied;
+	int ret = 0;
+
+	if (!action || !count)
+		return -EPERM;
+	denied = can_deny ? *action & ACTION_DENY : 0;
+	if (by.role == ROLE_CANARY) {
+		count->canary++;
+		goto out;
+	}
+	count->seen++;
+	if (denied)
+		count->denied++;
+	if (*action & (ACTION_NOTE | ACTION_TRIP))
+		record(detector, by, of, detail, denied, *action & ACTION_TRIP);
+	if (*action & ACTION_KILL && by.role == ROLE_STRANGER)
+		bpf_send_signal(SIGKILL);
+out:
+	/* A branch, not arithmetic: from 6.12 on the verifier wants to see that nothing but these two comes back. */
+	if (denied) {
+		ret = -EPERM;
+		barrier_var(ret);
+	}
+	return ret;
+}
+
+/* A forbidden act: what the hook returns. */
+static __always_inline int violation(__u32 detector, struct label by, struct label of, __u64 detail)
+{
+	return judge(detector, by, of, detail, true);
+}
+
+/* A forbidden act that cannot be refused where it is seen. */
+static __always_inline void observed(__u32 detector, struct label by, struct label of, __u64 detail)
+{
+	judge(detector, by, of, detail, false);
+}
+
+static __always_inline struct label owner_of(struct file_label *file)
+{
+	return (struct label){ .role = file->owner, .instance = file->instance };
+}
+
+/* An act on a labelled file that its guard forbids to strangers. */
+static __always_inline int on_file(struct inode *inode, __u32 guard, __u32 detector)
+{
+	struct file_label *file = file_label(inode);
+	struct label by;
+
+	if (!file || !(file->guard & guard))
+		return 0;
+	by = subject();
+	if (may(by, file->owner, file->instance))
+		return 0;
+	return violation(detector, by, owner_of(file), inode->i_ino);
+}
+
+/* Of two checks the first refusal counts. (Between programs on one hook the kernel sees to that.) */
+#define FIRST(ret) \
+	if (ret) \
+		return ret

@@ -1,0 +1,67 @@
+//! Requests of the agent.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::json;
+
+use super::{Agent, Worker};
+use crate::control::{Answer, Request, parse};
+
+impl Worker {
+    /// Reads what there is and answers each line.
+    pub(super) fn answer_agent(&mut self) -> Result<()> {
+        let Some(Agent { control, lines, .. }) = &mut self.agent else { return Ok(()) };
+        let mut bytes = [0; 4096];
+        let length = match control.read(&mut bytes) {
+            Ok(0) => bail!("the agent closed the control socket"),
+            Ok(length) => length,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error).context("read a request of the agent"),
+        };
+        let whole = lines.take(&bytes[..length]).context("a request of the agent is too long")?;
+        for line in whole {
+            let answer = match parse(&line) {
+                Ok(request) => self.answer(request)?,
+                Err(why) => Answer::Refused { why },
+            };
+            self.write_status()?;
+            let mut text = serde_json::to_vec(&answer).context("write an answer")?;
+            text.push(b'\n');
+            let Some(Agent { control, .. }) = &mut self.agent else { return Ok(()) };
+            control.set_nonblocking(false).and_then(|()| control.write_all(&text)).context("answer the agent")?;
+            control.set_nonblocking(true).context("answer the agent")?;
+        }
+        Ok(())
+    }
+
+    /// A refusal changes nothing; a failure to write down ends the monitor, and with it the instances.
+    fn answer(&mut self, request: Request) -> Result<Answer> {
+        let outcome = match request {
+            Request::Watch(instance) => self.watch(&instance),
+            Request::Unwatch { instance } => self.unwatch(&instance),
+            Request::Status {} => return Ok(Answer::Status { status: self.status()? }),
+            Request::Clear {} => self.clear(),
+            Request::Stop {} => self.stop(),
+        };
+        Ok(match outcome {
+            Ok(()) => Answer::Done,
+            Err(error) => Answer::Refused { why: format!("{error:#}") },
+        })
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        if !self.instances.is_empty() {
+            bail!("stop: instances are watched (hint: end them first)");
+        }
+        self.record([json!({"kind": "stopped"})])?;
+        let mut state = self.sensors.state()?;
+        state.sealed = false;
+        self.sensors.set_state(state)?;
+        if self.canaries.is_some() {
+            self.sensors.unpin()?;
+        }
+        self.stopping = true;
+        Ok(())
+    }
+}

@@ -1,0 +1,52 @@
+//! The attack suite on every kernel: one boot each.
+
+use std::{fs, path::Path};
+
+use serde_json::{Value, json};
+
+use crate::guest::{Kernel, boot, initrd, kernels};
+
+/// What comes after the cases of `attacks/`.
+const DRILLS: usize = 3;
+
+/// What a kernel cannot refuse, for lack of a hook that is told enough: its class must say so, and these cases must show it.
+const LACKS: [(&str, &str, [&str; 2]); 1] = [("6.12.", "memory", ["set a probe into a program", "set a probe into the kernel"])];
+
+#[test]
+fn every_attack_is_met_and_every_lawful_act_passes_on_every_kernel() {
+    let folder = tempfile::tempdir().unwrap();
+    let kernels = kernels(&folder.path().join("kernels"));
+    let written = written_cases();
+    assert!(written >= 60, "attacks/ has only {written} cases");
+    let problems: Vec<String> = kernels.iter().flat_map(|kernel| play(kernel, folder.path(), written)).collect();
+    assert!(problems.is_empty(), "{problems:#?}");
+}
+
+fn play(kernel: &Kernel, folder: &Path, written: usize) -> Vec<String> {
+    let path = folder.join("initrd");
+    fs::write(&path, initrd(kernel)).unwrap();
+    let console = boot(kernel, &path);
+    let told = |word: &str| -> Vec<Value> {
+        let lines = console.iter().filter_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
+        lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    assert!(console.iter().any(|line| line == "SUITE-END"), "{}: the suite did not end: {console:#?}", kernel.version);
+    let (status, cases) = (told("STATUS"), told("CASE"));
+    let lack = LACKS.iter().find(|(version, ..)| kernel.version.starts_with(version));
+    let class =
+        lack.map_or(json!({"name": "enforcing"}), |(_, group, _)| json!({"name": "enforcing_without", "groups": [group]}));
+    assert_eq!(status[0]["class"], class, "{}: {}", kernel.version, status[0]);
+    assert_eq!(cases.len(), written + DRILLS, "{}: cases were left out: {console:#?}", kernel.version);
+    eprintln!("{}: {} cases, {}", kernel.version, cases.len(), told("RECORD")[0]);
+    let lacking = |case: &Value| lack.is_some_and(|(.., names)| names.iter().any(|name| case["name"] == *name));
+    let passed = |case: &Value| case["problems"].as_array().is_some_and(Vec::is_empty);
+    let wrong = cases.iter().filter(|case| passed(case) == lacking(case));
+    wrong.map(|case| format!("{}: {case}", kernel.version)).collect()
+}
+
+/// Counted here by their names, not by the player.
+fn written_cases() -> usize {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../attacks");
+    let texts = fs::read_dir(folder).unwrap().map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap());
+    texts.map(|text| text.matches("\n  - name: ").count()).sum()
+}
