@@ -211,7 +211,7 @@ impl Worker {
         }
         self.ring.consume().context("read what the programs report")?;
         let Pending { violations, beyond } = self.pending.take();
-        events.extend(violations.iter().take(MAX_RECORDED).map(|one| violation(one)));
+        events.extend(violations.iter().take(MAX_RECORDED).map(violation));
         let more = violations.len().saturating_sub(MAX_RECORDED) as u64 + beyond;
         if more > 0 {
             events.push(json!({"kind": "violations_beyond", "count": more}));
