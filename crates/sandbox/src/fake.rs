@@ -241,7 +241,7 @@ impl Driver for FakeDriver {
             return Err(DriverError::Process { program: "fake", detail: "an injected fault".to_owned() });
         }
         self.launch(plan)?;
-        Ok(Started { jail: self.config.jail.clone() })
+        Ok(Started { jail: self.config.jail.clone(), since_execution: None })
     }
 
     async fn connect(&self, id: &InstanceId) -> Result<Box<dyn Channel>, DriverError> {

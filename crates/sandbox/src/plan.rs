@@ -1,6 +1,6 @@
 //! What a driver is asked for, and what it answers.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use casemate_lifecycle::InstanceId;
 
@@ -130,6 +130,8 @@ pub struct Prepared {
 pub struct Started {
     /// What holds the VMM, observed from outside.
     pub jail: JailReport,
+    /// Time since the VMM's execution; `None` where it was executed by an earlier call, or by nobody.
+    pub since_execution: Option<Duration>,
 }
 
 /// The jail around the VMM, observed in /proc after its start, over all of its threads.

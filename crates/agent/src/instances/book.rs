@@ -1,6 +1,6 @@
 //! The state of one instance that survives the agent: journal, spool, and the view of both.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use casemate_api::workload::Workload;
 use casemate_lifecycle::{Actual, Event, Failure, Hold, Intent, Step, apply};
@@ -72,7 +72,13 @@ impl Book {
 
     /// The time of a stage, the first time it is passed.
     pub(super) fn stage(&mut self, name: &str) {
-        let elapsed = clock::now_ms().saturating_sub(self.journal.accepted_at_ms);
+        self.stage_was(name, Duration::ZERO);
+    }
+
+    /// The time of a stage that was passed a while ago.
+    pub(super) fn stage_was(&mut self, name: &str, ago: Duration) {
+        let ago_ms = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
+        let elapsed = clock::now_ms().saturating_sub(ago_ms).saturating_sub(self.journal.accepted_at_ms);
         self.journal.stages_ms.entry(name.to_owned()).or_insert(elapsed);
         self.publish();
     }

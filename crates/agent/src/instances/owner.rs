@@ -185,6 +185,9 @@ impl Owner {
 
         let started = self.during(ctx.driver.start(&blueprint.plan)).await?;
         let started = started.map_err(|error| self.failed(check::START, &error))?;
+        if let Some(ago) = started.since_execution {
+            self.book.stage_was("executed", ago);
+        }
         self.book.stage("started");
         self.book.pass(Failpoint::Started);
         let digest = self.book.journal.order.workload_digest();

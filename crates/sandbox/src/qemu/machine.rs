@@ -12,7 +12,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::PoisonError,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{Host, Kind, command, host::Accel, jails, qmp::Qmp, vtpm};
@@ -168,21 +168,21 @@ pub(crate) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
     if let Some(vmm) = record.vmm() {
         let jail = run_or_kill(host, &vmm, &record, &places, None)?;
         remove_staged(host, &places);
-        return Ok(Started { jail });
+        return Ok(Started { jail, since_execution: None });
     }
     if record.stage != Stage::Prepared {
         return Err(vmm_failed(host, "the instance is not prepared, or its machine has ended".to_owned()));
     }
     record.stage = Stage::Started;
     record.save(&places)?;
-    launch(host, &places, &record, plan)?;
+    let executed = launch(host, &places, &record, plan)?;
     let Some(vmm) = record.vmm() else {
         wait_for_supervisor(&record, user);
         return Err(vmm_failed(host, early_end(&places)));
     };
     let jail = run_or_kill(host, &vmm, &record, &places, Some(plan))?;
     remove_staged(host, &places);
-    Ok(Started { jail })
+    Ok(Started { jail, since_execution: Some(executed.elapsed()) })
 }
 
 /// The VMM has read what boots; its memory is the guest's now. A VMM with an API would boot again by itself, and its jail still shows the
@@ -196,8 +196,9 @@ fn remove_staged(host: &Host, places: &Places) {
     }
 }
 
-/// Executes VMM and vTPM, both in their jails, side by side: each takes a while until it listens to the other.
-fn launch(host: &Host, places: &Places, record: &Record, plan: &Plan) -> Result<(), DriverError> {
+/// Executes VMM and vTPM, both in their jails, side by side: each takes a while until it listens to the other. Returns when the VMM was
+/// executed.
+fn launch(host: &Host, places: &Places, record: &Record, plan: &Plan) -> Result<Instant, DriverError> {
     let largest = (plan.scratch_mib.max(plan.memory_mib)) << 20;
     let (spec, descriptors, vtpm_end) = match &host.kind {
         Kind::Qemu(accel) => {
@@ -219,7 +220,11 @@ fn launch(host: &Host, places: &Places, record: &Record, plan: &Plan) -> Result<
     let (vtpm, vmm) = std::thread::scope(|scope| {
         let vtpm = scope.spawn(|| vtpm_end.map_or(Ok(()), |end| vtpm::serve(host, places, record, end)));
         let vmm = jail::launch(&host.jail_command, &spec, &borrowed, |pid| record.group.join(pid))
-            .map(|helper| host.children.adopt(helper))
+            .map(|helper| {
+                let executed = Instant::now();
+                host.children.adopt(helper);
+                executed
+            })
             .map_err(|error| vmm_failed(host, chain(&error)));
         (vtpm.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), vmm)
     });
