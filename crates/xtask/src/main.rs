@@ -58,7 +58,7 @@ enum Task {
         #[arg(long)]
         out: PathBuf,
     },
-    /// Write the kernels that the monitor's tests boot, each a folder with vmlinux and a module (FOLDER/<version>/)
+    /// Write the kernels that the monitor's tests boot, each a folder with vmlinux and a module (FOLDER/VERSION/)
     NodeKernels {
         /// Where to
         #[arg(long)]

@@ -17,7 +17,7 @@ pub struct Protections {
     pub tdx: Support,
 }
 
-/// Asks the program and the kernel. What is there is still not offered: see [`judge`].
+/// Asks the program and the kernel. What is there is still not offered: see `judge`.
 pub fn probe(qemu: &Path) -> Protections {
     let ask = |object: &str| {
         let output = Command::new(qemu).args(["-object", object]).env_clear().stdin(Stdio::null()).output();
