@@ -19,6 +19,9 @@ use crate::{files, paths::Workspace, process, progress::note};
 /// The compiler stops at the first phase with errors, so that finding all takes some rounds.
 const MAX_ROUNDS: usize = 20;
 
+/// How the condition of an arm begins that a mutant deletes.
+const DELETED_ARM: &str = "if !crate::mutant_switch::on(";
+
 /// A copy of the tree, which the mutants are put into.
 pub(super) struct Tree<'w> {
     workspace: &'w Workspace,
@@ -108,7 +111,10 @@ impl<'w> Tree<'w> {
             for error in &errors {
                 match called_in_a_constant(error) {
                     Some(name) => keep_const.push(name),
-                    None => unviable.extend(self.mutant_of(error)),
+                    None => {
+                        let blamed = self.mutants_of(error).into_iter().find(|id| !unviable.contains(id));
+                        unviable.extend(blamed);
+                    }
                 }
             }
             keep_const.sort();
@@ -122,8 +128,10 @@ impl<'w> Tree<'w> {
 
     fn write(&self, mutants: &[Mutant], without: &BTreeSet<u32>, keep_const: &[String]) -> Result<BTreeMap<u32, &'static str>> {
         let mut of_file: BTreeMap<&str, Vec<&Mutant>> = BTreeMap::from([(self.library, Vec::new())]);
-        for mutant in mutants.iter().filter(|mutant| !without.contains(&mutant.id)) {
-            of_file.entry(&mutant.file).or_default().push(mutant);
+        for mutant in mutants {
+            // A file without any is written as well: the round before may have left some there.
+            let of_file = of_file.entry(&mutant.file).or_default();
+            of_file.extend((!without.contains(&mutant.id)).then_some(mutant));
         }
         let mut apart = BTreeMap::new();
         for (file, mutants) in of_file {
@@ -153,19 +161,44 @@ impl<'w> Tree<'w> {
         Ok(messages)
     }
 
-    /// The mutant whose switch is in the code that the compiler complains of, or next before it.
-    fn mutant_of(&self, error: &Diagnostic) -> Option<u32> {
-        let id = |text: &str| text.split(')').next()?.parse().ok();
+    /// Mutants that may be what the compiler complains of, the likeliest first: the one whose switch is next before the code that it
+    /// shows, in it, next behind it.
+    fn mutants_of(&self, error: &Diagnostic) -> Vec<u32> {
+        let id = |text: &str| -> Option<u32> { text.split(')').next()?.parse().ok() };
         let mut spans: Vec<&DiagnosticSpan> = error.spans.iter().collect();
         spans.sort_by_key(|span| !span.is_primary);
-        spans.into_iter().find_map(|span| {
-            let bytes = files::read(&self.folder.join(&span.file_name)).ok()?;
-            let before = String::from_utf8_lossy(bytes.get(..span.byte_start)?).into_owned();
-            let inside = String::from_utf8_lossy(bytes.get(span.byte_start..span.byte_end)?).into_owned();
-            let last = before.rfind(SWITCH).map(|at| &before[at + SWITCH.len()..]);
-            last.and_then(id).or_else(|| inside.split(SWITCH).nth(1).and_then(id))
-        })
+        let mut blamed = Vec::new();
+        for span in spans {
+            let Ok(bytes) = files::read(&self.folder.join(&span.file_name)) else { continue };
+            let part = |from: usize, to: usize| String::from_utf8_lossy(bytes.get(from..to).unwrap_or_default()).into_owned();
+            let (inside, behind) = (part(span.byte_start, span.byte_end), part(span.byte_end, bytes.len()));
+            let before = part(0, span.byte_start);
+            let before = before.rfind(SWITCH).and_then(|at| id(&before[at + SWITCH.len()..]));
+            let first = |text: &str| -> Option<u32> { text.split(SWITCH).nth(1).and_then(id) };
+            // A `match` that lacks an arm is shown by its head. Only its last arm, which takes all that is left, can be missed.
+            let found = if error.message.starts_with("non-exhaustive patterns") {
+                [body(&behind).rfind(DELETED_ARM).and_then(|at| first(&behind[at..])), None, None]
+            } else {
+                [before, first(&inside), first(&behind)]
+            };
+            blamed.extend(found.into_iter().flatten());
+        }
+        blamed
     }
+}
+
+/// Up to the end of the first block in `text`.
+fn body(text: &str) -> &str {
+    let mut depth = 0_usize;
+    for (at, character) in text.char_indices() {
+        match character {
+            '{' => depth += 1,
+            '}' if depth <= 1 => return &text[..at],
+            '}' => depth -= 1,
+            _ => {}
+        }
+    }
+    text
 }
 
 fn error(message: &Message) -> Option<&Diagnostic> {
