@@ -227,7 +227,7 @@ impl Driver for FakeDriver {
         let machine = Machine { console: Arc::default(), running: None, started: false, end: watch::Sender::new(None) };
         held(&self.state).machines.insert(plan.id.clone(), machine);
         match vtpm.provision(&mut |command| self.guest.vtpm(&plan.id, command)) {
-            Ok(public) => Ok(Prepared { vtpm_ak_public: Some(public) }),
+            Ok(public) => Ok(Prepared { vtpm_ak_public: Some(public), since_execution: None }),
             Err(error) => {
                 self.wipe(&plan.id).await?;
                 self.forget(&plan.id).await?;

@@ -123,6 +123,8 @@ pub struct Disk {
 pub struct Prepared {
     /// What the provisioner returned: TPMT_PUBLIC of the vTPM's attestation key. `None` where the driver has no vTPM.
     pub vtpm_ak_public: Option<Vec<u8>>,
+    /// Time since the VMM's execution, where it was executed already: it waits, and its processors stand still, until `start`.
+    pub since_execution: Option<Duration>,
 }
 
 /// Answer to `start`.
@@ -130,7 +132,7 @@ pub struct Prepared {
 pub struct Started {
     /// What holds the VMM, observed from outside.
     pub jail: JailReport,
-    /// Time since the VMM's execution; `None` where it was executed by an earlier call, or by nobody.
+    /// Time since the VMM's execution; `None` where it was executed before this call, or by nobody.
     pub since_execution: Option<Duration>,
 }
 

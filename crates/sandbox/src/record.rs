@@ -51,7 +51,7 @@ pub(crate) struct Record {
 pub(crate) enum Stage {
     /// Anything may or may not exist.
     Preparing,
-    /// Everything exists; nothing runs.
+    /// Everything exists; no guest runs.
     Prepared,
     /// The VMM was told to run, or is about to be.
     Started,
@@ -124,7 +124,12 @@ impl Record {
         replace(&path, &text).context("write the record", &path)
     }
 
-    /// The running VMM.
+    /// The VMM, if it was told to run. Before that it may exist, but no guest does.
+    pub(crate) fn running_vmm(&self) -> Option<Process> {
+        if matches!(self.stage, Stage::Preparing | Stage::Prepared) { None } else { self.vmm() }
+    }
+
+    /// The VMM's process.
     pub(crate) fn vmm(&self) -> Option<Process> {
         if self.host_restarted() { None } else { process::find_init(&self.group) }
     }

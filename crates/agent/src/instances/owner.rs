@@ -180,6 +180,9 @@ impl Owner {
         let prepared = self.during(ctx.driver.prepare(&blueprint.plan, &measurements)).await?;
         let prepared = prepared.map_err(|error| self.failed(check::PREPARE, &error))?;
         self.book.happened(Event::Reached(Step::Prepared));
+        if let Some(ago) = prepared.since_execution {
+            self.book.stage_was("executed", ago);
+        }
         self.book.stage("prepared");
         self.book.pass(Failpoint::Prepared);
 

@@ -172,7 +172,7 @@ impl Driver for OciDriver {
             wipe::wipe(host, &plan.id)?;
             wipe::forget(host, &plan.id)?;
             container::prepare(host, &plan).or_else(|error| undo(host, &plan.id, error))?;
-            Ok(Prepared { vtpm_ak_public: None })
+            Ok(Prepared { vtpm_ak_public: None, since_execution: None })
         })
         .await
     }

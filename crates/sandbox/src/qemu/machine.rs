@@ -11,18 +11,19 @@ use std::{
         },
     },
     path::{Path, PathBuf},
-    sync::PoisonError,
+    sync::{Arc, PoisonError},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use super::{Host, Kind, command, host::Accel, jails, qmp::Qmp, vtpm};
 use crate::{
     DriverError, Exit, ExitCause, JailReport, MachineSystem, Plan, Started,
-    api_vmm::{self, GuestMemory, Scene},
+    api_vmm::{self, ApiVmm, GuestMemory, Scene},
     cgroup::Limits,
     console,
     error::{Context, chain, millis},
-    jail,
+    jail::{self, JailSpec},
     layout::{GUEST_SOCKET, Places, QMP_SOCKET},
     memory, observe,
     process::{self, Process, Users},
@@ -30,14 +31,44 @@ use crate::{
     socket::{listen, reach},
 };
 
+/// A preparation that waits for the content of the vTPM.
+pub(crate) struct Begun {
+    /// The fresh vTPM, where the VMM has one.
+    pub(crate) vtpm: Option<vtpm::Session>,
+    early: Option<Early>,
+}
+
+/// A VMM that is executed while its vTPM is being filled: each takes as long. It waits for the vTPM, and then for its order to run.
+struct Early {
+    execution: Option<JoinHandle<Result<Instant, DriverError>>>,
+    vtpm_end: Option<OwnedFd>,
+}
+
+impl Early {
+    /// Waits until the VMM was executed.
+    fn executed(&mut self) -> Option<Result<Instant, DriverError>> {
+        let execution = self.execution.take()?;
+        Some(execution.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    }
+}
+
+impl Drop for Early {
+    /// Whoever cleans up afterwards must find the process that is just being made.
+    fn drop(&mut self) {
+        if let Some(execution) = self.execution.take() {
+            let _ = execution.join();
+        }
+    }
+}
+
 /// Makes everything that a machine needs, and starts the fresh vTPM for provisioning, where the VMM has one.
-pub(crate) fn prepare(host: &Host, plan: &Plan) -> Result<Option<vtpm::Session>, DriverError> {
+pub(crate) fn prepare(host: &Arc<Host>, plan: &Plan) -> Result<Begun, DriverError> {
     let machine = system(plan)?;
-    let (has_ram_file, has_api) = match &host.kind {
-        Kind::Qemu(_) => (true, false),
+    let has_ram_file = match &host.kind {
+        Kind::Qemu(_) => true,
         Kind::Api(vmm) => {
             api_vmm::check_disks(vmm.program(), &plan.disks)?;
-            (vmm.guest_memory() == GuestMemory::File, true)
+            vmm.guest_memory() == GuestMemory::File
         }
     };
     let places = host.layout.places(&plan.id);
@@ -52,36 +83,60 @@ pub(crate) fn prepare(host: &Host, plan: &Plan) -> Result<Option<vtpm::Session>,
         fs::metadata(from).map(|metadata| sum + metadata.len()).context("measure", from)
     })?;
     memory::mount(&places, size)?;
-    // Its process makes the TPM while the rest is made here.
-    let session = match &host.swtpm {
-        Some(_) => {
-            vtpm::create(&places, users.vtpm)?;
-            Some(vtpm::Session::start(host, &places, &record)?)
+    let rest = || {
+        if has_ram_file {
+            memory::create_ram(&places, ram, users.vmm)?;
         }
-        None => None,
+        for (from, to) in &given {
+            stage(from, to, users)?;
+        }
+        create_scratch(&places, plan.scratch_mib << 20)?;
+        match host.kind {
+            Kind::Qemu(accel) => execute_early(host, &places, &record, plan, accel).map(Some),
+            Kind::Api(_) => give_to_api_vmm(&places, users).map(|()| None),
+        }
     };
-    if has_ram_file {
-        memory::create_ram(&places, ram, users.vmm)?;
-    }
-    for (from, to) in &given {
-        stage(from, to, users)?;
-    }
-    create_scratch(&places, plan.scratch_mib << 20)?;
-    if has_api {
-        give_to_api_vmm(&places, users)?;
-    }
-    Ok(session)
+    // The vTPM's process makes the TPM while the rest is made.
+    let (vtpm, early) = std::thread::scope(|scope| {
+        let vtpm = scope.spawn(|| host.swtpm.is_some().then(|| fresh_vtpm(host, &places, &record, users)).transpose());
+        let early = rest();
+        (vtpm.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), early)
+    });
+    Ok(Begun { vtpm: vtpm?, early: early? })
 }
 
-/// Ends provisioning; afterwards the machine can be started.
-pub(crate) fn finish_prepare(host: &Host, plan: &Plan, session: Option<vtpm::Session>) -> Result<(), DriverError> {
-    if let Some(session) = session {
+fn fresh_vtpm(host: &Host, places: &Places, record: &Record, users: Users) -> Result<vtpm::Session, DriverError> {
+    vtpm::create(places, users.vtpm)?;
+    vtpm::Session::start(host, places, record)
+}
+
+fn execute_early(host: &Arc<Host>, places: &Places, record: &Record, plan: &Plan, accel: Accel) -> Result<Early, DriverError> {
+    let spec = jails::vmm(host, places, record, command::vmm(plan, accel), accel, largest_file(plan));
+    let (vtpm_end, vmm_end) = vtpm::connection(places)?;
+    let descriptors = descriptors(places, vmm_end, plan)?;
+    let (host, record) = (Arc::clone(host), record.clone());
+    let execution = std::thread::spawn(move || execute(&host, &record, &spec, &descriptors));
+    Ok(Early { execution: Some(execution), vtpm_end: Some(vtpm_end) })
+}
+
+/// Ends provisioning; afterwards the machine can be started. Says when its VMM was executed, if it was.
+pub(crate) fn finish_prepare(host: &Host, plan: &Plan, begun: Begun) -> Result<Option<Instant>, DriverError> {
+    let Begun { vtpm, early } = begun;
+    if let Some(session) = vtpm {
         session.store_and_end()?;
     }
     let places = host.layout.places(&plan.id);
     let mut record = load(host, plan)?;
+    let mut executed = None;
+    if let Some(mut early) = early {
+        if let Some(end) = early.vtpm_end.take() {
+            vtpm::serve(host, &places, &record, vtpm::Connection::Connected(end))?;
+        }
+        executed = early.executed().transpose()?;
+    }
     record.stage = Stage::Prepared;
-    record.save(&places)
+    record.save(&places)?;
+    Ok(executed)
 }
 
 /// The capabilities have admitted nothing else.
@@ -165,7 +220,7 @@ pub(crate) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
     let places = host.layout.places(&plan.id);
     let mut record = load(host, plan)?;
     let user = jails::users(host, &record).vmm;
-    if let Some(vmm) = record.vmm() {
+    if let Some(vmm) = record.running_vmm() {
         let jail = run_or_kill(host, &vmm, &record, &places, None)?;
         remove_staged(host, &places);
         return Ok(Started { jail, since_execution: None });
@@ -175,14 +230,17 @@ pub(crate) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
     }
     record.stage = Stage::Started;
     record.save(&places)?;
-    let executed = launch(host, &places, &record, plan)?;
+    let executed = match &host.kind {
+        Kind::Qemu(_) => None,
+        Kind::Api(vmm) => Some(launch(host, &**vmm, &places, &record, plan)?),
+    };
     let Some(vmm) = record.vmm() else {
         wait_for_supervisor(&record, user);
         return Err(vmm_failed(host, early_end(&places)));
     };
     let jail = run_or_kill(host, &vmm, &record, &places, Some(plan))?;
     remove_staged(host, &places);
-    Ok(Started { jail, since_execution: Some(executed.elapsed()) })
+    Ok(Started { jail, since_execution: executed.map(|at| at.elapsed()) })
 }
 
 /// The VMM has read what boots; its memory is the guest's now. A VMM with an API would boot again by itself, and its jail still shows the
@@ -198,34 +256,17 @@ fn remove_staged(host: &Host, places: &Places) {
 
 /// Executes VMM and vTPM, both in their jails, side by side: each takes a while until it listens to the other. Returns when the VMM was
 /// executed.
-fn launch(host: &Host, places: &Places, record: &Record, plan: &Plan) -> Result<Instant, DriverError> {
-    let largest = (plan.scratch_mib.max(plan.memory_mib)) << 20;
-    let (spec, descriptors, vtpm_end) = match &host.kind {
-        Kind::Qemu(accel) => {
-            let spec = jails::vmm(host, places, record, command::vmm(plan, *accel), *accel, largest);
-            let (vtpm_end, vmm_end) = vtpm::connection(places)?;
-            (spec, descriptors(places, vmm_end, plan)?, Some(vtpm::Connection::Connected(vtpm_end)))
-        }
-        Kind::Api(vmm) => {
-            let users = jails::users(host, record);
-            let vtpm_end = host.swtpm.is_some().then(|| vtpm::listen(places, users.vmm)).transpose()?;
-            let scene = Scene { places, plan: Some(plan), user: users.vmm, group: &record.group };
-            let mut launch = vmm.launch(&scene)?;
-            let mut descriptors = outputs(places)?;
-            descriptors.append(&mut launch.descriptors);
-            (jails::api_vmm(host, places, record, launch, largest), descriptors, vtpm_end)
-        }
-    };
-    let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+fn launch(host: &Host, vmm: &dyn ApiVmm, places: &Places, record: &Record, plan: &Plan) -> Result<Instant, DriverError> {
+    let users = jails::users(host, record);
+    let vtpm_end = host.swtpm.is_some().then(|| vtpm::listen(places, users.vmm)).transpose()?;
+    let scene = Scene { places, plan: Some(plan), user: users.vmm, group: &record.group };
+    let mut launch = vmm.launch(&scene)?;
+    let mut descriptors = outputs(places)?;
+    descriptors.append(&mut launch.descriptors);
+    let spec = jails::api_vmm(host, places, record, launch, largest_file(plan));
     let (vtpm, vmm) = std::thread::scope(|scope| {
         let vtpm = scope.spawn(|| vtpm_end.map_or(Ok(()), |end| vtpm::serve(host, places, record, end)));
-        let vmm = jail::launch(&host.jail_command, &spec, &borrowed, |pid| record.group.join(pid))
-            .map(|helper| {
-                let executed = Instant::now();
-                host.children.adopt(helper);
-                executed
-            })
-            .map_err(|error| vmm_failed(host, chain(&error)));
+        let vmm = execute(host, record, &spec, &descriptors);
         (vtpm.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), vmm)
     });
     vtpm.and(vmm).inspect_err(|_| {
@@ -233,6 +274,21 @@ fn launch(host: &Host, places: &Places, record: &Record, plan: &Plan) -> Result<
             vmm.kill(DEATH_LIMIT);
         }
     })
+}
+
+/// Executes the VMM in its jail; says when.
+fn execute(host: &Host, record: &Record, spec: &JailSpec, descriptors: &[OwnedFd]) -> Result<Instant, DriverError> {
+    let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+    let helper = jail::launch(&host.jail_command, spec, &borrowed, |pid| record.group.join(pid))
+        .map_err(|error| vmm_failed(host, chain(&error)))?;
+    let executed = Instant::now();
+    host.children.adopt(helper);
+    Ok(executed)
+}
+
+/// Most bytes that the VMM may make a file of.
+fn largest_file(plan: &Plan) -> u64 {
+    plan.scratch_mib.max(plan.memory_mib) << 20
 }
 
 /// Lets the machine run once its jail holds (a VMM with an API: and sees that it does); ends it otherwise. Without a plan the

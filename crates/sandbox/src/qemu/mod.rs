@@ -208,7 +208,7 @@ impl Machines {
     async fn locked<T: Send + 'static>(
         &self,
         id: &InstanceId,
-        work: impl FnOnce(&Host) -> Result<T, DriverError> + Send + 'static,
+        work: impl FnOnce(&Arc<Host>) -> Result<T, DriverError> + Send + 'static,
     ) -> Result<T, DriverError> {
         let guard = self.locks.lock(id).await;
         self.blocking(move |host| {
@@ -220,7 +220,7 @@ impl Machines {
 
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Host) -> Result<T, DriverError> + Send + 'static,
+        work: impl FnOnce(&Arc<Host>) -> Result<T, DriverError> + Send + 'static,
     ) -> Result<T, DriverError> {
         let host = Arc::clone(&self.host);
         off_thread(move || work(&host)).await
@@ -258,14 +258,19 @@ impl Driver for Machines {
         let guard = self.locks.lock(&plan.id).await;
         let for_begin = plan.clone();
         let (guard, begun) = self.blocking(move |host| Ok((guard, begin(host, &for_begin)))).await?;
-        let mut session = begun?;
-        let provisioned = session.as_mut().map(|session| in_place(|| vtpm.provision(&mut |command| session.transact(command))));
+        let mut begun = begun?;
+        let session = begun.vtpm.as_mut();
+        let provisioned = session.map(|session| in_place(|| vtpm.provision(&mut |command| session.transact(command))));
         let for_end = plan.clone();
         self.blocking(move |host| {
             let _guard = guard;
             let finished = match provisioned.transpose() {
-                Ok(vtpm_ak_public) => machine::finish_prepare(host, &for_end, session).map(|()| Prepared { vtpm_ak_public }),
-                Err(error) => Err(DriverError::Process { program: "swtpm", detail: format!("provisioning: {error}") }),
+                Ok(vtpm_ak_public) => machine::finish_prepare(host, &for_end, begun)
+                    .map(|executed| Prepared { vtpm_ak_public, since_execution: executed.map(|at| at.elapsed()) }),
+                Err(error) => {
+                    drop(begun);
+                    Err(DriverError::Process { program: "swtpm", detail: format!("provisioning: {error}") })
+                }
             };
             finished.or_else(|error| undo(host, &for_end.id, error))
         })
@@ -297,7 +302,7 @@ impl Driver for Machines {
         // Not in the middle of a start, when there is no VMM yet.
         let guard = self.locks.lock(id).await;
         let record = self.record(id)?;
-        let vmm = record.vmm();
+        let vmm = record.running_vmm();
         drop(guard);
         if let Some(vmm) = vmm {
             let path = PathBuf::from(format!("/proc/{}", vmm.pid));
@@ -335,7 +340,7 @@ impl Driver for Machines {
         self.blocking(|host| {
             let found = instances(host).into_iter().map(|id| {
                 let record = Record::load(&host.layout.places(&id)).ok().flatten();
-                let runs = record.is_some_and(|record| record.vmm().is_some());
+                let runs = record.is_some_and(|record| record.running_vmm().is_some());
                 (id, if runs { Presence::Running } else { Presence::Remains })
             });
             Ok(found.collect())
@@ -345,9 +350,9 @@ impl Driver for Machines {
 }
 
 /// What an earlier attempt left is wiped first; what fails half-way is wiped at once.
-fn begin(host: &Host, plan: &Plan) -> Result<Option<vtpm::Session>, DriverError> {
+fn begin(host: &Arc<Host>, plan: &Plan) -> Result<machine::Begun, DriverError> {
     if let Some(record) = Record::load(&host.layout.places(&plan.id)).ok().flatten()
-        && record.vmm().is_some()
+        && record.running_vmm().is_some()
     {
         let reason = "its machine runs".to_owned();
         return Err(DriverError::Unsupported { what: format!("preparing instance {} again", plan.id), reason });
