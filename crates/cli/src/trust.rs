@@ -126,7 +126,7 @@ pub(crate) fn require_affirming(result: &AttestationResult) -> Result<(), Refuse
     }
     Err(match result.failed() {
         Some(check) => Refused { check: check.name.to_string(), detail: crate::printer::clean(&check.detail) },
-        None => Refused { check: "evidence.format".into(), detail: format!("the result is {:?}", result.status) },
+        None => Refused { check: "evidence.format".into(), detail: format!("the result is {}", result.status) },
     })
 }
 

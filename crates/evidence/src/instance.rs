@@ -230,7 +230,8 @@ pub trait Record: Serialize + DeserializeOwned {
         }
         let mut rest = bytes;
         let malformed = |detail: String| DecodeError::Malformed { what: Self::NAME, detail };
-        let record: Self = ciborium::de::from_reader_with_recursion_limit(&mut rest, 16).map_err(|e| malformed(e.to_string()))?;
+        let record: Self =
+            ciborium::de::from_reader_with_recursion_limit(&mut rest, 16).map_err(|error| malformed(words(&error)))?;
         if !rest.is_empty() {
             return Err(malformed(format!("{} bytes after the end", rest.len())));
         }
@@ -238,6 +239,17 @@ pub trait Record: Serialize + DeserializeOwned {
             1 => Ok(record),
             version => Err(DecodeError::Version { what: Self::NAME, version }),
         }
+    }
+}
+
+/// The library's own text has the names of its variants in it.
+fn words(error: &ciborium::de::Error<std::io::Error>) -> String {
+    use ciborium::de::Error;
+    match error {
+        Error::Io(_) => "it ends too early".to_owned(),
+        Error::Syntax(at) => format!("byte {at} is no CBOR"),
+        Error::Semantic(_, what) => what.clone(),
+        Error::RecursionLimitExceeded => "it is nested too deeply".to_owned(),
     }
 }
 

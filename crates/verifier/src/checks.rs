@@ -321,6 +321,17 @@ pub enum Outcome {
     NotReached,
 }
 
+/// For tables: a failure stands out.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Pass => "pass",
+            Self::Fail => "FAIL",
+            Self::NotReached => "not reached",
+        })
+    }
+}
+
 /// What a check found: a value that nothing else can make, and what to tell people.
 pub(crate) struct Finding<T> {
     pub(crate) value: T,

@@ -36,13 +36,10 @@ pub(crate) async fn run(globals: &Globals, args: Inspect) -> anyhow::Result<Stat
     if let Some(verdict) = instance.platform_verdict.and_then(|v| serde_json::from_value::<AttestationResult>(v).ok()) {
         rows.push(row(
             "platform says",
-            &format!("{:?}{}", verdict.status, if verdict.simulated { ", rests on a simulator" } else { "" }),
+            &format!("{}{}", verdict.status, if verdict.simulated { ", rests on a simulator" } else { "" }),
         ));
         rows.extend(
-            verdict
-                .checks
-                .iter()
-                .map(|check| row(&format!("  {}", check.name), &format!("{:?}: {}", check.outcome, check.detail))),
+            verdict.checks.iter().map(|check| row(&format!("  {}", check.name), &format!("{}: {}", check.outcome, check.detail))),
         );
     }
     printer::table(&["FIELD", "VALUE"], &rows)?;

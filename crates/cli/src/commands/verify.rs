@@ -183,7 +183,7 @@ fn is_request(bytes: &[u8]) -> bool {
 
 fn print(result: &AttestationResult, rules: &AppraisalPolicy) -> anyhow::Result<()> {
     let rows: Vec<Vec<String>> =
-        result.checks.iter().map(|c| vec![format!("{:?}", c.outcome), c.name.to_string(), c.detail.clone()]).collect();
+        result.checks.iter().map(|c| vec![c.outcome.to_string(), c.name.to_string(), c.detail.clone()]).collect();
     printer::table(&["OUTCOME", "CHECK", "SEEN"], &rows)?;
     println!();
     for anchor in &result.anchors {
@@ -196,8 +196,7 @@ fn print(result: &AttestationResult, rules: &AppraisalPolicy) -> anyhow::Result<
     if result.checks.iter().any(|check| check.name == "policy.appraisal") {
         println!("policy: {}", rules.id());
     }
-    let verdict = if result.is_affirming() { "Affirming".to_owned() } else { format!("{:?}", result.status) };
-    println!("verdict: {verdict}{}", if result.simulated { " (rests on a simulator)" } else { "" });
+    println!("verdict: {}{}", result.status, if result.simulated { " (rests on a simulator)" } else { "" });
     Ok(())
 }
 

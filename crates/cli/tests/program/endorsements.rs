@@ -87,7 +87,7 @@ fn a_request_without_endorsements_is_accepted_with_those_that_were_fetched() {
     let fetch = ["--fetch", "--amd-kds", &service.url, "--cache", cache.to_str().unwrap()];
     assert_eq!(casemate(&["verify", "--evidence", request], b"").status.code(), Some(2), "nothing to judge by");
     let table = done(&[&["verify", "--evidence", request][..], &fetch].concat());
-    assert!(table.contains("verdict: Affirming"), "{table}");
+    assert!(table.contains("verdict: affirming"), "{table}");
     assert_eq!(service.asked.load(Ordering::SeqCst), 3);
 
     // As JSON, from standard input, with the answers that were kept.

@@ -38,7 +38,7 @@ fn a_request_in_a_file_is_judged_without_a_context_and_by_the_policy_that_is_giv
     let output = casemate(&["verify", "--evidence", request], b"");
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{text}");
-    assert!(text.contains("verdict: Affirming") && !text.contains("\npolicy: "), "{text}");
+    assert!(text.contains("verdict: affirming") && !text.contains("\npolicy: "), "{text}");
 
     let output = casemate(&["verify", "--evidence", request, "--policy", policy, "--output", "json"], b"");
     assert_eq!(output.status.code(), Some(2));
@@ -77,7 +77,7 @@ fn each_example_of_the_documentation_is_accepted_on_standard_input_and_as_a_file
         let path = example_path(kind);
         let path = path.to_str().unwrap();
         let table = done(&["verify", "--evidence", path]);
-        assert!(table.contains("verdict: Affirming") && table.contains("OUTCOME"), "{kind}: {table}");
+        assert!(table.contains("verdict: affirming") && table.contains("OUTCOME"), "{kind}: {table}");
         let from_file: Value = serde_json::from_str(&done(&["verify", "--evidence", path, "--output", "json"])).unwrap();
         assert_eq!(from_file, response, "{kind}");
     }
@@ -113,7 +113,7 @@ fn each_kind_is_refused_by_the_check_that_fails() {
         let output = casemate(&["verify", "--evidence", file.to_str().unwrap(), "--output", "table"], b"");
         assert_eq!(output.status.code(), Some(2), "{kind} {place}");
         let (table, said) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
-        assert!(table.contains(check) && !table.contains("verdict: Affirming"), "{table}");
+        assert!(table.contains(check) && !table.contains("verdict: affirming"), "{table}");
         assert!(said.contains(&format!("refused: check {check} failed")) && said.contains("hint: "), "{said}");
     }
 }

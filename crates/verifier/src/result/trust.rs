@@ -1,5 +1,7 @@
 //! Trust tiers, trust vectors and submodules: the vocabulary of AR4SI (draft-ietf-rats-ar4si, section 2.3).
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::Anchor;
@@ -64,6 +66,18 @@ impl Tier {
             Self::None => 2,
             Self::Contraindicated => 3,
         }
+    }
+}
+
+/// The names of AR4SI.
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Affirming => "affirming",
+            Self::Warning => "warning",
+            Self::Contraindicated => "contraindicated",
+            Self::None => "none",
+        })
     }
 }
 

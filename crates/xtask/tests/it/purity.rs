@@ -70,15 +70,23 @@ fn ring_verifies_signatures_in_one_module_and_does_nothing_else() {
     }
 }
 
-/// The numbered lines before the tests at a file's end, without comments. `std::{fs, ...}` is seen as `std::fs`.
+/// The numbered lines without comments, and without what only tests compile. `std::{fs, ...}` is seen as `std::fs`.
 fn product_code(text: &str) -> Vec<(usize, String)> {
-    let mut code = Vec::new();
-    let mut in_std = false;
+    let (mut code, mut in_std, mut in_test) = (Vec::new(), false, None);
     for (number, line) in (1..).zip(text.lines()) {
-        if line.trim_start().starts_with("#[cfg(test)]") {
-            break;
-        }
         let line = line.split("//").next().unwrap_or_default();
+        if line.trim_start().starts_with("#[cfg(test)]") {
+            in_test = Some(0_i32);
+            continue;
+        }
+        if let Some(depth) = &mut in_test {
+            *depth += line.chars().map(|character| i32::from(character == '{') - i32::from(character == '}')).sum::<i32>();
+            // The item ends where its braces are closed, or with a semicolon outside of any.
+            if *depth == 0 && line.trim_end().ends_with(['}', ';']) {
+                in_test = None;
+            }
+            continue;
+        }
         in_std |= line.starts_with("use std::{");
         let names = line.trim_start_matches("use std::{").split([',', '{', '}', ';']).map(str::trim);
         let imported: String = names.filter(|name| in_std && !name.is_empty()).map(|name| format!(" std::{name}::")).collect();
@@ -86,6 +94,16 @@ fn product_code(text: &str) -> Vec<(usize, String)> {
         in_std &= !line.contains("};");
     }
     code
+}
+
+#[test]
+fn code_behind_an_item_for_tests_is_seen() {
+    let code = product_code(
+        "#[cfg(test)]\nmod tests;\nuse std::fs;\n#[cfg(test)]\nmod more {\n    fn f() {\n    }\n    use std::env;\n}\nuse std::net;\n",
+    );
+    let text: String = code.into_iter().map(|(_, line)| line).collect();
+    assert!(text.contains("std::fs") && text.contains("std::net"), "{text}");
+    assert!(!text.contains("std::env"), "{text}");
 }
 
 #[test]
