@@ -21,7 +21,11 @@ use self::{
     list::Mutant,
     run::{Outcome, Runner},
 };
-use crate::{files, paths::Workspace, progress::note};
+use crate::{
+    files,
+    paths::{Workspace, named_vectors},
+    progress::note,
+};
 
 const PACKAGE: &str = "casemate-verifier";
 const LIBRARY: &str = "crates/verifier/src/lib.rs";
@@ -32,6 +36,7 @@ const KNOWN: &str = "docs/mutation-testing.md";
 
 /// Runs the mutants in `names`, which are ends of paths; all if there is none.
 pub(crate) fn run(workspace: &Workspace, names: &[String], threads: usize) -> Result<()> {
+    let vectors = named_vectors()?;
     let mutants = list::of_package(workspace, PACKAGE, names)?;
     if mutants.is_empty() {
         bail!("there is no mutant in {names:?} (hint: give the ends of paths, as in `x509/path.rs`)");
@@ -40,7 +45,8 @@ pub(crate) fn run(workspace: &Workspace, names: &[String], threads: usize) -> Re
     let built = tree.build(&mutants)?;
     let runnable: Vec<&Mutant> =
         mutants.iter().filter(|mutant| !built.unviable.contains(&mutant.id) && !built.apart.contains_key(&mutant.id)).collect();
-    let runner = Runner { programs: &built.programs, folder: &tree.package_folder(), threads, without: &WITHOUT };
+    let folder = tree.package_folder();
+    let runner = Runner { programs: &built.programs, folder: &folder, threads, without: &WITHOUT, vectors: vectors.as_deref() };
     let outcomes = runner.run(&runnable)?;
     let known = files::read_text(&workspace.join(KNOWN))?;
     let report = report(&mutants, &built, &outcomes, &known);

@@ -1,11 +1,5 @@
 //! Evidence of real GPUs, and a real manifest.
 
-use std::{
-    fs,
-    io::{self, Write as _},
-    path::PathBuf,
-};
-
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use casemate_evidence::nvidia::{DeviceEvidence, DeviceKind, Field, Report};
 use casemate_verifier::{
@@ -17,18 +11,17 @@ use casemate_verifier::{
 };
 use serde_json::Value;
 
+use crate::vectors;
+
 /// 2025-06-01.
 const NOW: UnixTime = UnixTime(1_748_736_000);
 
-fn folder(test: &str) -> Option<PathBuf> {
-    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/vectors");
-    let folder = std::env::var_os("CASEMATE_VECTORS").map_or_else(|| PathBuf::from(default), PathBuf::from).join("nvidia");
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    // Not by `eprintln!`, which the test harness would swallow.
-    let _ = writeln!(io::stderr(), "SKIPPED {test}: no evidence of real machines at {} (set CASEMATE_VECTORS)", folder.display());
-    None
+fn read(name: &str) -> Vec<u8> {
+    vectors::read(&format!("nvidia/{name}"))
+}
+
+fn read_text(name: &str) -> String {
+    String::from_utf8(read(name)).unwrap()
 }
 
 /// The vectors have no OCSP responses.
@@ -36,13 +29,13 @@ fn policy() -> GpuPolicy {
     GpuPolicy { danger_without_revocation: true, ..GpuPolicy::strict() }
 }
 
-fn report(folder: &std::path::Path, name: &str) -> Vec<u8> {
-    hex::decode(fs::read_to_string(folder.join(format!("{name}.report.txt"))).unwrap().trim()).unwrap()
+fn report(name: &str) -> Vec<u8> {
+    hex::decode(read_text(&format!("{name}.report.txt")).trim()).unwrap()
 }
 
-fn hopper(folder: &std::path::Path, name: &str) -> DeviceEvidence {
-    let chain = chain_from_pem(&fs::read_to_string(folder.join("hopper.chain.txt")).unwrap()).unwrap();
-    DeviceEvidence { kind: DeviceKind::Gpu, report: report(folder, name), chain }
+fn hopper(name: &str) -> DeviceEvidence {
+    let chain = chain_from_pem(&read_text("hopper.chain.txt")).unwrap();
+    DeviceEvidence { kind: DeviceKind::Gpu, report: report(name), chain }
 }
 
 fn nonce(evidence: &DeviceEvidence) -> [u8; 32] {
@@ -58,9 +51,9 @@ fn outcome(evidence: &DeviceEvidence, nonce: &[u8; 32], endorsements: &GpuEndors
 }
 
 #[test]
+#[ignore = "evidence of real machines: CASEMATE_VECTORS"]
 fn a_real_gpu_is_one_of_the_vendors_signed_its_report_and_answers_its_nonce() {
-    let Some(folder) = folder("real GPU evidence") else { return };
-    let json: Value = serde_json::from_slice(&fs::read(folder.join("hopper-evidence.json")).unwrap()).unwrap();
+    let json: Value = serde_json::from_slice(&read("hopper-evidence.json")).unwrap();
     let field = |name: &str| json[0][name].as_str().unwrap().to_owned();
     let pem = String::from_utf8(STANDARD.decode(field("certificate")).unwrap()).unwrap();
     let evidence = DeviceEvidence {
@@ -88,23 +81,23 @@ fn a_real_gpu_is_one_of_the_vendors_signed_its_report_and_answers_its_nonce() {
 }
 
 #[test]
+#[ignore = "evidence of real machines: CASEMATE_VECTORS"]
 fn a_real_report_in_text_form_is_accepted_and_one_with_a_bad_signature_is_not() {
-    let Some(folder) = folder("real GPU reports") else { return };
-    let evidence = hopper(&folder, "hopper");
+    let evidence = hopper("hopper");
     let seen = outcome(&evidence, &nonce(&evidence), &GpuEndorsements::default());
     assert_eq!(seen, (5, "gpu.rim".to_owned(), "no manifest \"NV_GPU_DRIVER_GH100_535.86.09\" is given".to_owned()));
-    let evidence = hopper(&folder, "hopper-bad-signature");
+    let evidence = hopper("hopper-bad-signature");
     let seen = outcome(&evidence, &nonce(&evidence), &GpuEndorsements::default());
     let detail = "the signature on the report is not that of the leaf's key".to_owned();
     assert_eq!(seen, (3, "gpu.signature".to_owned(), detail));
 }
 
 #[test]
+#[ignore = "evidence of real machines: CASEMATE_VECTORS"]
 fn a_real_report_parses_to_every_value_of_the_published_parse() {
-    let Some(folder) = folder("parse of a real report") else { return };
-    let bytes = report(&folder, "spdm-parsed");
+    let bytes = report("spdm-parsed");
     let parsed = Report::parse(&bytes).unwrap();
-    let json: Value = serde_json::from_slice(&fs::read(folder.join("spdm-parsed.json")).unwrap()).unwrap();
+    let json: Value = serde_json::from_slice(&read("spdm-parsed.json")).unwrap();
     let hex_of = |value: &Value| hex::decode(value.as_str().unwrap().strip_prefix("0x").unwrap()).unwrap();
     let response = &parsed.response;
     assert_eq!((hex_of(&json["SPDMVersion"]), hex_of(&json["RequestResponseCode"])), (vec![0x11], vec![0x60]));
@@ -138,9 +131,9 @@ fn a_real_report_parses_to_every_value_of_the_published_parse() {
 }
 
 #[test]
+#[ignore = "evidence of real machines: CASEMATE_VECTORS"]
 fn a_real_manifest_is_signed_by_the_vendor_until_its_signer_expires() {
-    let Some(folder) = folder("real manifest") else { return };
-    let xml = fs::read(folder.join("rim-driver-gh100-550.144.03.xml")).unwrap();
+    let xml = read("rim-driver-gh100-550.144.03.xml");
     let verify = |xml: &[u8], now| VerifiedManifest::verify(xml, &Revocation::default(), &policy(), now);
     let manifest = verify(&xml, NOW).unwrap();
     assert_eq!((manifest.version(), manifest.product()), ("550.144.03", "GH100"));
@@ -152,23 +145,19 @@ fn a_real_manifest_is_signed_by_the_vendor_until_its_signer_expires() {
     let changed = verify(changed.as_bytes(), NOW).unwrap_err();
     let expected = "verify the signature of the manifest: the digest of the document is not the one that was signed";
     assert_eq!(text(&changed), expected);
-    let strict = VerifiedManifest::verify(
-        &fs::read(folder.join("rim-driver-gh100-550.144.03.xml")).unwrap(),
-        &Revocation::default(),
-        &GpuPolicy::strict(),
-        NOW,
-    );
+    let strict =
+        VerifiedManifest::verify(&read("rim-driver-gh100-550.144.03.xml"), &Revocation::default(), &GpuPolicy::strict(), NOW);
     let missing = "the revocation of who signed the manifest: neither an OCSP response nor a revocation list is about \"CN=HCC RIM L4 Signer,";
     assert!(text(&strict.unwrap_err()).starts_with(missing));
 }
 
 #[test]
+#[ignore = "evidence of real machines: CASEMATE_VECTORS"]
 fn a_real_manifest_under_another_id_is_not_taken_for_it() {
-    let Some(folder) = folder("real manifest for another driver") else { return };
-    let xml = fs::read(folder.join("rim-driver-gh100-550.144.03.xml")).unwrap();
+    let xml = read("rim-driver-gh100-550.144.03.xml");
     let manifest = |id| Manifest { id, document: ManifestDocument::Xml(&xml) };
     let manifests = [manifest("NV_GPU_DRIVER_GH100_535.86.09"), manifest("NV_GPU_VBIOS_1010_0200_882_96005E0001")];
-    let evidence = hopper(&folder, "hopper");
+    let evidence = hopper("hopper");
     let endorsements = GpuEndorsements { manifests: &manifests, ..GpuEndorsements::default() };
     let seen = outcome(&evidence, &nonce(&evidence), &endorsements);
     let detail = "the version of the manifest: expected 535.86.09, seen 550.144.03".to_owned();
@@ -176,9 +165,9 @@ fn a_real_manifest_under_another_id_is_not_taken_for_it() {
 }
 
 #[test]
+#[ignore = "evidence of real machines: CASEMATE_VECTORS"]
 fn every_flipped_byte_of_a_real_report_is_refused_and_none_is_uncovered() {
-    let Some(folder) = folder("flips of a real report") else { return };
-    let good = hopper(&folder, "hopper");
+    let good = hopper("hopper");
     let nonce = nonce(&good);
     let chains = [VerifiedChain::verify(&good.chain, &Revocation::default(), &policy(), NOW).unwrap()];
     let endorsements = GpuEndorsements { chains: &chains, ..GpuEndorsements::default() };
@@ -197,9 +186,9 @@ fn every_flipped_byte_of_a_real_report_is_refused_and_none_is_uncovered() {
 }
 
 #[test]
+#[ignore = "evidence of real machines: CASEMATE_VECTORS"]
 fn a_real_gpu_of_another_processors_evidence_is_refused() {
-    let Some(folder) = folder("real GPU, another processor") else { return };
-    let evidence = hopper(&folder, "hopper");
+    let evidence = hopper("hopper");
     let one = DeviceCount { gpus: 1, switches: 0 };
     let expectation = GpuExpectation::for_cpu_evidence(b"another report", one, one);
     let appraised = appraise_gpus(&[evidence], &GpuEndorsements::default(), &policy(), &expectation, NOW);

@@ -26,6 +26,7 @@ mod iak;
 mod ima;
 mod names;
 mod node;
+mod quote_vectors;
 mod quotes;
 mod receipt;
 mod references;
@@ -43,5 +44,6 @@ mod tdx_collateral;
 mod tdx_world;
 mod uefi;
 mod uefi_machine;
+#[path = "../support/vectors.rs"]
 mod vectors;
 mod world;

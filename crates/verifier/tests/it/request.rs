@@ -1,11 +1,5 @@
 //! Requests of every kind: what is accepted, what is refused by which check, and what is no request.
 
-use std::{
-    fs,
-    io::{self, Write as _},
-    path::PathBuf,
-};
-
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use casemate_attester::{Attester as _, quote_bundle, sim::SoftTpm};
 use casemate_evidence::{
@@ -26,18 +20,10 @@ use casemate_verifier::{
 };
 use serde_json::{Value, json};
 
-use crate::world::{Case, INSTANCE, NONCE, NOW, Spec, WORKLOAD};
-
-fn vector(name: &str) -> Option<Vec<u8>> {
-    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/vectors");
-    let folder = std::env::var_os("CASEMATE_VECTORS").map_or_else(|| PathBuf::from(default), PathBuf::from);
-    if !folder.is_dir() {
-        // Not by `eprintln!`, which the test harness would swallow.
-        let _ = writeln!(io::stderr(), "SKIPPED: no vectors at {}; set CASEMATE_VECTORS to their folder", folder.display());
-        return None;
-    }
-    Some(fs::read(folder.join(name)).unwrap())
-}
+use crate::{
+    vectors,
+    world::{Case, INSTANCE, NONCE, NOW, Spec, WORKLOAD},
+};
 
 fn ders(pem: &[u8]) -> Vec<String> {
     let chain = chain_from_pem(std::str::from_utf8(pem).unwrap()).unwrap();
@@ -69,17 +55,17 @@ fn accepted(request: &Value) {
 }
 
 /// A report of a real machine, expected to be what it is.
-fn genoa() -> Option<Value> {
-    let report = vector("snp/genoa-v3.report.bin")?;
+fn genoa() -> Value {
+    let report = vectors::read("snp/genoa-v3.report.bin");
     let certificates = ["snp/genoa-v3.vcek.pem", "snp/certs/genoa_ask.pem", "snp/certs/genoa_ark.pem"];
-    let chain: Vec<String> = certificates.into_iter().flat_map(|name| ders(&vector(name).unwrap())).collect();
+    let chain: Vec<String> = certificates.into_iter().flat_map(|name| ders(&vectors::read(name))).collect();
     let rule = GenerationRule {
         tcb: Tcb { fmc: 0, bootloader: 10, tee: 0, snp: 23, microcode: 84 },
         firmware: FirmwareVersion { major: 1, minor: 55, build: 40 },
         mitigations: 0,
     };
     let policy = SnpPolicy { revocation: RevocationRule::DangerWithout, ..SnpPolicy::strict(Some(rule), None) };
-    Some(json!({
+    json!({
         "version": 1, "kind": "snp", "at": 1_780_272_000,
         "evidence": { "report": BASE64.encode(&report) },
         "endorsements": { "chain": chain },
@@ -90,12 +76,13 @@ fn genoa() -> Option<Value> {
             "report_data": hex::encode(&report[0x50..0x90]),
             "vmpl": 0, "identity": "danger_any", "revoked_chips": [],
         },
-    }))
+    })
 }
 
 #[test]
+#[ignore = "evidence of real machines: CASEMATE_VECTORS"]
 fn a_report_is_accepted_and_each_change_is_refused_by_its_check() {
-    let Some(good) = genoa() else { return };
+    let good = genoa();
     accepted(&good);
     let response = judge(&good);
     assert_eq!((response.result.platform.as_str(), response.result.submodules.len()), ("device", 1));
@@ -121,8 +108,9 @@ fn a_report_is_accepted_and_each_change_is_refused_by_its_check() {
 }
 
 #[test]
+#[ignore = "evidence of real machines: CASEMATE_VECTORS"]
 fn a_policy_that_is_given_has_the_last_word_over_a_lone_device() {
-    let Some(good) = genoa() else { return };
+    let good = genoa();
     let rego = |rule: &str| {
         let text = format!(
             "package casemate.appraisal\nimport rego.v1\ndefault allow := false\nallow if {rule}\ndeny contains \"no\" if false\n"
@@ -135,12 +123,12 @@ fn a_policy_that_is_given_has_the_last_word_over_a_lone_device() {
 }
 
 #[test]
+#[ignore = "evidence of real machines: CASEMATE_VECTORS"]
 fn silicon_that_is_broken_is_refused_with_a_reason() {
-    let Some(report) = vector("snp/milan-v2.report.bin") else { return };
-    let Some(mut request) = genoa() else { return };
-    let mut chain = vec![BASE64.encode(vector("snp/milan-v2.vcek.der").unwrap())];
-    chain
-        .extend(["snp/certs/milan_ask.pem", "snp/certs/milan_ark.pem"].into_iter().flat_map(|name| ders(&vector(name).unwrap())));
+    let report = vectors::read("snp/milan-v2.report.bin");
+    let mut request = genoa();
+    let mut chain = vec![BASE64.encode(vectors::read("snp/milan-v2.vcek.der"))];
+    chain.extend(["snp/certs/milan_ask.pem", "snp/certs/milan_ark.pem"].into_iter().flat_map(|name| ders(&vectors::read(name))));
     request["at"] = json!(1_748_736_000);
     request["evidence"]["report"] = json!(BASE64.encode(&report));
     request["endorsements"]["chain"] = json!(chain);
@@ -161,14 +149,15 @@ fn silicon_that_is_broken_is_refused_with_a_reason() {
 }
 
 #[test]
+#[ignore = "evidence of real machines: CASEMATE_VECTORS"]
 fn a_quote_of_a_trust_domain_is_accepted_and_without_collateral_refused() {
-    let Some(quote) = vector("tdx/v4-uptodate.quote.bin") else { return };
+    let quote = vectors::read("tdx/v4-uptodate.quote.bin");
     let decoded = Quote::decode(&quote).unwrap();
     let td = decoded.td_report().unwrap();
     let good = json!({
         "version": 1, "kind": "tdx", "at": 1_750_420_800,
         "evidence": { "quote": BASE64.encode(&quote) },
-        "endorsements": { "collateral": BASE64.encode(vector("tdx/v4-uptodate.collateral.json").unwrap()) },
+        "endorsements": { "collateral": BASE64.encode(vectors::read("tdx/v4-uptodate.collateral.json")) },
         "policy": TdxPolicy::strict(),
         "expectation": {
             "mrtd": [hex::encode(td.mr_td)],
@@ -188,16 +177,17 @@ fn a_quote_of_a_trust_domain_is_accepted_and_without_collateral_refused() {
     changed["expectation"]["rtmrs"][3] = json!({ "events": { "required": [], "allowed": [] } });
     assert_eq!(refused(&changed), "tdx.rtmr");
     let mut changed = good.clone();
-    changed["evidence"]["quote"] = json!(BASE64.encode(vector("tdx/v4-debug-td.quote.bin").unwrap()));
+    changed["evidence"]["quote"] = json!(BASE64.encode(vectors::read("tdx/v4-debug-td.quote.bin")));
     assert!(refused(&changed).starts_with("tdx."));
     let mut changed = good;
-    changed["evidence"]["quote"] = json!(BASE64.encode(vector("tdx/sgx-v3.quote.bin").unwrap()));
+    changed["evidence"]["quote"] = json!(BASE64.encode(vectors::read("tdx/sgx-v3.quote.bin")));
     assert_eq!(refused(&changed), "tdx.kind");
 }
 
 #[test]
+#[ignore = "evidence of real machines: CASEMATE_VECTORS"]
 fn a_gpu_without_the_manifest_of_its_firmware_is_refused_and_a_bad_signature_named() {
-    let Some(text) = vector("nvidia/hopper.report.txt") else { return };
+    let text = vectors::read("nvidia/hopper.report.txt");
     let bytes = |text: &[u8]| hex::decode(std::str::from_utf8(text).unwrap().trim()).unwrap();
     let report = bytes(&text);
     let nonce = Report::parse(&report).unwrap().request.nonce;
@@ -206,7 +196,7 @@ fn a_gpu_without_the_manifest_of_its_firmware_is_refused_and_a_bad_signature_nam
         "evidence": { "devices": [{
             "kind": "gpu",
             "report": BASE64.encode(&report),
-            "chain": ders(&vector("nvidia/hopper.chain.txt").unwrap()),
+            "chain": ders(&vectors::read("nvidia/hopper.chain.txt")),
         }] },
         "endorsements": { "manifests": [], "ocsp": [], "crls": [] },
         "policy": GpuPolicy { danger_without_revocation: true, ..GpuPolicy::strict() },
@@ -223,7 +213,7 @@ fn a_gpu_without_the_manifest_of_its_firmware_is_refused_and_a_bad_signature_nam
     changed["expectation"]["nonce"] = json!("00".repeat(32));
     assert_eq!(refused(&changed), "gpu.nonce");
     let mut changed = good;
-    let bad = bytes(&vector("nvidia/hopper-bad-signature.report.txt").unwrap());
+    let bad = bytes(&vectors::read("nvidia/hopper-bad-signature.report.txt"));
     changed["evidence"]["devices"][0]["report"] = json!(BASE64.encode(bad));
     assert_eq!(refused(&changed), "gpu.signature");
 }

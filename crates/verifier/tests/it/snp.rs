@@ -1,6 +1,4 @@
-//! Reports of real machines, from the public vectors that `CASEMATE_VECTORS` names; its README says what is in them.
-
-use std::{fs, path::PathBuf};
+//! Reports of real machines.
 
 use casemate_verifier::{
     Appraised, UnixTime,
@@ -10,6 +8,8 @@ use casemate_verifier::{
     },
 };
 use sha2::{Digest as _, Sha256};
+
+use crate::vectors;
 
 /// A vector with the policy that it just meets.
 struct Vector {
@@ -22,30 +22,30 @@ struct Vector {
 }
 
 impl Vector {
-    fn genoa() -> Option<Self> {
+    fn genoa() -> Self {
         let mut policy = SnpPolicy::strict(Some(rule(10, 23, 84, [1, 55, 40])), None);
         policy.revocation = RevocationRule::DangerWithout;
-        let report = read("genoa-v3.report.bin")?;
+        let report = read("genoa-v3.report.bin");
         let identity = signed_identity(&report, 2);
-        let chain = [pem("genoa-v3.vcek.pem")?, pem("certs/genoa_ask.pem")?, pem("certs/genoa_ark.pem")?].concat();
+        let chain = [pem("genoa-v3.vcek.pem"), pem("certs/genoa_ask.pem"), pem("certs/genoa_ark.pem")].concat();
         // 2026-06-01.
-        Some(Self { report, chain, policy, identity, vmpl: 0, now: UnixTime(1_780_272_000) })
+        Self { report, chain, policy, identity, vmpl: 0, now: UnixTime(1_780_272_000) }
     }
 
-    fn milan() -> Option<Self> {
+    fn milan() -> Self {
         let mut policy = SnpPolicy::strict(None, None);
         policy.danger_milan = Some(rule(3, 8, 0x73, [1, 52, 4]));
         policy.revocation = RevocationRule::DangerWithout;
         policy.platform.danger_without_alias_check = true;
         policy.danger_provisional_firmware = true;
-        let report = read("milan-v2.report.bin")?;
+        let report = read("milan-v2.report.bin");
         let identity = signed_identity(&report, 4);
-        let chain = [vec![read("milan-v2.vcek.der")?], pem("certs/milan_ask.pem")?, pem("certs/milan_ark.pem")?].concat();
+        let chain = [vec![read("milan-v2.vcek.der")], pem("certs/milan_ask.pem"), pem("certs/milan_ark.pem")].concat();
         // 2025-06-01.
-        Some(Self { report, chain, policy, identity, vmpl: 0, now: UnixTime(1_748_736_000) })
+        Self { report, chain, policy, identity, vmpl: 0, now: UnixTime(1_748_736_000) }
     }
 
-    fn vlek() -> Option<Self> {
+    fn vlek() -> Self {
         let policy = SnpPolicy {
             danger_milan: Some(rule(4, 0x18, 0xd9, [1, 55, 29])),
             signer: SignerRule::Vlek { csp_ids: vec!["CN=cc-us-east-2.amazonaws.com".into()] },
@@ -53,14 +53,14 @@ impl Vector {
             danger_provisional_firmware: true,
             ..SnpPolicy::strict(None, None)
         };
-        let report = read("milan-vlek-v3.report.bin")?;
-        let chain = [vec![read("milan-vlek-v3.vlek.der")?], pem("certs/milan_vlek_chain.pem")?].concat();
+        let report = read("milan-vlek-v3.report.bin");
+        let chain = [vec![read("milan-vlek-v3.vlek.der")], pem("certs/milan_vlek_chain.pem")].concat();
         // 2025-06-01.
-        Some(Self { report, chain, policy, identity: Identity::Absent, vmpl: 1, now: UnixTime(1_748_736_000) })
+        Self { report, chain, policy, identity: Identity::Absent, vmpl: 1, now: UnixTime(1_748_736_000) }
     }
 
-    fn all() -> Vec<Self> {
-        [Self::genoa(), Self::milan(), Self::vlek()].into_iter().flatten().collect()
+    fn all() -> [Self; 3] {
+        [Self::genoa(), Self::milan(), Self::vlek()]
     }
 
     /// What is expected of the guest is what the file has there; each is changed in a test of its own.
@@ -97,26 +97,16 @@ fn signed_identity(report: &[u8], min_guest_svn: u32) -> Identity {
     Identity::Signed { id_key_digest, author_key_digest: None, family_id: id(1), image_id: id(2), min_guest_svn }
 }
 
-fn folder() -> Option<PathBuf> {
-    let default = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vectors");
-    let folder = std::env::var_os("CASEMATE_VECTORS").map_or_else(default, PathBuf::from);
-    if !folder.is_dir() {
-        eprintln!("SKIPPED: no vectors; set CASEMATE_VECTORS to their folder");
-        return None;
-    }
-    Some(folder.join("snp"))
+fn read(name: &str) -> Vec<u8> {
+    vectors::read(&format!("snp/{name}"))
 }
 
-fn read(name: &str) -> Option<Vec<u8>> {
-    Some(fs::read(folder()?.join(name)).unwrap())
-}
-
-fn pem(name: &str) -> Option<Vec<Vec<u8>>> {
+fn pem(name: &str) -> Vec<Vec<u8>> {
     use base64::Engine as _;
-    let text = String::from_utf8(read(name)?).unwrap();
+    let text = String::from_utf8(read(name)).unwrap();
     let body = |part: &str| part.split("-----END").next().unwrap().split_whitespace().collect::<String>();
     let der = |part| base64::engine::general_purpose::STANDARD.decode(body(part)).unwrap();
-    Some(text.split("-----BEGIN CERTIFICATE-----").skip(1).map(der).collect())
+    text.split("-----BEGIN CERTIFICATE-----").skip(1).map(der).collect()
 }
 
 fn failed(appraised: &Appraised<VerifiedSnp, SnpClaims>) -> Option<(&str, &str)> {
@@ -125,8 +115,9 @@ fn failed(appraised: &Appraised<VerifiedSnp, SnpClaims>) -> Option<(&str, &str)>
 }
 
 #[test]
+#[ignore = "evidence of real machines: CASEMATE_VECTORS"]
 fn a_genoa_report_of_version_3_is_accepted() {
-    let Some(vector) = Vector::genoa() else { return };
+    let vector = Vector::genoa();
     let appraised = vector.judge();
     assert_eq!(failed(&appraised), None);
     assert_eq!(appraised.checks().len(), SNP_CHECKS.len());
@@ -139,8 +130,9 @@ fn a_genoa_report_of_version_3_is_accepted() {
 }
 
 #[test]
+#[ignore = "evidence of real machines: CASEMATE_VECTORS"]
 fn a_milan_report_of_version_2_is_accepted_only_if_milan_is_named() {
-    let Some(mut vector) = Vector::milan() else { return };
+    let mut vector = Vector::milan();
     let appraised = vector.judge();
     assert_eq!(failed(&appraised), None);
     let claims = appraised.claims().unwrap();
@@ -151,8 +143,9 @@ fn a_milan_report_of_version_2_is_accepted_only_if_milan_is_named() {
 }
 
 #[test]
+#[ignore = "evidence of real machines: CASEMATE_VECTORS"]
 fn a_vlek_report_is_accepted_while_its_certificate_is_valid() {
-    let Some(mut vector) = Vector::vlek() else { return };
+    let mut vector = Vector::vlek();
     let appraised = vector.judge();
     assert_eq!(failed(&appraised), None);
     let (claims, verified) = (appraised.claims().unwrap(), appraised.verified().unwrap());
@@ -167,8 +160,9 @@ fn a_vlek_report_is_accepted_while_its_certificate_is_valid() {
 }
 
 #[test]
+#[ignore = "evidence of real machines: CASEMATE_VECTORS"]
 fn a_vlek_report_for_a_policy_that_wants_a_vcek_has_an_unsupported_signer() {
-    let Some(mut vector) = Vector::vlek() else { return };
+    let mut vector = Vector::vlek();
     vector.policy.signer = SignerRule::Vcek;
     let (name, detail) = failed(&vector.judge()).map(|(name, detail)| (name.to_owned(), detail.to_owned())).unwrap();
     assert_eq!((name.as_str(), detail.starts_with("unsupported signer")), ("snp.signer", true), "{detail}");
@@ -177,16 +171,18 @@ fn a_vlek_report_for_a_policy_that_wants_a_vcek_has_an_unsupported_signer() {
 }
 
 #[test]
+#[ignore = "evidence of real machines: CASEMATE_VECTORS"]
 fn a_certificate_of_another_issuer_parses_and_its_chain_fails() {
-    let Some(mut vector) = Vector::milan() else { return };
-    vector.chain[0] = read("milan-bad-chain.vcek.der").unwrap();
+    let mut vector = Vector::milan();
+    vector.chain[0] = read("milan-bad-chain.vcek.der");
     assert!(matches!(SignedChain::new(&vector.chain), Err(ChainError::Path(_))));
     assert_eq!(failed(&vector.judge()).map(|(name, _)| name), Some("snp.chain"));
 }
 
 #[test]
+#[ignore = "evidence of real machines: CASEMATE_VECTORS"]
 fn chains_of_another_generation_do_not_fit() {
-    let (Some(mut genoa), Some(milan)) = (Vector::genoa(), Vector::milan()) else { return };
+    let (mut genoa, milan) = (Vector::genoa(), Vector::milan());
     let own = genoa.chain.clone();
     genoa.chain = milan.chain.clone();
     genoa.policy.danger_milan = milan.policy.danger_milan;
@@ -196,6 +192,7 @@ fn chains_of_another_generation_do_not_fit() {
 }
 
 #[test]
+#[ignore = "evidence of real machines: CASEMATE_VECTORS"]
 fn a_raised_tcb_is_not_the_certificates() {
     for vector in Vector::all() {
         let mut raised = vector.report.clone();
@@ -208,6 +205,7 @@ fn a_raised_tcb_is_not_the_certificates() {
 }
 
 #[test]
+#[ignore = "evidence of real machines: CASEMATE_VECTORS"]
 fn accepted_reports_with_any_byte_changed_are_refused_by_name() {
     for vector in Vector::all() {
         let kept = SignedChain::new(&vector.chain).unwrap();
@@ -239,8 +237,9 @@ fn accepted_reports_with_any_byte_changed_are_refused_by_name() {
 }
 
 #[test]
+#[ignore = "evidence of real machines: CASEMATE_VECTORS"]
 fn certificates_with_any_byte_changed_are_refused() {
-    let Some(vector) = Vector::genoa() else { return };
+    let vector = Vector::genoa();
     for certificate in 0..3 {
         for at in 0..vector.chain[certificate].len() {
             let mut chain = vector.chain.clone();
@@ -252,6 +251,7 @@ fn certificates_with_any_byte_changed_are_refused() {
 }
 
 #[test]
+#[ignore = "evidence of real machines: CASEMATE_VECTORS"]
 fn a_kept_chain_gives_the_same_verdict_and_is_judged_at_each_time() {
     for mut vector in Vector::all() {
         let kept = SignedChain::new(&vector.chain).unwrap();
@@ -267,9 +267,10 @@ fn a_kept_chain_gives_the_same_verdict_and_is_judged_at_each_time() {
 }
 
 #[test]
+#[ignore = "evidence of real machines: CASEMATE_VECTORS"]
 fn the_pinned_roots_are_amds() {
     for (generation, name) in [(Generation::Milan, "milan"), (Generation::Genoa, "genoa"), (Generation::Turin, "turin")] {
-        let Some(root) = pem(&format!("certs/{name}_ark.pem")) else { return };
+        let root = pem(&format!("certs/{name}_ark.pem"));
         assert_eq!(amd_root_fingerprint(generation), Sha256::digest(&root[0]).as_slice());
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::list::Mutant;
-use crate::{process, progress::Progress};
+use crate::{paths::VECTORS, process, progress::Progress};
 
 /// Tests that are run one by one, the quickest first, before the others of a mutant are run together.
 const ALONE: usize = 8;
@@ -54,6 +54,8 @@ pub(super) struct Runner<'a> {
     pub(super) threads: usize,
     /// Tests that are not run: too slow for a thousand times.
     pub(super) without: &'a [&'a str],
+    /// The folder of evidence from real machines; without it the tests over that, which are the ignored ones, are not run.
+    pub(super) vectors: Option<&'a Path>,
 }
 
 impl Runner<'_> {
@@ -88,10 +90,13 @@ impl Runner<'_> {
     fn reach(&self) -> Result<Vec<Test>> {
         let mut names = Vec::new();
         for (program, path) in self.programs {
-            let listed = process::output(Command::new(path).arg("--list").current_dir(self.folder))?;
-            let listed = String::from_utf8(listed).context("the names of tests are text")?;
-            let listed = listed.lines().filter_map(|line| line.strip_suffix(": test"));
-            names.extend(listed.filter(|name| !self.without.contains(name)).map(|name| (program.clone(), name.to_owned())));
+            let list = |arguments: &[&str]| -> Result<String> {
+                let listed = process::output(Command::new(path).args(arguments).current_dir(self.folder))?;
+                String::from_utf8(listed).context("the names of tests are text")
+            };
+            let ignored = if self.vectors.is_none() { list(&["--list", "--ignored"])? } else { String::new() };
+            let listed = chosen(&list(&["--list"])?, &ignored, self.without);
+            names.extend(listed.into_iter().map(|name| (program.clone(), name)));
         }
         let folder = tempfile::tempdir().context("making a folder")?;
         let (next, tests) = (Mutex::new(names.into_iter().enumerate()), Mutex::new(Vec::new()));
@@ -145,6 +150,9 @@ impl Runner<'_> {
         command.arg("--kill-after=5").arg(limit.as_secs().to_string()).arg(&self.programs[program]).arg("--exact").args(names);
         command.current_dir(self.folder).env("MUTANT", id.to_string()).env("CARGO_MANIFEST_DIR", self.folder);
         command.env("PROPTEST_CASES", "32").env("CASEMATE_TEST_TOOLS", "require");
+        if let Some(folder) = self.vectors {
+            command.arg("--include-ignored").env(VECTORS, folder);
+        }
         if let Some(file) = reached {
             command.env("MUTANT_REACHED", file);
         }
@@ -156,4 +164,11 @@ impl Runner<'_> {
             Some(_) | None => Some(Outcome::Caught),
         })
     }
+}
+
+/// The tests that a program lists, but for those that it lists as ignored and those `without` which it is run.
+pub(super) fn chosen(listed: &str, ignored: &str, without: &[&str]) -> Vec<String> {
+    let names = |list| str::lines(list).filter_map(|line| line.strip_suffix(": test"));
+    let ignored: BTreeSet<&str> = names(ignored).collect();
+    names(listed).filter(|name| !ignored.contains(name) && !without.contains(name)).map(str::to_owned).collect()
 }

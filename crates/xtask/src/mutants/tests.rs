@@ -61,3 +61,10 @@ fn a_mutant_whose_place_is_not_found_is_said() {
     let found = sites::find(SOURCE, &[&lost], &[]).unwrap();
     assert_eq!(found.apart.len(), 1);
 }
+
+#[test]
+fn ignored_tests_are_left_out_and_so_are_those_that_are_named() {
+    let listed = "a::real: test\na::made: test\na::slow: test\nbench: benchmark\n\n3 tests, 1 benchmark\n";
+    assert_eq!(run::chosen(listed, "a::real: test\n\n1 test, 0 benchmarks\n", &["a::slow"]), ["a::made"]);
+    assert_eq!(run::chosen(listed, "", &[]), ["a::real", "a::made", "a::slow"]);
+}

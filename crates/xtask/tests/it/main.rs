@@ -4,6 +4,7 @@
 
 mod dependencies;
 mod distro;
+mod ignored;
 mod purity;
 mod size;
 mod sources;

@@ -1,6 +1,6 @@
-//! A quote of a real machine, from the public vectors that `CASEMATE_VECTORS` names; its README says what is in it.
+//! A quote of a real machine.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::collections::BTreeMap;
 
 use casemate_evidence::{
     instance::Pcr,
@@ -9,13 +9,12 @@ use casemate_evidence::{
 use casemate_verifier::quote::{AttestationKey, PcrError, QuoteError};
 use rsa::{RsaPublicKey, pkcs8::DecodePublicKey as _, traits::PublicKeyParts as _};
 
+use crate::vectors;
+
 #[test]
+#[ignore = "evidence of real machines: CASEMATE_VECTORS"]
 fn a_machines_rsassa_quote_is_accepted_and_three_changes_are_told_apart() {
-    let Some(folder) = folder() else {
-        eprintln!("SKIPPED: no vectors; set CASEMATE_VECTORS to their folder");
-        return;
-    };
-    let read = |name: &str| fs::read(folder.join("tpm").join(name)).unwrap();
+    let read = |name: &str| vectors::read(&format!("tpm/{name}"));
     let (attest, signature) = (read("quote-rsa.tpms-attest.bin"), read("quote-rsa.tpmt-signature.bin"));
     let key = attestation_key(std::str::from_utf8(&read("quote-rsa.ak.pem")).unwrap());
     let pcrs = listed_pcr_16(&read("quote-rsa.pcrs.bin"));
@@ -31,11 +30,6 @@ fn a_machines_rsassa_quote_is_accepted_and_three_changes_are_told_apart() {
     let changed = BTreeMap::from([(16, Pcr([1; 32]))]);
     assert!(matches!(quote.pcrs(&[16], &changed), Err(PcrError::Digest { .. })));
     assert!(matches!(quote.pcrs(&[15], &changed), Err(PcrError::Selection { .. })));
-}
-
-pub(crate) fn folder() -> Option<PathBuf> {
-    let default = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vectors");
-    Some(std::env::var_os("CASEMATE_VECTORS").map_or_else(default, PathBuf::from)).filter(|folder| folder.is_dir())
 }
 
 /// The vector has the key in PEM form; the public area around it is that of an RSASSA attestation key.
