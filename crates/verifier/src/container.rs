@@ -52,9 +52,7 @@ pub fn appraise(
     now: UnixTime,
 ) -> AttestationResult {
     match believes.policy.platform() {
-        PlatformKind::Container | PlatformKind::Sandbox => {
-            appraise_container(evidence, endorsements, believes, expectation, now)
-        }
+        PlatformKind::Container | PlatformKind::Sandbox => appraise_container(evidence, endorsements, believes, expectation, now),
         PlatformKind::Microvm | PlatformKind::Confidential => {
             instance::appraise_instance(evidence, endorsements, believes, &expectation.instance, now)
         }
@@ -367,6 +365,7 @@ const MAX_SHOWN: usize = 4;
 
 const HOST_LIMIT: &str = "this does NOT protect you from the host: its root can read the memory, the keys and the files of this instance, \
     and could have forged what the node says of it; the evidence shows what the node started with, and no more";
-const CONTAINER_LIMIT: &str = "the instance shares the host's kernel: a hole in that kernel is a way out of it, and into it from a neighbour";
+const CONTAINER_LIMIT: &str =
+    "the instance shares the host's kernel: a hole in that kernel is a way out of it, and into it from a neighbour";
 const SANDBOX_LIMIT: &str =
     "between the instance and the host's kernel is a kernel in user space: a hole in both, or in the CPU, is a way out of it";

@@ -52,9 +52,9 @@ pub mod x509;
 
 pub use anchors::{AnchorError, MAX_ROOTS, TrustAnchors, VendorRoot};
 pub use boot::BOOT_CHECKS;
+pub use casemate_evidence::container::ContainerLevel;
 pub use cbor::CborError;
 pub use checks::{Appraised, CONTAINER_CHECKS, Check, CheckName, INSTANCE_CHECKS, NODE_CHECKS, Outcome};
-pub use casemate_evidence::container::ContainerLevel;
 pub use envelope::EnvelopeError;
 pub use ima::IMA_CHECKS;
 pub use instance::{Endorsements, Expectation, RelyingParty, appraise_instance};

@@ -19,8 +19,8 @@ use sections::{
 };
 
 pub(crate) use command_line::CommandLine;
-pub(crate) use sections::{ContainerReferences, GuestOs};
 pub use sections::{ConfidentialGuest, Machine, Processor, TdxReference};
+pub(crate) use sections::{ContainerReferences, GuestOs};
 
 /// The variable part of a command line template: the frequency of the time stamp counter, 1 to 10 decimal digits.
 pub const TSC_KHZ: &str = "{tsc_khz}";
