@@ -6,6 +6,7 @@ use casemate_api::{
     workload::{Isolation, Workload},
 };
 use casemate_lifecycle::{Failure, InstanceId, NodeId, Step};
+use casemate_sandbox::Capabilities;
 use ed25519_dalek::{Signature, VerifyingKey};
 
 use crate::failure::{self, check};
@@ -67,7 +68,26 @@ pub(crate) fn authenticate(signed: &node::Assignment, me: &NodeId, platform: &Ve
     Ok(Order { id, body, signed: signed.clone() })
 }
 
-/// What this node can give in all.
+/// What this node can give in all, whoever runs it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NodeCapacity {
+    pub(crate) memory_mib: u64,
+    pub(crate) cpus: u32,
+    pub(crate) cpus_in_all: u32,
+    pub(crate) disk_mib: u64,
+    pub(crate) instances: usize,
+}
+
+impl NodeCapacity {
+    /// As far as a driver with these capabilities reaches.
+    pub(crate) fn of(&self, capabilities: &Capabilities) -> Capacity {
+        let Self { memory_mib, cpus, cpus_in_all, disk_mib, instances } = *self;
+        let (cpus, disks) = (capabilities.max_cpus.min(cpus), capabilities.max_disks);
+        Capacity { memory_mib, cpus, cpus_in_all, disk_mib, instances, disks }
+    }
+}
+
+/// What instances of one driver can have in all.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Capacity {
     pub(crate) memory_mib: u64,
@@ -91,10 +111,13 @@ pub(crate) struct InUse {
 }
 
 impl InUse {
-    /// With one more instance of this workload.
-    pub(crate) fn and(self, workload: &Workload) -> Self {
+    /// With one more instance of this workload, at this level.
+    pub(crate) fn and(self, workload: &Workload, level: Isolation) -> Self {
+        // What a container writes is in memory.
+        let scratch_mib = if level < Isolation::Microvm { workload.resources.scratch_mib } else { 0 };
+        let memory_mib = workload.resources.memory_mib.saturating_add(scratch_mib).saturating_add(MACHINE_OVERHEAD_MIB);
         Self {
-            memory_mib: self.memory_mib.saturating_add(workload.resources.memory_mib + MACHINE_OVERHEAD_MIB),
+            memory_mib: self.memory_mib.saturating_add(memory_mib),
             cpus: self.cpus.saturating_add(workload.resources.cpus),
             disk_mib: self.disk_mib.saturating_add(workload.resources.scratch_mib),
             instances: self.instances + 1,
@@ -105,8 +128,8 @@ impl InUse {
 /// Memory that a VMM and a vTPM need beside the guest's.
 pub(crate) const MACHINE_OVERHEAD_MIB: u64 = 160;
 
-/// Freshness, workload, isolation level and room: all that is needed to start.
-pub(crate) fn admit(order: &Order, now_ms: u64, capacity: &Capacity, in_use: InUse) -> Result<Workload, Failure> {
+/// Freshness, workload, isolation level and room: all that is needed to start. `capacity` is that of the level, where the node has it.
+pub(crate) fn admit(order: &Order, now_ms: u64, capacity: Option<&Capacity>, in_use: InUse) -> Result<Workload, Failure> {
     let refuse = |check, detail: String| failure::at(Step::Accepted, check, detail);
     if now_ms > order.body.start_before_ms {
         let late = now_ms - order.body.start_before_ms;
@@ -114,16 +137,20 @@ pub(crate) fn admit(order: &Order, now_ms: u64, capacity: &Capacity, in_use: InU
     }
     let workload = Workload::from_canonical(order.body.workload.as_bytes())
         .map_err(|error| refuse(check::WORKLOAD, failure::chain(&error)))?;
-    match workload.isolation {
-        Isolation::Microvm => {}
-        other => return Err(refuse(check::CAPACITY, format!("this node has isolation level microvm only, asked for {other:?}"))),
+    let level = order.body.level;
+    if level < workload.isolation {
+        let (least, placed) = (workload.isolation.as_str(), level.as_str());
+        return Err(refuse(check::LEVEL, format!("the workload asks for level {least} at least, and was placed at {placed}")));
     }
-    room(&workload, capacity, in_use).map_err(|detail| refuse(check::CAPACITY, detail))?;
+    let Some(capacity) = capacity else {
+        return Err(refuse(check::CAPACITY, format!("this node does not have isolation level {}", level.as_str())));
+    };
+    room(&workload, level, capacity, in_use).map_err(|detail| refuse(check::CAPACITY, detail))?;
     Ok(workload)
 }
 
-fn room(workload: &Workload, capacity: &Capacity, in_use: InUse) -> Result<(), String> {
-    let wanted = in_use.and(workload);
+fn room(workload: &Workload, level: Isolation, capacity: &Capacity, in_use: InUse) -> Result<(), String> {
+    let wanted = in_use.and(workload, level);
     let ensure = |ok: bool, what: &str, wanted: u64, limit: u64| {
         if ok { Ok(()) } else { Err(format!("{what}: {wanted} wanted in all, {limit} there")) }
     };
@@ -173,6 +200,7 @@ pub(crate) mod tests {
             node: "n-1".into(),
             generation: 1,
             intent: Intent::Run,
+            level: Isolation::Microvm,
             workload: String::from_utf8(workload().to_canonical()).unwrap(),
             issued_at_ms: 1_000,
             start_before_ms: 10_000,
@@ -237,13 +265,14 @@ pub(crate) mod tests {
             let mut workload = workload();
             break_it(&mut workload);
             let text = String::from_utf8(workload.to_canonical()).unwrap();
-            admit(&order(&Body { workload: text, ..body() }), now, &CAPACITY, in_use).map_err(|failure| failure.check)
+            admit(&order(&Body { workload: text, ..body() }), now, Some(&CAPACITY), in_use).map_err(|failure| failure.check)
         };
         let none = InUse::default();
         assert!(start(10_000, none, |_| {}).is_ok());
         assert_eq!(start(10_001, none, |_| {}).unwrap_err(), check::STALE);
         assert_eq!(start(0, none, |w| w.ttl_s = 0).unwrap_err(), check::WORKLOAD);
-        assert_eq!(start(0, none, |w| w.isolation = Isolation::Confidential).unwrap_err(), check::CAPACITY);
+        assert_eq!(start(0, none, |w| w.isolation = Isolation::Confidential).unwrap_err(), check::LEVEL);
+        assert!(start(0, none, |w| w.isolation = Isolation::Container).is_ok(), "a stronger level than asked for");
         assert_eq!(start(0, none, |w| w.resources.memory_mib = 1000).unwrap_err(), check::CAPACITY);
         assert_eq!(start(0, none, |w| w.resources.cpus = 3).unwrap_err(), check::CAPACITY);
         assert_eq!(start(0, none, |w| w.resources.scratch_mib = 2000).unwrap_err(), check::CAPACITY);
@@ -251,5 +280,14 @@ pub(crate) mod tests {
         assert_eq!(start(0, full, |_| {}).unwrap_err(), check::CAPACITY);
         let busy = InUse { cpus: 8, ..none };
         assert_eq!(start(0, busy, |_| {}).unwrap_err(), check::CAPACITY);
+        let without = admit(&order(&body()), 0, None, none).map_err(|failure| failure.check);
+        assert_eq!(without.unwrap_err(), check::CAPACITY);
+    }
+
+    #[test]
+    fn what_a_container_writes_counts_as_memory() {
+        let of = |level| InUse::default().and(&workload(), level).memory_mib;
+        assert_eq!(of(Isolation::Container) - of(Isolation::Microvm), workload().resources.scratch_mib);
+        assert_eq!(of(Isolation::Sandbox), of(Isolation::Container));
     }
 }

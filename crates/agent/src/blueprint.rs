@@ -6,10 +6,16 @@ use casemate_api::{
     guest::{Launch, Slice, ToGuest, to_guest},
     workload::{self, Workload},
 };
-use casemate_evidence::instance::{self as evidence, LaunchRecord};
+use casemate_evidence::{
+    container::{ContainerLaunch, ContainerLevel, LayerRoot},
+    instance::{self as evidence, LaunchRecord, Record as _},
+};
 use casemate_image::{ConvertedLayer, Pack};
 use casemate_lifecycle::InstanceId;
-use casemate_sandbox::{Capabilities, Demand, Disk, JailReport, MachineSystem, Plan, System};
+use casemate_sandbox::{
+    Capabilities, ContainerSystem, Demand, Disk, JailReport, LayerFile, MachineSystem, Plan, Shared, SharedKind, System,
+    SystemKind,
+};
 use prost::Message as _;
 
 use crate::guest_os::GuestOs;
@@ -31,16 +37,47 @@ pub(crate) struct AssetFile {
     pub(crate) size_bytes: u64,
 }
 
-/// Measured digests of the files that boot.
+/// Measured digests of what an instance is made of; which of the two is decided by who runs it, and by nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Measured {
+    Machine(MachineMeasured),
+    Container(ContainerMeasured),
+}
+
+/// Of the files that boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Measured {
+pub(crate) struct MachineMeasured {
     pub(crate) kernel: [u8; 32],
     pub(crate) initrd: [u8; 32],
     /// As named on the command line, which the guest's kernel holds the root image against.
     pub(crate) root_hash: [u8; 32],
 }
 
-/// A machine, decided in full.
+/// Of what is process 1, and of the image around it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ContainerMeasured {
+    level: ContainerLevel,
+    guest_program: [u8; 32],
+    /// As the conversion gave them, lowest first.
+    layers: Vec<[u8; 32]>,
+}
+
+/// What of this node's files an instance begins as.
+#[derive(Debug, Clone)]
+pub(crate) enum SystemFiles {
+    Machine(MachineFiles),
+    Container { program: PathBuf, measured: [u8; 32] },
+}
+
+/// What boots.
+#[derive(Debug, Clone)]
+pub(crate) struct MachineFiles {
+    pub(crate) guest_os: GuestOs,
+    pub(crate) command_line: String,
+    pub(crate) measured: MachineMeasured,
+}
+
+/// An instance, decided in full.
 #[derive(Debug, Clone)]
 pub(crate) struct Blueprint {
     pub(crate) plan: Plan,
@@ -68,7 +105,8 @@ pub(crate) fn isolation(level: workload::Isolation) -> casemate_sandbox::Isolati
 
 /// Whether root, these layers and assets fit the machine's disks only when the layers share one.
 pub(crate) fn needs_pack(layers: usize, assets: usize, capabilities: &Capabilities) -> bool {
-    1 + layers + assets > capabilities.max_disks
+    // A container's layers are mounted by name, however many they are.
+    capabilities.system == SystemKind::Machine && 1 + layers + assets > capabilities.max_disks
 }
 
 /// Everything that [`draw`] needs.
@@ -77,18 +115,28 @@ pub(crate) struct Parts<'a> {
     pub(crate) workload: &'a Workload,
     /// The canonical bytes as signed.
     pub(crate) workload_text: &'a str,
-    pub(crate) guest_os: &'a GuestOs,
-    pub(crate) command_line: String,
-    pub(crate) measured: Measured,
+    /// Where it was placed.
+    pub(crate) level: workload::Isolation,
     pub(crate) layers: &'a Layers,
     pub(crate) assets: &'a [AssetFile],
     pub(crate) entropy: [u8; 32],
 }
 
-/// Decides the machine.
-pub(crate) fn draw(parts: Parts<'_>) -> Blueprint {
-    let mut disks = vec![Disk { serial: "root".into(), path: parts.guest_os.root.clone() }];
-    let layers = place_layers(parts.layers, &mut disks);
+/// Decides the instance.
+pub(crate) fn draw(parts: Parts<'_>, files: SystemFiles) -> Result<Blueprint, String> {
+    let mut disks = Vec::new();
+    let (layers, system, demands, measured) = match files {
+        SystemFiles::Machine(MachineFiles { guest_os, command_line, measured }) => {
+            disks.push(Disk { serial: "root".into(), path: guest_os.root });
+            let machine = MachineSystem { kernel: guest_os.kernel, initrd: guest_os.initrd, command_line };
+            let layers = place_layers(parts.layers, &mut disks);
+            (layers, System::Machine(machine), vec![Demand::Vtpm], Measured::Machine(measured))
+        }
+        SystemFiles::Container { program, measured } => {
+            let (system, measured) = container(&parts, program, measured)?;
+            (Vec::new(), System::Container(system), Vec::new(), Measured::Container(measured))
+        }
+    };
     let assets = place_assets(parts.assets, &mut disks);
     let launch = Launch {
         instance: parts.id.to_string(),
@@ -100,20 +148,45 @@ pub(crate) fn draw(parts: Parts<'_>) -> Blueprint {
     let resources = &parts.workload.resources;
     let plan = Plan {
         id: parts.id.clone(),
-        isolation: isolation(parts.workload.isolation),
-        demands: vec![Demand::Vtpm],
-        system: System::Machine(MachineSystem {
-            kernel: parts.guest_os.kernel.clone(),
-            initrd: parts.guest_os.initrd.clone(),
-            command_line: parts.command_line,
-        }),
+        isolation: isolation(parts.level),
+        demands,
+        system,
         disks,
         cpus: resources.cpus,
         memory_mib: resources.memory_mib,
         scratch_mib: resources.scratch_mib,
     };
     let message = ToGuest { message: Some(to_guest::Message::Launch(launch)) }.encode_to_vec();
-    Blueprint { plan, measured: parts.measured, message }
+    Ok(Blueprint { plan, measured, message })
+}
+
+fn container(parts: &Parts<'_>, init: PathBuf, guest_program: [u8; 32]) -> Result<(ContainerSystem, ContainerMeasured), String> {
+    let level = match parts.level {
+        workload::Isolation::Container => ContainerLevel::Container,
+        workload::Isolation::Sandbox => ContainerLevel::Sandbox,
+        level @ (workload::Isolation::Microvm | workload::Isolation::Confidential) => {
+            return Err(format!("a container does not have level {}", level.as_str()));
+        }
+    };
+    let Layers::Single(layers) = parts.layers else {
+        return Err("the layers of a container are files of their own".to_owned());
+    };
+    // The names are those that process 1 looks for.
+    let assets = parts.workload.assets.iter().enumerate().map(|(i, asset)| Shared {
+        name: format!("asset{i}"),
+        path: asset.path.clone(),
+        kind: SharedKind::ReadOnlyFile,
+    });
+    let path = parts.workload.output_path.clone();
+    let output = (!path.is_empty()).then(|| Shared { name: "output".to_owned(), path, kind: SharedKind::WritableDir });
+    let system = ContainerSystem {
+        init,
+        args: vec!["--level".to_owned(), level.as_str().to_owned()],
+        layers: layers.iter().map(|layer| LayerFile { path: layer.path.clone() }).collect(),
+        shared: assets.chain(output).collect(),
+    };
+    let measured = ContainerMeasured { level, guest_program, layers: layers.iter().map(|layer| layer.root_hash).collect() };
+    Ok((system, measured))
 }
 
 fn place_layers(layers: &Layers, disks: &mut Vec<Disk>) -> Vec<Slice> {
@@ -144,45 +217,64 @@ fn place_assets(assets: &[AssetFile], disks: &mut Vec<Disk>) -> Vec<Slice> {
     assets.iter().enumerate().map(place).collect()
 }
 
-/// The record of what was launched, as measured and observed.
+/// The record of what was launched, as measured and observed; encoded. A container's and a machine's have nothing in common but the node.
 pub(crate) fn launch_record(
     blueprint: &Blueprint,
     workload_digest: [u8; 32],
     capabilities: &Capabilities,
     jail: &JailReport,
     vtpm_ak_public: Vec<u8>,
-) -> LaunchRecord {
+) -> Vec<u8> {
     let plan = &blueprint.plan;
-    LaunchRecord {
-        version: 1,
-        instance: plan.id.to_string(),
-        workload_digest,
-        kernel: blueprint.measured.kernel,
-        initrd: blueprint.measured.initrd,
-        command_line: blueprint.command_line().to_owned(),
-        root_hash: blueprint.measured.root_hash,
-        vmm: evidence::Vmm { name: capabilities.name.into(), version: capabilities.version.clone(), digest: capabilities.digest },
-        machine: evidence::Machine {
-            kind: capabilities.machine.into(),
-            accel: capabilities.accel.into(),
+    let program =
+        evidence::Vmm { name: capabilities.name.into(), version: capabilities.version.clone(), digest: capabilities.digest };
+    let jail = evidence::Jail {
+        uid: jail.uid,
+        no_new_privs: jail.no_new_privs,
+        seccomp: jail.seccomp,
+        capabilities: jail.capabilities,
+        namespaces: jail.namespaces.clone(),
+        cgroup: jail.cgroup,
+    };
+    match &blueprint.measured {
+        Measured::Machine(measured) => LaunchRecord {
+            version: 1,
+            instance: plan.id.to_string(),
+            workload_digest,
+            kernel: measured.kernel,
+            initrd: measured.initrd,
+            command_line: blueprint.command_line().to_owned(),
+            root_hash: measured.root_hash,
+            vmm: program,
+            machine: evidence::Machine {
+                kind: capabilities.machine.into(),
+                accel: capabilities.accel.into(),
+                cpus: plan.cpus,
+                memory_mib: plan.memory_mib,
+            },
+            jail,
+            vtpm_ak_public,
+        }
+        .encode(),
+        Measured::Container(measured) => ContainerLaunch {
+            version: 1,
+            instance: plan.id.to_string(),
+            workload_digest,
+            level: measured.level,
+            guest_program: measured.guest_program,
+            layers: measured.layers.iter().copied().map(LayerRoot).collect(),
+            runtime: program,
             cpus: plan.cpus,
             memory_mib: plan.memory_mib,
-        },
-        jail: evidence::Jail {
-            uid: jail.uid,
-            no_new_privs: jail.no_new_privs,
-            seccomp: jail.seccomp,
-            capabilities: jail.capabilities,
-            namespaces: jail.namespaces.clone(),
-            cgroup: jail.cgroup,
-        },
-        vtpm_ak_public,
+            jail,
+        }
+        .encode(),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use casemate_sandbox::{Features, GuestChannel, SystemKind};
+    use casemate_sandbox::{Features, GuestChannel};
 
     use super::*;
 

@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use casemate_api::workload::Isolation;
+use casemate_sandbox::oci::Runtime;
 use serde::Deserialize;
 
 use crate::{failpoint::Failpoint, tpm::Logs};
@@ -37,8 +39,11 @@ pub struct File {
     pub ima_log: Option<PathBuf>,
     /// Folder of the guest OS image.
     pub guest_os: PathBuf,
-    /// `qemu` or `fake`.
-    pub driver: String,
+    /// The only driver: `qemu`, `runc`, `crun`, `runsc` or `fake`. Either this or `drivers`.
+    pub driver: Option<String>,
+    /// Several of them, but for `fake`; of those with the same level the first one runs new instances. What this machine cannot have is left
+    /// out, and the inventory says why.
+    pub drivers: Option<Vec<String>>,
     /// `auto`, `kvm` or `tcg`.
     pub accel: String,
     /// Longest time from the start of a machine to its guest's answer.
@@ -68,7 +73,7 @@ pub struct Config {
     pub(crate) ek_intermediates: Vec<PathBuf>,
     pub(crate) logs: Logs,
     pub(crate) guest_os: PathBuf,
-    pub(crate) driver: DriverKind,
+    pub(crate) drivers: Vec<DriverKind>,
     pub(crate) accel: Accel,
     pub(crate) boot_timeout: Duration,
     pub(crate) max_instances: usize,
@@ -82,8 +87,30 @@ pub struct Config {
 pub enum DriverKind {
     /// QEMU.
     Qemu,
+    /// An OCI runtime.
+    Oci(Runtime),
     /// Nobody: they are played. Evidence names the machine `fake`, which no verifier takes for a real one.
     Fake,
+}
+
+impl DriverKind {
+    /// As in the configuration.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu",
+            Self::Oci(runtime) => runtime.name(),
+            Self::Fake => "fake",
+        }
+    }
+
+    /// The level that its instances have.
+    pub(crate) fn level(self) -> Isolation {
+        match self {
+            Self::Qemu | Self::Fake => Isolation::Microvm,
+            Self::Oci(Runtime::Runc | Runtime::Crun) => Isolation::Container,
+            Self::Oci(Runtime::Runsc) => Isolation::Sandbox,
+        }
+    }
 }
 
 /// Which accelerator machines get.
@@ -131,10 +158,7 @@ impl Config {
             .failpoint
             .as_deref()
             .and_then(|name| name.parse().map_err(|problem: String| faults.push(format!("failpoint: {problem}"))).ok());
-        let driver = driver_kind(&file.driver).unwrap_or_else(|| {
-            faults.push(format!("driver: must be qemu or fake, got {:?}", file.driver));
-            DriverKind::Qemu
-        });
+        let drivers = drivers(&file, &mut faults);
         check_values(&file, &mut faults);
         if !faults.is_empty() {
             return Err(faults);
@@ -149,7 +173,7 @@ impl Config {
             ek_intermediates: file.ek_intermediates,
             logs: Logs { firmware: file.event_log, software: file.software_log, ima: file.ima_log },
             guest_os: file.guest_os,
-            driver,
+            drivers,
             accel,
             boot_timeout: Duration::from_millis(file.boot_timeout_ms),
             max_instances: file.max_instances,
@@ -164,13 +188,43 @@ impl Config {
     }
 }
 
+fn drivers(file: &File, faults: &mut Vec<String>) -> Vec<DriverKind> {
+    let (field, names) = match (&file.driver, &file.drivers) {
+        (Some(name), None) => ("driver", std::slice::from_ref(name)),
+        (None, Some(names)) if (1..=MOST_DRIVERS).contains(&names.len()) => ("drivers", names.as_slice()),
+        (None, Some(_)) => {
+            faults.push(format!("drivers: must name 1 to {MOST_DRIVERS}"));
+            return Vec::new();
+        }
+        (Some(_), Some(_)) | (None, None) => {
+            faults.push("driver: give either this or drivers".to_owned());
+            return Vec::new();
+        }
+    };
+    let mut kinds = Vec::new();
+    for name in names {
+        match driver_kind(name) {
+            Some(kind) if kinds.contains(&kind) => faults.push(format!("{field}: {name:?} is there twice")),
+            Some(kind) => kinds.push(kind),
+            None => faults.push(format!("{field}: must be qemu, runc, crun, runsc or fake, got {name:?}")),
+        }
+    }
+    if kinds.len() > 1 && kinds.contains(&DriverKind::Fake) {
+        faults.push(format!("{field}: \"fake\" stands alone"));
+    }
+    kinds
+}
+
 fn driver_kind(text: &str) -> Option<DriverKind> {
     match text {
         "qemu" => Some(DriverKind::Qemu),
         "fake" => Some(DriverKind::Fake),
-        _ => None,
+        runtime => runtime.parse().ok().map(DriverKind::Oci),
     }
 }
+
+/// All that there are, but for `fake`.
+const MOST_DRIVERS: usize = 4;
 
 fn check_values(file: &File, faults: &mut Vec<String>) {
     let mut ensure = |ok: bool, fault: &str| {
@@ -281,6 +335,29 @@ mod tests {
         let text = Config::load(&path).unwrap_err().to_string();
         for field in ["tpm:", "driver:", "platform:", "accel:", "failpoint:"] {
             assert!(text.contains(field), "{field} in {text}");
+        }
+    }
+
+    #[test]
+    fn names_one_driver_or_several_once_each() {
+        let of = |lines: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("agent.toml");
+            std::fs::write(&path, EXAMPLE.replace("driver = \"qemu\"", lines)).unwrap();
+            Config::load(&path).map(|config| config.drivers).map_err(|error| error.to_string())
+        };
+        assert_eq!(of("driver = \"fake\"").unwrap(), [DriverKind::Fake]);
+        let several = of("drivers = [\"qemu\", \"crun\", \"runsc\"]").unwrap();
+        assert_eq!(several, [DriverKind::Qemu, DriverKind::Oci(Runtime::Crun), DriverKind::Oci(Runtime::Runsc)]);
+        for (lines, told) in [
+            ("", "either this or drivers"),
+            ("driver = \"qemu\"\ndrivers = [\"crun\"]", "either this or drivers"),
+            ("drivers = []", "must name 1 to 4"),
+            ("drivers = [\"crun\", \"crun\"]", "twice"),
+            ("drivers = [\"qemu\", \"fake\"]", "stands alone"),
+            ("drivers = [\"youki\"]", "got \"youki\""),
+        ] {
+            assert!(of(lines).unwrap_err().contains(told), "{lines}");
         }
     }
 

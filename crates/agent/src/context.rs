@@ -3,25 +3,24 @@
 use std::sync::Arc;
 
 use casemate_lifecycle::NodeId;
-use casemate_sandbox::Driver;
 use ed25519_dalek::SigningKey;
 use tokio::sync::watch;
 
 use crate::{
-    assignment::Capacity, config::Config, evidence::Batcher, failpoint::Failpoints, images::Images, measure::DigestCache,
-    platform::Platform,
+    assignment::NodeCapacity, config::Config, drivers::Drivers, evidence::Batcher, failpoint::Failpoints, images::Images,
+    measure::DigestCache, platform::Platform,
 };
 
 /// Shared by all tasks; changes only behind its `platform`.
 pub(crate) struct Context {
     pub(crate) config: Config,
     pub(crate) node: NodeId,
-    pub(crate) driver: Arc<dyn Driver>,
+    pub(crate) drivers: Drivers,
     pub(crate) images: Images,
     pub(crate) digests: Arc<DigestCache>,
     pub(crate) evidence: Batcher,
     pub(crate) receipt_key: SigningKey,
-    pub(crate) capacity: Capacity,
+    pub(crate) capacity: NodeCapacity,
     /// Follows the node certificate.
     pub(crate) platform: watch::Receiver<Arc<Platform>>,
 }

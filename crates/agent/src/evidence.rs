@@ -9,9 +9,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use casemate_api::guest;
 use casemate_evidence::{
-    instance::{InstanceEvidence, MAX_BYTES, Pcr, QuoteBundle, Record as _, guest_pcr, instance_leaf},
+    container::{CONTAINER_EVIDENCE, ContainerEvidence, container_leaf},
+    instance::{INSTANCE_EVIDENCE, InstanceEvidence, MAX_BYTES, Pcr, QuoteBundle, Record as _, guest_pcr, instance_leaf},
     merkle::{self, InclusionPath},
 };
+use casemate_sandbox::SystemKind;
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout_at,
@@ -39,6 +41,24 @@ pub(crate) enum EvidenceError {
     /// The batcher has ended.
     #[error("the agent is shutting down")]
     Gone,
+}
+
+/// Evidence, and what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) media_type: &'static str,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Answer {
+    /// Of an instance of this kind.
+    pub(crate) fn of(system: SystemKind, bytes: Vec<u8>) -> Self {
+        let media_type = match system {
+            SystemKind::Machine => INSTANCE_EVIDENCE,
+            SystemKind::Container => CONTAINER_EVIDENCE,
+        };
+        Self { media_type, bytes }
+    }
 }
 
 /// Where leaves are sent.
@@ -75,6 +95,31 @@ impl Batcher {
         let (reply, answer) = oneshot::channel();
         self.leaves.send(Waiting { leaf, reply }).await.map_err(|_| EvidenceError::Gone)?;
         answer.await.map_err(|_| EvidenceError::Gone)?
+    }
+
+    /// Completes the evidence of one container, for which nobody but the node can vouch.
+    pub(crate) async fn assemble_container(
+        &self,
+        nonce: [u8; 32],
+        container_launch: Vec<u8>,
+        from: guest::Evidence,
+    ) -> Result<Vec<u8>, EvidenceError> {
+        if !(from.attest.is_empty() && from.signature.is_empty() && from.ak_public.is_empty() && from.pcrs.is_empty()) {
+            return Err(EvidenceError::Guest("has a quote, which nothing in a container can make"));
+        }
+        let leaf = container_leaf(&nonce, &container_launch, &from.guest_keys);
+        let Inclusion { path, quote } = self.include(leaf).await?;
+        let evidence = ContainerEvidence {
+            version: 1,
+            nonce,
+            container_launch,
+            guest_keys: from.guest_keys,
+            node: quote.bundle.clone(),
+            node_event_log: quote.event_log.clone(),
+            batch: path,
+        };
+        let bytes = evidence.encode();
+        if bytes.len() > MAX_BYTES { Err(EvidenceError::TooLong(bytes.len())) } else { Ok(bytes) }
     }
 
     /// Completes the evidence of one guest.

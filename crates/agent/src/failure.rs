@@ -10,6 +10,7 @@ pub(crate) mod check {
     pub(crate) const SIGNATURE: &str = "assignment.signature";
     pub(crate) const NODE: &str = "assignment.node";
     pub(crate) const STALE: &str = "assignment.stale";
+    pub(crate) const LEVEL: &str = "assignment.level";
     pub(crate) const WORKLOAD: &str = "workload.format";
     pub(crate) const CAPACITY: &str = "node.capacity";
     pub(crate) const FETCH: &str = "image.fetch";

@@ -33,6 +33,8 @@ pub(crate) struct GuestOs {
     pub(crate) kernel: PathBuf,
     pub(crate) initrd: PathBuf,
     pub(crate) root: PathBuf,
+    /// Process 1 of a container; images that were built before there were containers have none.
+    pub(crate) guest: Option<PathBuf>,
     command_lines: BTreeMap<String, String>,
 }
 
@@ -42,6 +44,7 @@ struct Manifest {
     kernel: Named,
     initrd: Named,
     root: Named,
+    guest: Option<Named>,
     command_lines: BTreeMap<String, String>,
 }
 
@@ -68,6 +71,7 @@ impl GuestOs {
             kernel: inside(&manifest.kernel)?,
             initrd: inside(&manifest.initrd)?,
             root: inside(&manifest.root)?,
+            guest: manifest.guest.as_ref().map(inside).transpose()?,
             command_lines: manifest.command_lines,
         })
     }

@@ -191,7 +191,8 @@ fn save_asset(asset: &Asset, path: &Path, mut reader: impl Read) -> Result<(), F
 
 fn copy_asset(asset: &Asset, path: &Path, reader: &mut impl Read) -> Result<(), Failure> {
     let fetch = |error: io::Error| failure::at(Step::Prepared, check::ASSET_FETCH, format!("asset {}: {error}", asset.name));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).map_err(fetch)?;
+    // Ciphertext in a folder that only root enters; the users of a container must be able to read it there.
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path).map_err(fetch)?;
     // One byte more than there should be tells that there is more.
     let mut reader = reader.take(asset.size_bytes + 1);
     let (mut hash, mut size, mut buffer) = (Sha256::new(), 0u64, vec![0; 128 << 10]);

@@ -3,11 +3,11 @@
 use std::{fs, path::Path};
 
 use casemate_api::node::Inventory;
-use casemate_sandbox::Capabilities;
 
 use crate::{
-    assignment::{Capacity, MACHINE_OVERHEAD_MIB},
+    assignment::{MACHINE_OVERHEAD_MIB, NodeCapacity},
     config::Config,
+    drivers::Drivers,
 };
 
 /// Virtual CPUs of all instances together, for each CPU of the host.
@@ -16,7 +16,8 @@ const CPU_OVERCOMMIT: u32 = 4;
 const DISK_RESERVE_MIB: u64 = 512;
 
 /// Looks at the host.
-pub(crate) fn take(config: &Config, capabilities: &Capabilities) -> Inventory {
+pub(crate) fn take(config: &Config, drivers: &Drivers) -> Inventory {
+    let capabilities = drivers.first().capabilities();
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let uname = rustix::system::uname();
     Inventory {
@@ -29,20 +30,28 @@ pub(crate) fn take(config: &Config, capabilities: &Capabilities) -> Inventory {
         kernel: uname.release().to_string_lossy().into_owned(),
         accel: capabilities.accel.into(),
         accel_reason: capabilities.accel_reason.clone(),
-        isolation_levels: vec!["microvm".into()],
+        isolation_levels: levels(drivers),
         vmm_version: capabilities.version.clone(),
+        drivers: drivers.report(),
     }
 }
 
+/// Each once, weakest first.
+fn levels(drivers: &Drivers) -> Vec<String> {
+    let mut levels: Vec<_> = drivers.iter().map(|driver| driver.capabilities().isolation).collect();
+    levels.sort();
+    levels.dedup();
+    levels.into_iter().map(|level| level.as_str().to_owned()).collect()
+}
+
 /// The bounds that assignments are held against.
-pub(crate) fn capacity(config: &Config, capabilities: &Capabilities, inventory: &Inventory) -> Capacity {
-    Capacity {
+pub(crate) fn capacity(config: &Config, inventory: &Inventory) -> NodeCapacity {
+    NodeCapacity {
         memory_mib: inventory.memory_mib.max(MACHINE_OVERHEAD_MIB),
-        cpus: capabilities.max_cpus.min(inventory.cpus.max(1)),
+        cpus: inventory.cpus.max(1),
         cpus_in_all: inventory.cpus.saturating_mul(CPU_OVERCOMMIT),
         disk_mib: inventory.disk_mib,
         instances: config.max_instances,
-        disks: capabilities.max_disks,
     }
 }
 

@@ -36,6 +36,8 @@ pub(crate) struct Journal {
     pub(crate) order: Order,
     /// What is the case, in the words of the life cycle.
     pub(crate) actual: Actual,
+    /// Name of the driver that has it; empty where none was asked for anything.
+    pub(crate) driver: String,
     /// How far the machine got; decides about adoption.
     pub(crate) machine: Machine,
     /// Set as soon as the instance is going down.
@@ -97,6 +99,7 @@ impl Journal {
         Self {
             order,
             actual,
+            driver: String::new(),
             machine: Machine::None,
             ending: None,
             accepted_at_ms: now_ms,
@@ -141,6 +144,9 @@ struct Stored {
     step: String,
     exit_code: Option<i32>,
     failure: Option<StoredFailure>,
+    /// Before there were several drivers there was one, without a name.
+    #[serde(default)]
+    driver: String,
     machine_begun: bool,
     launched: Option<Launched>,
     ending: Option<Ending>,
@@ -171,6 +177,7 @@ impl From<&Journal> for Stored {
             step: journal.actual.step.as_str().to_owned(),
             exit_code: journal.actual.exit_code,
             failure,
+            driver: journal.driver.clone(),
             machine_begun: journal.machine != Machine::None,
             launched: journal.launched().cloned(),
             ending: journal.ending,
@@ -203,6 +210,7 @@ impl Stored {
         Ok(Journal {
             order: Order { id, body, signed },
             actual: Actual { step: step(&self.step)?, exit_code: self.exit_code, failure },
+            driver: self.driver,
             machine,
             ending: self.ending,
             accepted_at_ms: self.accepted_at_ms,
@@ -239,6 +247,7 @@ mod tests {
         let mut journal = Journal::new(order(&body()), 5);
         journal.save(dir.path()).unwrap();
         assert_eq!(Journal::load(dir.path()).unwrap().unwrap(), journal);
+        journal.driver = "crun".into();
         journal.machine = Machine::Started(Launched { started_at_ms: 7, record: vec![1], message: vec![2, 3] });
         journal.actual.failure = Some(Failure { step: Step::Booted, check: "guest.tpm".into(), detail: "x".into() });
         journal.ending = Some(Ending::Failed);

@@ -24,6 +24,7 @@ pub mod config;
 mod context;
 mod credential;
 mod download;
+mod drivers;
 mod enroll;
 mod evidence;
 pub mod failpoint;

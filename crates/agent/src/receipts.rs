@@ -5,7 +5,7 @@ use casemate_api::{
     receipt::{Body, Wiped, signed_bytes},
 };
 use casemate_lifecycle::NodeId;
-use casemate_sandbox::WipeEvidence;
+use casemate_sandbox::{SystemKind, WipeEvidence, WipedItem};
 use ed25519_dalek::{Signer as _, SigningKey};
 use sha2::{Digest as _, Sha256};
 
@@ -48,6 +48,20 @@ pub(crate) fn doubt(wipe: &mut WipeEvidence, journal: &Journal) {
     }
 }
 
+/// A container has no vTPM that could be wiped, and its receipt says so instead of nothing.
+pub(crate) fn complete(wipe: &mut WipeEvidence, system: SystemKind) {
+    if system == SystemKind::Container && !wipe.items.is_empty() {
+        let detail = "instances of this level have no TPM".to_owned();
+        wipe.items.entry("vtpm").or_insert(WipedItem {
+            method: "never-existed",
+            verified: true,
+            detail,
+            bytes: 0,
+            duration_ms: 0,
+        });
+    }
+}
+
 fn reason(journal: &Journal) -> String {
     match (&journal.actual.failure, journal.ending) {
         (Some(failure), _) => format!("failed: {}", failure.check),
@@ -68,7 +82,6 @@ fn wiped(item: &casemate_sandbox::WipedItem) -> Wiped {
 
 #[cfg(test)]
 mod tests {
-    use casemate_sandbox::WipedItem;
     use ed25519_dalek::Signature;
 
     use super::*;

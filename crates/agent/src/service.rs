@@ -1,7 +1,6 @@
 //! The agent put together: what is started in which order, and what ends it.
 
 use std::{
-    ffi::OsString,
     fs::{File, OpenOptions},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
@@ -11,18 +10,15 @@ use std::{
 
 use anyhow::Context as _;
 use casemate_image::Cache;
-use casemate_sandbox::{
-    Driver,
-    fake::{FakeConfig, FakeDriver},
-    qemu::{AccelChoice, QemuConfig, QemuDriver},
-};
+use casemate_sandbox::SystemKind;
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::watch;
 
 use crate::{
-    config::{Accel, Config, DriverKind},
+    config::Config,
     context::Context,
     credential::{self, Credential},
+    drivers::Drivers,
     enroll::Enroller,
     evidence::Batcher,
     files,
@@ -32,7 +28,6 @@ use crate::{
     measure::DigestCache,
     platform::Platform,
     session::Sessions,
-    simulated::SimulatedGuests,
     tpm::NodeTpm,
 };
 
@@ -66,22 +61,22 @@ pub async fn drain(config: Config, mut stop: watch::Receiver<bool>) -> anyhow::R
 }
 
 async fn drain_all(config: Config) -> anyhow::Result<usize> {
-    let driver = driver_off_thread(&config).await?;
+    let drivers = drivers_off_thread(&config).await?;
     let Some(credential) = Credential::load(&config.state_dir)? else {
         // Never enrolled: nobody could order an instance, but remains are wiped in any case.
-        let machines = driver.list().await?;
-        for (id, _) in &machines {
-            driver.wipe(id).await?;
-            driver.forget(id).await?;
+        let remains = drivers.list().await?;
+        for (id, held) in &remains {
+            held.driver.wipe(id).await?;
+            held.driver.forget(id).await?;
         }
-        return Ok(machines.len());
+        return Ok(remains.len());
     };
     let platform =
         Platform::new(&config.platform, &ca_pem(&config)?, &credential).context("set up the connection to the platform")?;
     let (_platform, watch_platform) = watch::channel(Arc::new(platform));
-    let inventory = inventory::take(&config, driver.capabilities());
+    let inventory = inventory::take(&config, &drivers);
     let tpm = NodeTpm::start(config.tpm.clone(), config.logs.clone());
-    let (context, batcher) = context(config, driver, &inventory, tpm, &credential, watch_platform)?;
+    let (context, batcher) = context(config, drivers, &inventory, tpm, &credential, watch_platform)?;
     let (registry, instances) = Registry::recover(context).await.context("take over what an earlier agent left")?;
     tokio::select! {
         () = instances => anyhow::bail!("the registry of instances ended"),
@@ -92,23 +87,30 @@ async fn drain_all(config: Config) -> anyhow::Result<usize> {
 
 /// Prints what the node has and how its machines would run; changes nothing on the platform.
 pub fn check(config: &Config) -> anyhow::Result<String> {
-    let driver = driver(config)?;
-    let inventory = inventory::take(config, driver.capabilities());
+    let drivers = Drivers::set_up(config)?;
+    let inventory = inventory::take(config, &drivers);
     let guest_os = crate::guest_os::GuestOs::load(&config.guest_os)?;
-    let capabilities = driver.capabilities();
-    let command_line = guest_os.command_line(capabilities.accel, capabilities.tsc_khz).map_err(anyhow::Error::msg)?.0;
-    let lines = [
-        ("host", inventory.hostname),
-        ("kernel", inventory.kernel),
-        ("cpu", format!("{} x {}", inventory.cpus, inventory.cpu_model)),
-        ("memory for instances", format!("{} MiB", inventory.memory_mib)),
-        ("disk for instances", format!("{} MiB", inventory.disk_mib)),
-        ("vmm", capabilities.version.clone()),
-        ("accelerator", format!("{} ({})", capabilities.accel, capabilities.accel_reason)),
-        ("guest kernel", guest_os.kernel.display().to_string()),
-        ("guest command line", command_line),
+    let mut lines = vec![
+        ("host".to_owned(), inventory.hostname),
+        ("kernel".to_owned(), inventory.kernel),
+        ("cpu".to_owned(), format!("{} x {}", inventory.cpus, inventory.cpu_model)),
+        ("memory for instances".to_owned(), format!("{} MiB", inventory.memory_mib)),
+        ("disk for instances".to_owned(), format!("{} MiB", inventory.disk_mib)),
     ];
-    Ok(lines.map(|(name, value)| format!("{name}: {value}\n")).concat())
+    lines.extend(inventory.drivers.into_iter().map(|driver| {
+        let state = if driver.problem.is_empty() { driver.version } else { format!("not available: {}", driver.problem) };
+        (format!("level {} by {}", driver.level, driver.name), state)
+    }));
+    let capabilities = drivers.first().capabilities();
+    if capabilities.system == SystemKind::Machine {
+        let command_line = guest_os.command_line(capabilities.accel, capabilities.tsc_khz).map_err(anyhow::Error::msg)?.0;
+        lines.push(("accelerator".to_owned(), format!("{} ({})", capabilities.accel, capabilities.accel_reason)));
+        lines.push(("guest kernel".to_owned(), guest_os.kernel.display().to_string()));
+        lines.push(("guest command line".to_owned(), command_line));
+    }
+    let program = guest_os.guest.map_or("none".to_owned(), |program| program.display().to_string());
+    lines.push(("guest program of containers".to_owned(), program));
+    Ok(lines.into_iter().map(|(name, value)| format!("{name}: {value}\n")).collect())
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
@@ -119,8 +121,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         return Err(error).context("remove agent.json of an earlier agent");
     }
     let ca_pem = ca_pem(&config)?;
-    let driver = driver_off_thread(&config).await?;
-    let inventory = inventory::take(&config, driver.capabilities());
+    let drivers = drivers_off_thread(&config).await?;
+    let inventory = inventory::take(&config, &drivers);
     let receipt_key = credential::receipt_key(&config.state_dir)?;
     let tpm = NodeTpm::start(config.tpm.clone(), config.logs.clone());
     let enroller = Enroller {
@@ -134,7 +136,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let platform = Platform::new(&config.platform, &ca_pem, &credential).context("connect to the platform")?;
     let (platform, watch_platform) = watch::channel(Arc::new(platform));
 
-    let (context, batcher) = context(config, driver, &inventory, tpm, &credential, watch_platform.clone())?;
+    let (context, batcher) = context(config, drivers, &inventory, tpm, &credential, watch_platform.clone())?;
     let (registry, instances) = Registry::recover(context.clone()).await.context("take over what an earlier agent left")?;
     let sessions = Sessions {
         registry,
@@ -154,7 +156,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 /// What every instance needs, and the task that answers its requests for evidence.
 fn context(
     config: Config,
-    driver: Arc<dyn Driver>,
+    drivers: Drivers,
     inventory: &casemate_api::node::Inventory,
     tpm: NodeTpm,
     credential: &Credential,
@@ -167,8 +169,8 @@ fn context(
     let context = Context {
         images: images(&config)?,
         node: credential.node.clone(),
-        capacity: inventory::capacity(&config, driver.capabilities(), inventory),
-        driver,
+        capacity: inventory::capacity(&config, inventory),
+        drivers,
         digests: Arc::new(DigestCache::default()),
         evidence,
         receipt_key: credential::receipt_key(&config.state_dir)?,
@@ -199,27 +201,9 @@ fn images(config: &Config) -> anyhow::Result<Images> {
     Ok(Images { cache, registries: config.registries.clone() })
 }
 
-async fn driver_off_thread(config: &Config) -> anyhow::Result<Arc<dyn Driver>> {
+async fn drivers_off_thread(config: &Config) -> anyhow::Result<Drivers> {
     let config = config.clone();
-    files::off_thread(move || driver(&config)).await
-}
-
-fn driver(config: &Config) -> anyhow::Result<Arc<dyn Driver>> {
-    let machines = config.state_dir.join("machines");
-    if config.driver == DriverKind::Fake {
-        tracing::warn!("driver = \"fake\": machines are only played, and nothing is isolated");
-        let driver = FakeDriver::new(FakeConfig::new(machines), Arc::new(SimulatedGuests::default()));
-        return Ok(Arc::new(driver.context("set up the fake driver")?));
-    }
-    // Not current_exe: its path may be that of a newer agent by now, or of none.
-    let jail = ["/proc/self/exe", "jail"].map(OsString::from).to_vec();
-    let mut qemu = QemuConfig::new(machines, config.run_dir.clone(), jail);
-    qemu.accel = match config.accel {
-        Accel::Auto => AccelChoice::Auto,
-        Accel::Kvm => AccelChoice::Kvm,
-        Accel::Tcg => AccelChoice::Tcg,
-    };
-    Ok(Arc::new(QemuDriver::new(qemu).context("set up the QEMU driver")?))
+    files::off_thread(move || Drivers::set_up(&config)).await
 }
 
 /// One agent per state folder, for as long as the returned file is open.

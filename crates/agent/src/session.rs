@@ -7,7 +7,6 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use casemate_api::node::{self, FromNode, ToNode, from_node, to_node};
-use casemate_evidence::instance::INSTANCE_EVIDENCE;
 use casemate_lifecycle::{Failure, InstanceId, Scope, Step};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -17,7 +16,9 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
-    clock, failure,
+    clock,
+    evidence::Answer,
+    failure,
     files::{self, off_thread},
     instances::{Directory, Handle, Registry, Request, Told, View},
     platform::Platform,
@@ -197,8 +198,8 @@ impl Session {
             let mut reply = node::EvidenceReply { instance: challenge.instance, id: challenge.id, ..Default::default() };
             match result {
                 Ok(evidence) => {
-                    reply.media_type = INSTANCE_EVIDENCE.into();
-                    reply.evidence = evidence;
+                    reply.media_type = evidence.media_type.into();
+                    reply.evidence = evidence.bytes;
                 }
                 Err(failure) => reply.failure = Some(wire_failure(&failure)),
             }
@@ -278,7 +279,7 @@ async fn send_records(id: &InstanceId, handle: &Handle, view: &View, next: u64, 
     Some(next)
 }
 
-async fn collect(handle: &Handle, nonce: &[u8]) -> Result<Vec<u8>, Failure> {
+async fn collect(handle: &Handle, nonce: &[u8]) -> Result<Answer, Failure> {
     let nonce = nonce.try_into().map_err(|_| no_evidence("the nonce is not 32 bytes long"))?;
     let (reply, answer) = oneshot::channel();
     let gone = || no_evidence("the instance is gone");

@@ -5,19 +5,33 @@ use std::io;
 use casemate_attester::{Exchange, GuestMeasurements, Tpm, guest_provision};
 use casemate_sandbox::VtpmProvisioner;
 
-use crate::blueprint::{Blueprint, Measured};
+use crate::blueprint::{Blueprint, MachineMeasured, Measured};
+
+/// Of an instance that has no machine, and so no vTPM.
+pub(crate) struct NoVtpm;
+
+impl VtpmProvisioner for NoVtpm {
+    fn provision(&self, _: &mut dyn FnMut(&[u8]) -> io::Result<Vec<u8>>) -> io::Result<Vec<u8>> {
+        Err(io::Error::other("there is no vTPM at this level"))
+    }
+}
 
 /// What goes into the PCRs of one guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Measurements {
-    measured: Measured,
+    measured: MachineMeasured,
     command_line: String,
 }
 
 impl Measurements {
-    /// Of the machine that `blueprint` describes.
-    pub(crate) fn of(blueprint: &Blueprint) -> Self {
-        Self { measured: blueprint.measured, command_line: blueprint.command_line().to_owned() }
+    /// What provisions the vTPM of what `blueprint` describes.
+    pub(crate) fn of(blueprint: &Blueprint) -> Box<dyn VtpmProvisioner> {
+        match &blueprint.measured {
+            Measured::Machine(measured) => {
+                Box::new(Self { measured: *measured, command_line: blueprint.command_line().to_owned() })
+            }
+            Measured::Container(_) => Box::new(NoVtpm),
+        }
     }
 }
 

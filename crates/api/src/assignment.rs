@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::workload::Isolation;
+
 /// Domain of the signature: `Ed25519("casemate/assignment/v1\0" || body)`.
 pub const SIGNATURE_DOMAIN: &[u8] = b"casemate/assignment/v1\0";
 
@@ -19,6 +21,9 @@ pub struct Body {
     pub generation: u64,
     /// What should be.
     pub intent: Intent,
+    /// The level that it was placed at: the workload's minimum, or a stronger one. The agent refuses a weaker one.
+    #[serde(default = "microvm")]
+    pub level: Isolation,
     /// Canonical workload, as text; its digest is recomputed by the node.
     pub workload: String,
     /// When it was signed; milliseconds since 1970.
@@ -27,6 +32,11 @@ pub struct Body {
     pub start_before_ms: u64,
     /// Time between SIGTERM and SIGKILL when it is stopped.
     pub grace_ms: u32,
+}
+
+/// What nodes had before assignments named a level.
+fn microvm() -> Isolation {
+    Isolation::Microvm
 }
 
 /// What should be.

@@ -72,6 +72,8 @@ pub struct Instance {
     pub step: String,
     /// The node, once scheduled.
     pub node: Option<String>,
+    /// The isolation level that it was placed at, once scheduled; never below the workload's minimum.
+    pub level: Option<String>,
     /// The workload's exit status.
     pub exit_code: Option<i32>,
     /// The first failure.
@@ -145,6 +147,9 @@ pub struct NewChallenge {
 pub struct EvidenceBundle {
     /// The instance.
     pub instance: String,
+    /// The isolation level that the platform says it was placed at: which appraisal is due, and nothing else.
+    #[serde(default = "microvm")]
+    pub level: String,
     /// e.g. `application/vnd.casemate.instance-evidence+cbor`.
     pub media_type: String,
     /// The evidence, base64.
@@ -153,6 +158,11 @@ pub struct EvidenceBundle {
     pub node_chain: Vec<String>,
     /// EK certificate chain, leaf first; base64 DER.
     pub ek_chain: Vec<String>,
+}
+
+/// What instances had before bundles named a level.
+fn microvm() -> String {
+    "microvm".to_owned()
 }
 
 /// Keys, sealed to the attested guest.

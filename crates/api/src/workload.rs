@@ -56,6 +56,35 @@ pub enum Isolation {
     Confidential,
 }
 
+impl Isolation {
+    /// As in workload files.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Sandbox => "sandbox",
+            Self::Microvm => "microvm",
+            Self::Confidential => "confidential",
+        }
+    }
+}
+
+impl std::str::FromStr for Isolation {
+    type Err = UnknownIsolation;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let known = [Self::Container, Self::Sandbox, Self::Microvm, Self::Confidential];
+        known
+            .into_iter()
+            .find(|level| level.as_str() == text)
+            .ok_or_else(|| UnknownIsolation(text.escape_debug().take(40).collect()))
+    }
+}
+
+/// Not a level of the ladder.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown isolation level \"{0}\"; known: container, sandbox, microvm, confidential")]
+pub struct UnknownIsolation(String);
+
 /// The root file system, by content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -152,6 +181,11 @@ impl Workload {
     /// The digest that evidence binds.
     pub fn digest(&self) -> [u8; 32] {
         digest_of(&self.to_canonical())
+    }
+
+    /// Root hashes of the layers, lowest first. Of a workload whose fields were checked.
+    pub fn layer_roots(&self) -> Vec<[u8; 32]> {
+        self.image.layers.iter().filter_map(|layer| parse_hex32(&layer.root_hash)).collect()
     }
 
     /// Checks every field's rule.

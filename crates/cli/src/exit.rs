@@ -162,6 +162,9 @@ fn prefix_hint(check: &str) -> Option<&'static str> {
         "node" | "vmm" => {
             "the node's boot chain or software is not known, or its TPM's key is not the expected one: compare it with the signed reference values, or use another node"
         }
+        "container" => {
+            "the container that the node started is not the one that was asked for, or is not made of what the reference values name; no key was released. Another node, or a stronger level, may do"
+        }
         "guest" => {
             "the guest's keys or measurements are not those of the launch that the node recorded; do not release keys, and use another node"
         }
@@ -174,7 +177,7 @@ const CATCH_ALL: &str = "see `casemate inspect INSTANCE` for the whole story";
 #[cfg(test)]
 mod tests {
     use casemate_verifier::{
-        BOOT_CHECKS, IMA_CHECKS, INSTANCE_CHECKS, NODE_CHECKS,
+        BOOT_CHECKS, CONTAINER_CHECKS, IMA_CHECKS, INSTANCE_CHECKS, NODE_CHECKS,
         confidential::{CONFIDENTIAL_HEAD_CHECKS, CONFIDENTIAL_NODE_CHECKS, CONFIDENTIAL_TAIL_CHECKS},
         gpu::GPU_CHECKS,
         request::TPM_CHECKS,
@@ -188,6 +191,7 @@ mod tests {
     fn each_check_of_the_verifier_has_advice_of_its_own() {
         let lists = [
             INSTANCE_CHECKS,
+            CONTAINER_CHECKS,
             NODE_CHECKS,
             CONFIDENTIAL_HEAD_CHECKS,
             CONFIDENTIAL_NODE_CHECKS,

@@ -42,7 +42,7 @@ pub(crate) struct Upload {
 /// Resolves everything; nothing has left the machine after it.
 pub(crate) async fn resolve(file: &WorkloadFile, printer: &Printer) -> anyhow::Result<Resolved> {
     let image_text = file.image.as_deref().context("no image: give --image or `image:` in the workload file")?;
-    let isolation = isolation(file.isolation.as_deref().unwrap_or("microvm"))?;
+    let isolation: Isolation = file.isolation.as_deref().unwrap_or("microvm").parse()?;
     let keys = keys(file)?;
     let source = Source::parse(image_text).with_context(|| format!("read image reference {image_text}"))?;
     let cache_dir = context::cache_dir()?.join("images");
@@ -88,16 +88,6 @@ pub(crate) fn random32() -> anyhow::Result<[u8; 32]> {
 /// The operating system's randomness for HPKE.
 pub(crate) fn os_rng() -> impl casemate_seal::rand_core::CryptoRng {
     casemate_seal::rand_core::UnwrapErr(getrandom::SysRng)
-}
-
-fn isolation(text: &str) -> anyhow::Result<Isolation> {
-    match text {
-        "container" => Ok(Isolation::Container),
-        "sandbox" => Ok(Isolation::Sandbox),
-        "microvm" => Ok(Isolation::Microvm),
-        "confidential" => Ok(Isolation::Confidential),
-        _ => anyhow::bail!("unknown isolation level {text:?}; known: container, sandbox, microvm, confidential"),
-    }
 }
 
 async fn layers(blobs: &Blobs, cache: &Cache, info: &ImageInfo, printer: &Printer) -> anyhow::Result<(Vec<Layer>, Vec<Upload>)> {

@@ -4,10 +4,14 @@ use std::fs;
 
 use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use casemate_api::rest::EvidenceBundle;
+use casemate_api::{
+    rest::EvidenceBundle,
+    workload::{Isolation, Workload},
+};
 use casemate_verifier::{
-    AttestationResult, Endorsements, Expectation, Outcome, Policy, ReferenceValues, RelyingParty, Simulated, TrustAnchors,
-    UnixTime, VendorRoot,
+    AttestationResult, ContainerLevel, Endorsements, Expectation, Outcome, Policy, ReferenceValues, RelyingParty, Simulated,
+    TrustAnchors, UnixTime, VendorRoot,
+    container::{ContainerExpectation, appraise},
     rego::{AppraisalPolicy, PolicyOptions, apply_policy},
     revocation::RevocationList,
 };
@@ -19,7 +23,7 @@ use crate::{context::ContextFile, exit::Refused, printer::Printer};
 pub(crate) struct Trust {
     anchors: TrustAnchors,
     references: ReferenceValues,
-    policy: Policy,
+    simulated: Simulated,
     rules: AppraisalPolicy,
     revocation_key: Option<[u8; 32]>,
 }
@@ -36,6 +40,9 @@ pub(crate) struct SavedEvidence {
     pub(crate) received_at: u64,
     /// What the platform relayed.
     pub(crate) bundle: EvidenceBundle,
+    /// The canonical workload that was asked for; what was saved before there were containers has none, and is judged as a micro VM's.
+    #[serde(default)]
+    pub(crate) workload: Option<String>,
     /// The signed revocation list of that time.
     #[serde(default)]
     pub(crate) revocations: Option<String>,
@@ -57,7 +64,7 @@ impl Trust {
             .with_context(|| format!("check reference values {}", path.display()))?;
         let simulated = if context.allow_simulated { Simulated::Allow } else { Simulated::Refuse };
         let revocation_key = context.revocation_key()?;
-        Ok(Self { anchors, references, policy: Policy::microvm(simulated), rules: AppraisalPolicy::strict(), revocation_key })
+        Ok(Self { anchors, references, simulated, rules: AppraisalPolicy::strict(), revocation_key })
     }
 
     /// The same with other rules than the built-in ones as the last word.
@@ -94,16 +101,62 @@ impl Trust {
             nonce: hex32(&saved.nonce)?,
         };
         let endorsements = Endorsements { node_chain: &node_chain, ek_chain: &ek_chain };
+        let Asked { level, layers } = saved.asked()?;
+        let policy = match level {
+            Isolation::Container => Policy::container(ContainerLevel::Container, self.simulated),
+            Isolation::Sandbox => Policy::container(ContainerLevel::Sandbox, self.simulated),
+            Isolation::Microvm => Policy::microvm(self.simulated),
+            Isolation::Confidential => Policy::confidential(self.simulated),
+        };
+        let expectation = ContainerExpectation { instance: expectation, layers: &layers };
         let revocations = self.revocations(saved)?;
         let believes = RelyingParty {
             references: &self.references,
             anchors: &self.anchors,
-            policy: &self.policy,
+            policy: &policy,
             revocations: revocations.as_ref(),
         };
-        let result = casemate_verifier::appraise_instance(&evidence, &endorsements, &believes, &expectation, now);
+        let result = appraise(&evidence, &endorsements, &believes, &expectation, now);
         // An instance of this level is promised no GPU.
-        Ok(apply_policy(result, &self.rules, PolicyOptions::from(self.policy.simulated()), 0))
+        Ok(apply_policy(result, &self.rules, PolicyOptions::from(self.simulated), 0))
+    }
+}
+
+/// What is to be judged.
+struct Asked {
+    level: Isolation,
+    layers: Vec<[u8; 32]>,
+}
+
+impl SavedEvidence {
+    /// The workload's own minimum decides what may be accepted. The platform says at which level it placed the instance; that chooses the
+    /// appraisal, and below the minimum there is none.
+    fn asked(&self) -> Result<Asked, Refused> {
+        let refused = |detail: String| Refused { check: "policy.platform".into(), detail };
+        let said = &self.bundle.level;
+        let level: Isolation = said.parse().map_err(|error| refused(format!("the platform names no level: {error}")))?;
+        let Some(text) = &self.workload else {
+            return match level {
+                Isolation::Microvm => Ok(Asked { level, layers: Vec::new() }),
+                _ => Err(refused(format!("without the workload evidence of level {said} cannot be judged"))),
+            };
+        };
+        let workload = Workload::from_canonical(text.as_bytes()).map_err(|error| refused(format!("the workload: {error}")))?;
+        if hex::encode(workload.digest()) != self.workload_digest {
+            return Err(refused("the workload is not the one that was asked for".into()));
+        }
+        if level < workload.isolation {
+            let least = workload.isolation.as_str();
+            return Err(refused(format!("the workload asks for level {least} at least, and the platform placed it at {said}")));
+        }
+        Ok(Asked { level, layers: workload.layer_roots() })
+    }
+}
+
+/// Says in words what the level does not protect from.
+pub(crate) fn print_limits(printer: &Printer, by: &str, result: &AttestationResult) {
+    for limit in result.warnings.iter().filter(|warning| warning.starts_with("level ")) {
+        printer.note(by, limit);
     }
 }
 
@@ -119,9 +172,9 @@ pub(crate) fn print_checks(printer: &Printer, by: &str, result: &AttestationResu
     }
 }
 
-/// The first failed check as a refusal; `Ok` for an affirming result.
-pub(crate) fn require_affirming(result: &AttestationResult) -> Result<(), Refused> {
-    if result.is_affirming() {
+/// The first failed check as a refusal; `Ok` for what holds as much as it can at the level that was asked for.
+pub(crate) fn require_accepted(result: &AttestationResult) -> Result<(), Refused> {
+    if result.is_accepted() {
         return Ok(());
     }
     Err(match result.failed() {

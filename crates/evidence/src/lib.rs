@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod confidential;
+pub mod container;
 pub mod eventlog;
 pub mod ima;
 pub mod instance;

@@ -1,4 +1,4 @@
-//! The host's channel: sessions over one virtio-serial port.
+//! The host's channel: sessions over one virtio-serial port, or one socket.
 //!
 //! A session begins with a preamble (see `guest.proto`) and then carries yamux with two streams: control (the host's
 //! first) and records. When the host is gone the guest waits for the next session; everything that matters (phase, keys,
@@ -12,7 +12,7 @@
 
 mod frames;
 mod framing;
-mod port;
+pub(crate) mod port;
 mod preamble;
 mod session;
 
@@ -41,12 +41,12 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
-    /// Opens the port.
-    pub(crate) fn open(spool: Rc<Spool>) -> io::Result<(Self, Ends)> {
+    /// Over an open port.
+    pub(crate) fn new(port: Port, spool: Rc<Spool>) -> (Self, Ends) {
         let (to_life, inbox) = mpsc::channel(QUEUE);
         let (outbox, from_life) = mpsc::channel(QUEUE);
-        let channel = Self { port: Port::open()?, to_life, from_life, spool, last_status: None };
-        Ok((channel, Ends { inbox, outbox }))
+        let channel = Self { port, to_life, from_life, spool, last_status: None };
+        (channel, Ends { inbox, outbox })
     }
 
     /// Serves one session after another, for as long as the machine lives.

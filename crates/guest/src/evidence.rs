@@ -1,33 +1,17 @@
 //! The guest's keys and its vTPM's word for them.
 
-use std::{collections::VecDeque, path::Path};
+use std::collections::VecDeque;
 
 use casemate_api::guest;
-use casemate_attester::{Attester as _, Device, Tpm, TpmAttester, quote_bundle};
-use casemate_evidence::instance::{GuestKeys, Record as _, guest_binding, guest_pcr};
+use casemate_evidence::instance::{GuestKeys, Record as _, guest_binding};
 use casemate_seal::HpkeSecret;
 use ed25519_dalek::SigningKey;
 
 use crate::{
     entropy,
     fatal::{Check, Fatal, OrFatal},
+    home::{Home, Vouched},
 };
-
-/// The vTPM with its attestation key.
-pub(crate) struct Quoter(TpmAttester<Device>);
-
-impl Quoter {
-    /// Opens the vTPM, which the launcher extended and the kernel started, and makes the attestation key.
-    pub(crate) fn open() -> Result<Self, Fatal> {
-        let device = Device::open(Path::new("/dev/tpm0")).or_fatal(Check::Tpm, "open /dev/tpm0")?;
-        TpmAttester::new(Tpm::new(device)).map(Self).or_fatal(Check::Tpm, "make the vTPM's attestation key")
-    }
-
-    /// Extends the workload's digest, before anything of the workload is opened.
-    pub(crate) fn measure(&mut self, workload_digest: [u8; 32]) -> Result<(), Fatal> {
-        self.0.pcr_extend(guest_pcr::WORKLOAD, workload_digest).or_fatal(Check::Tpm, "extend the workload digest")
-    }
-}
 
 /// Who this guest is: made fresh for each launch, secrets only in RAM.
 pub(crate) struct Identity {
@@ -49,21 +33,14 @@ impl Identity {
         Ok(Self { hpke, _tls: tls, encoded: keys.encode(), instance, workload_digest, nonces: Nonces::default() })
     }
 
-    /// Answers a challenge: keys, workload, instance and nonce bound into the vTPM's quote.
-    pub(crate) fn answer(&mut self, quoter: &mut Quoter, challenge: &guest::Challenge) -> Result<guest::Evidence, Fatal> {
+    /// Answers a challenge: keys, workload, instance and nonce bound into what the home vouches by.
+    pub(crate) fn answer(&mut self, home: &mut impl Home, challenge: &guest::Challenge) -> Result<guest::Evidence, Fatal> {
         let nonce: [u8; 32] =
             challenge.nonce.as_slice().try_into().or_fatal(Check::Protocol, "take the challenge's nonce of 32 bytes")?;
         let binding = guest_binding(&nonce, &self.encoded, &self.workload_digest, &self.instance);
-        let quote = quote_bundle(&mut quoter.0, &binding, &guest_pcr::QUOTED).or_fatal(Check::Tpm, "quote the vTPM")?;
+        let Vouched { attest, signature, ak_public, pcrs } = home.vouch(&binding)?;
         self.nonces.remember(nonce);
-        Ok(guest::Evidence {
-            id: challenge.id,
-            guest_keys: self.encoded.clone(),
-            attest: quote.attest,
-            signature: quote.signature,
-            ak_public: quote.ak_public,
-            pcrs: quote.pcrs.values().map(|pcr| pcr.0.to_vec()).collect(),
-        })
+        Ok(guest::Evidence { id: challenge.id, guest_keys: self.encoded.clone(), attest, signature, ak_public, pcrs })
     }
 
     /// Nonces that were answered; a key release must be for one of them.

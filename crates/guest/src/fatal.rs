@@ -6,6 +6,7 @@ use std::{error::Error, fmt};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Check {
     RootVerity,
+    Container,
     LayerVerity,
     Scratch,
     Tpm,
@@ -23,6 +24,7 @@ impl Check {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::RootVerity => "guest.root-verity",
+            Self::Container => "guest.container",
             Self::LayerVerity => "guest.layer-verity",
             Self::Scratch => "guest.scratch",
             Self::Tpm => "guest.tpm",

@@ -7,14 +7,13 @@
 //! ```
 
 mod admission;
-mod chores;
 mod run;
 
 use std::{cell::RefCell, convert::Infallible, rc::Rc, time::Duration};
 
 use casemate_api::{
     guest::{self, FromGuest, ToGuest, from_guest, to_guest},
-    workload::{self, Isolation, Workload},
+    workload::{self, Workload},
 };
 use casemate_seal::{KeyRelease, RecordSealer, open_release};
 use tokio::{
@@ -26,24 +25,25 @@ use tokio::{
 use crate::{
     channel::{Channel, Ends},
     entropy,
-    evidence::{Identity, Quoter},
+    evidence::Identity,
     fatal::{Check, Fatal, OrFatal},
+    home::Home,
     phase::{Phase, Progress, say},
-    power,
-    storage::layers,
     workload::spool::Spool,
 };
 use admission::{Admission, admit};
-use chores::Chores;
 
 /// Lives to the end, and powers off. Returns only a failure of the channel itself, of which the host cannot be told.
-pub(crate) fn run() -> Result<Infallible, Fatal> {
+pub(crate) fn run(home: impl Home) -> Result<Infallible, Fatal> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
     runtime.or_fatal(Check::Protocol, "start the runtime")?.block_on(async {
         let spool = Rc::new(Spool::new());
-        let (mut channel, ends) = Channel::open(spool.clone()).or_fatal(Check::Protocol, "open the channel to the host")?;
+        let (mut channel, ends) = home
+            .open_port()
+            .map(|port| Channel::new(port, spool.clone()))
+            .or_fatal(Check::Protocol, "open the channel to the host")?;
         let Ends { inbox, outbox } = ends;
-        let life = Life { inbox, outbox: outbox.clone(), spool, progress: Progress::booted(), quoter: None, chores: None };
+        let mut life = Life { home, inbox, outbox: outbox.clone(), spool, progress: Progress::booted(), idle: false };
         // One future from here to the end: dropping it would end the session and with it the last words.
         let serve = channel.serve();
         pin!(serve);
@@ -61,19 +61,19 @@ pub(crate) fn run() -> Result<Infallible, Fatal> {
         };
         // What is queued still goes out.
         let _ = timeout(last_words, serve).await;
-        power::off()
+        life.home.end()
     })
 }
 
 /// What every phase has.
-struct Life {
+struct Life<H> {
+    home: H,
     inbox: mpsc::Receiver<ToGuest>,
     outbox: mpsc::Sender<FromGuest>,
     spool: Rc<Spool>,
     progress: Progress,
-    quoter: Option<Quoter>,
-    /// What is left to be done for the workload, from the first answered challenge on.
-    chores: Option<Chores>,
+    /// A challenge was answered: until there is something else to do, what the workload will need is done.
+    idle: bool,
 }
 
 /// What is known from `Launch` on.
@@ -92,12 +92,12 @@ enum Heard {
     Stop(guest::Stop),
 }
 
-impl Life {
+impl<H: Home> Life<H> {
     /// Up to the end that is no failure.
-    async fn live(mut self) -> Result<(), Fatal> {
+    async fn live(&mut self) -> Result<(), Fatal> {
         self.report(None).await;
         // The key is made while the host still prepares its first message.
-        self.quoter = Some(Quoter::open()?);
+        self.home.settle()?;
         let launch = match self.hear(None).await? {
             Heard::Launch(launch) => launch,
             Heard::Stop(_) => return self.stopped_early().await,
@@ -111,14 +111,17 @@ impl Life {
             Heard::Launch(_) => return Err(out_of_order("Launch")),
         };
         let keys = configured.open(&release)?;
-        self.chores.take().unwrap_or_else(|| configured.chores()).all()?;
+        self.idle = false;
+        while self.home.next_chore()? {}
         self.run(configured, keys).await
     }
 
     fn configure(&mut self, launch: guest::Launch) -> Result<Configured, Fatal> {
         let workload = Workload::from_canonical(&launch.workload).or_fatal(Check::WorkloadFormat, "read the workload")?;
-        if workload.isolation > Isolation::Microvm {
-            return Err(Fatal::new(Check::WorkloadFormat, "the workload asks for more isolation than a micro VM gives"));
+        if workload.isolation > self.home.level() {
+            let (asked, given) = (workload.isolation, self.home.level());
+            let detail = format!("the workload asks for level {}, and this is {}", asked.as_str(), given.as_str());
+            return Err(Fatal::new(Check::WorkloadFormat, detail));
         }
         let tenant_key = workload::parse_hex32(&workload.tenant_key);
         let tenant_key = tenant_key.ok_or_else(|| Fatal::new(Check::WorkloadFormat, "read the tenant's key"))?;
@@ -127,22 +130,21 @@ impl Life {
         }
         entropy::mix(&launch.entropy)?;
         let digest = workload::digest_of(&launch.workload);
-        self.quoter()?.measure(digest)?;
+        self.home.measure(digest)?;
         let identity = Identity::generate(launch.instance.clone(), digest)?;
-        layers::open_all(&workload.image.layers, &launch.layers)?;
+        self.home.open_layers(&workload.image.layers, &launch.layers)?;
         Ok(Configured { launch, workload, tenant_key, identity })
     }
 
     /// Handles messages until one comes that changes the phase.
     async fn hear(&mut self, mut configured: Option<&mut Configured>) -> Result<Heard, Fatal> {
         loop {
-            let idle = self.chores.as_ref().is_some_and(|chores| !chores.is_done());
             let heard = tokio::select! {
                 biased;
                 heard = self.inbox.recv() => heard,
                 // By now the answer is with the host, which verifies it.
-                () = sleep(ANSWER_SENT), if idle => {
-                    self.chores.as_mut().map_or(Ok(()), Chores::next)?;
+                () = sleep(ANSWER_SENT), if self.idle => {
+                    self.idle = self.home.next_chore()?;
                     continue;
                 }
             };
@@ -166,16 +168,10 @@ impl Life {
     }
 
     async fn answer(&mut self, configured: &mut Configured, challenge: &guest::Challenge) -> Result<(), Fatal> {
-        let evidence = configured.identity.answer(self.quoter()?, challenge)?;
+        let evidence = configured.identity.answer(&mut self.home, challenge)?;
         self.send(from_guest::Message::Evidence(evidence)).await;
-        if self.progress.phase() == Phase::Configured && self.chores.is_none() {
-            self.chores = Some(configured.chores());
-        }
+        self.idle |= self.progress.phase() == Phase::Configured;
         Ok(())
-    }
-
-    fn quoter(&mut self) -> Result<&mut Quoter, Fatal> {
-        self.quoter.as_mut().ok_or_else(|| Fatal::new(Check::Tpm, "the vTPM is not open"))
     }
 
     /// Nothing ran, so there are no records and there is no exit code.
@@ -202,10 +198,6 @@ impl Life {
 }
 
 impl Configured {
-    fn chores(&self) -> Chores {
-        Chores::new(self.workload.image.layers.len())
-    }
-
     /// Opens the key release: from the tenant of the workload, for this instance and a nonce that was answered here.
     fn open(&mut self, release: &guest::Release) -> Result<KeyRelease, Fatal> {
         let Identity { hpke, instance, workload_digest, .. } = &self.identity;

@@ -1,6 +1,7 @@
 //! PID 1 of the guest.
 //!
-//! One static binary, measured with the initrd whose `/init` it is. It opens the verity root and enters it, opens the scratch
+//! One static binary, measured with the initrd whose `/init` it is, and by the launcher of a container, whose process 1 it is there. In a
+//! machine it does all of the following; in a container what is left of it (see [`home`]). It opens the verity root and enters it, opens the scratch
 //! volume, answers the host, attests, receives sealed keys, runs the workload and powers the machine off. It never returns,
 //! never offers a shell, and ends the machine with a named reason on any failure.
 //!
@@ -16,6 +17,7 @@ mod dm;
 mod entropy;
 mod evidence;
 mod fatal;
+mod home;
 mod life;
 mod phase;
 mod power;
@@ -23,26 +25,31 @@ mod storage;
 mod sys;
 mod workload;
 
-use std::{convert::Infallible, process::ExitCode};
-
-use fatal::Fatal;
+use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    let container = home::container::Container::asked(std::env::args().skip(1));
     if !rustix::process::getpid().is_init() {
         eprintln!("casemate-guest is the init process of a Casemate guest; it does nothing elsewhere");
         return ExitCode::from(2);
     }
+    match container {
+        None => live_in_a_machine(),
+        Some(Ok(container)) => live_in_a_container(container),
+        Some(Err(code)) => code,
+    }
+}
+
+fn live_in_a_machine() -> ExitCode {
     power::off_on_panic();
-    let fatal = match boot_and_live() {
-        Ok(never) => match never {},
-        Err(fatal) => fatal,
-    };
+    let Err(fatal) = home::machine::Machine::boot().and_then(life::run);
     fatal.print();
     power::off()
 }
 
-fn boot_and_live() -> Result<Infallible, Fatal> {
-    boot::first_stage()?;
-    boot::second_stage()?;
-    life::run()
+fn live_in_a_container(container: home::container::Container) -> ExitCode {
+    power::exit_on_panic();
+    let Err(fatal) = container.enter().and_then(life::run);
+    fatal.print();
+    ExitCode::FAILURE
 }

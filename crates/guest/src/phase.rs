@@ -1,6 +1,6 @@
 //! The phases of a guest's life and when each was reached.
 
-use std::{collections::BTreeMap, io::Write as _};
+use std::{collections::BTreeMap, io::Write as _, sync::OnceLock};
 
 use casemate_api::guest;
 use rustix::time::{ClockId, clock_gettime};
@@ -72,10 +72,21 @@ impl Progress {
     }
 }
 
-/// Writes `CASEMATE-PHASE <name> <ms>` and returns the milliseconds since the kernel's start.
-pub(crate) fn mark(name: &str) -> u64 {
+/// Counts from now on: in a container the kernel's start is another one's business.
+pub(crate) fn begin_here() {
+    let _ = BEGIN.set(now_ms());
+}
+
+fn now_ms() -> u64 {
     let now = clock_gettime(ClockId::Boottime);
-    let ms = u64::try_from(now.tv_sec).unwrap_or(0) * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000;
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
+}
+
+static BEGIN: OnceLock<u64> = OnceLock::new();
+
+/// Writes `CASEMATE-PHASE <name> <ms>` and returns the milliseconds since the kernel's start, or the container's.
+pub(crate) fn mark(name: &str) -> u64 {
+    let ms = now_ms().saturating_sub(BEGIN.get().copied().unwrap_or(0));
     say(&format!("CASEMATE-PHASE {name} {ms}"));
     ms
 }

@@ -14,11 +14,23 @@ pub(crate) fn off() -> ! {
     }
 }
 
+/// The same in a container, whose end takes everything with it.
+pub(crate) fn exit_on_panic() {
+    std::panic::set_hook(Box::new(|info| {
+        of_panic(info).print();
+        std::process::exit(1)
+    }));
+}
+
 /// A panic is a bug; it ends the machine like any other failure, before the runtime's abort could make the kernel panic.
 pub(crate) fn off_on_panic() {
     std::panic::set_hook(Box::new(|info| {
-        let place = info.location().map(|at| format!("{}:{}", at.file(), at.line())).unwrap_or_default();
-        Fatal::new(Check::Panic, format!("{} at {place}", info.payload_as_str().unwrap_or("panic"))).print();
+        of_panic(info).print();
         off()
     }));
+}
+
+fn of_panic(info: &std::panic::PanicHookInfo<'_>) -> Fatal {
+    let place = info.location().map(|at| format!("{}:{}", at.file(), at.line())).unwrap_or_default();
+    Fatal::new(Check::Panic, format!("{} at {place}", info.payload_as_str().unwrap_or("panic")))
 }

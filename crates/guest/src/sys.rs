@@ -71,6 +71,38 @@ pub(crate) fn fork_into_namespaces(group: BorrowedFd<'_>) -> io::Result<Fork> {
     }
 }
 
+/// Which side of a plain fork this is.
+pub(crate) enum PlainFork {
+    /// The child's number.
+    Parent(rustix::process::Pid),
+    /// The child.
+    Child,
+}
+
+/// Forks. Refused when there is a second thread: its locks would stay taken in the child.
+pub(crate) fn fork() -> io::Result<PlainFork> {
+    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::other("a process with several threads must not fork"));
+    }
+    // SAFETY: there is one thread, so no lock of another one is copied in a taken state.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(PlainFork::Child),
+        pid => {
+            rustix::process::Pid::from_raw(pid).map(PlainFork::Parent).ok_or_else(|| io::Error::other("a child without a number"))
+        }
+    }
+}
+
+/// Ends every process of this PID namespace but this one, which must be its first.
+pub(crate) fn kill_all_others() {
+    if !rustix::process::getpid().is_init() {
+        return;
+    }
+    // SAFETY: plain call. For the first process of a namespace -1 means all others of that namespace. There may be none.
+    let _ = unsafe { libc::kill(-1, libc::SIGKILL) };
+}
+
 /// Of `linux/sched.h`; it has more bits than the other flags.
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
 

@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use casemate_api::{canonical, node, receipt};
+use casemate_api::{canonical, node, receipt, workload::Isolation};
 use casemate_verifier::{
-    AnchorError, AttestationResult, Endorsements, Expectation, ImaMemory, ImaPart, NodeBeliefs, NodePolicy, NodeQuoteInput,
-    Policy, ReferenceValues, RelyingParty, TrustAnchors, UnixTime, VendorRoot,
+    AnchorError, AttestationResult, ContainerLevel, Demand, Endorsements, Expectation, ImaMemory, ImaPart, NodeBeliefs,
+    NodePolicy, NodeQuoteInput, Policy, ReferenceValues, RelyingParty, TrustAnchors, UnixTime, VendorRoot,
+    boot::BootPolicy,
+    container::{ContainerExpectation, appraise},
     credential::{Credential, CredentialError, Randomness, make_credential},
     ek::VerifiedEk,
     rego::{AppraisalPolicy, PolicyOptions, apply_policy},
@@ -33,7 +35,7 @@ pub struct Appraiser {
     references: ReferenceValues,
     simulated: Simulated,
     node_policy: NodePolicy,
-    instance_policy: Policy,
+    instance_boot: Demand<BootPolicy>,
 }
 
 /// What may change while the server runs.
@@ -88,8 +90,12 @@ pub struct Questioned {
     pub ek_chain: Vec<Vec<u8>>,
     /// Which instance.
     pub instance: String,
+    /// Placed at which level.
+    pub level: Isolation,
     /// Running what.
     pub workload_digest: [u8; 32],
+    /// Root hashes of its image's layers.
+    pub layers: Vec<[u8; 32]>,
     /// For this nonce.
     pub nonce: [u8; 32],
     /// The time of the appraisal.
@@ -103,7 +109,7 @@ pub struct Verdict {
     pub status: String,
     /// The attestation result, whole.
     pub json: serde_json::Value,
-    /// Why it is not affirming: the first failed check and what was seen.
+    /// Why it is not accepted: the first failed check and what was seen.
     pub failed: Option<(String, String)>,
 }
 
@@ -124,8 +130,8 @@ impl Appraiser {
         node_policy: NodePolicy,
     ) -> Result<Self, AnchorError> {
         let anchors = TrustAnchors::new(platform_ca_pem, vendor_roots)?;
-        let instance_policy = Policy::microvm(simulated).with_boot(node_policy.boot.clone());
-        Ok(Self { anchors, references, simulated, node_policy, instance_policy })
+        let instance_boot = node_policy.boot.clone();
+        Ok(Self { anchors, references, simulated, node_policy, instance_boot })
     }
 
     /// Judges the evidence of an instance.
@@ -136,13 +142,25 @@ impl Appraiser {
         let believes = RelyingParty {
             references: &self.references,
             anchors: &self.anchors,
-            policy: &self.instance_policy,
+            policy: &self.instance_policy(question.level),
             revocations: by.list(),
         };
         let now = seconds(question.now_ms);
-        let result = casemate_verifier::appraise_instance(evidence, &endorsements, &believes, &expectation, now);
+        let expectation = ContainerExpectation { instance: expectation, layers: &question.layers };
+        let result = appraise(evidence, &endorsements, &believes, &expectation, now);
         // An instance of this level is promised no GPU.
         verdict(&apply_policy(result, &by.rules, PolicyOptions::from(self.simulated), 0))
+    }
+
+    /// The level comes from where this platform placed the instance, never from its evidence.
+    fn instance_policy(&self, level: Isolation) -> Policy {
+        let policy = match level {
+            Isolation::Container => Policy::container(ContainerLevel::Container, self.simulated),
+            Isolation::Sandbox => Policy::container(ContainerLevel::Sandbox, self.simulated),
+            Isolation::Microvm => Policy::microvm(self.simulated),
+            Isolation::Confidential => Policy::confidential(self.simulated),
+        };
+        policy.with_boot(self.instance_boot.clone())
     }
 
     /// Verifies an EK certificate chain up to a pinned vendor root.
@@ -243,7 +261,7 @@ pub fn credential(ek: &VerifiedEk, ek_public: &[u8], ak_name: &[u8], secret: &[u
 }
 
 fn verdict(result: &AttestationResult) -> Verdict {
-    let failed = match (result.is_affirming(), result.failed()) {
+    let failed = match (result.is_accepted(), result.failed()) {
         (true, _) => None,
         (false, Some(check)) => Some((check.name.clone(), check.detail.clone())),
         (false, None) => Some(("evidence.format".to_owned(), "the appraisal came to no result".to_owned())),

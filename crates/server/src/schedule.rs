@@ -19,6 +19,8 @@ pub struct Request {
     pub cpus: u32,
     /// Guest memory.
     pub memory_mib: u64,
+    /// Scratch.
+    pub scratch_mib: u64,
     /// Only this node.
     pub node: Option<String>,
 }
@@ -58,34 +60,49 @@ impl std::fmt::Display for NoNode {
     }
 }
 
-/// The suitable node with the most free memory; by id where equal.
-pub fn choose(request: &Request, candidates: &[Candidate]) -> Result<NodeId, NoNode> {
+/// The suitable node with the most free memory, by id where equal, and the weakest of its levels that will do: who asks for a container
+/// gets one where there are containers, and never less than he asked for.
+pub fn choose(request: &Request, candidates: &[Candidate]) -> Result<(NodeId, Isolation), NoNode> {
     let mut reasons = BTreeMap::new();
-    let mut best: Option<(u64, &Candidate)> = None;
+    let mut best: Option<((u64, Isolation), &Candidate)> = None;
     for candidate in candidates {
         match fit(request, candidate) {
             Err(reason) => *reasons.entry(reason).or_insert(0) += 1,
-            Ok(free) if best.is_none_or(|(most, b)| free > most || (free == most && candidate.id < b.id)) => {
-                best = Some((free, candidate));
+            Ok(fit) if best.is_none_or(|(known, b)| is_better(fit, known) || (fit == known && candidate.id < b.id)) => {
+                best = Some((fit, candidate));
             }
             Ok(_) => {}
         }
     }
-    best.map(|(_, candidate)| candidate.id.clone()).ok_or(NoNode(reasons))
+    best.map(|((_, level), candidate)| (candidate.id.clone(), level)).ok_or(NoNode(reasons))
 }
 
-/// Free memory after placing, or the first reason against this node.
-fn fit(request: &Request, node: &Candidate) -> Result<u64, &'static str> {
-    let wanted = request.memory_mib.saturating_add(MACHINE_OVERHEAD_MIB);
+/// A node with the very level that was asked for comes before one that would give more of it away.
+fn is_better((free, level): (u64, Isolation), (most, known): (u64, Isolation)) -> bool {
+    level < known || (level == known && free > most)
+}
+
+/// Free memory after placing and the level, or the first reason against this node.
+fn fit(request: &Request, node: &Candidate) -> Result<(u64, Isolation), &'static str> {
+    let level = node.levels.iter().copied().filter(|level| *level >= request.isolation).min();
     if request.node.as_deref().is_some_and(|id| id != node.id.as_str()) {
         Err("not the requested node")
     } else if !node.trusted {
         Err("not trusted")
     } else if !node.connected {
         Err("not connected")
-    } else if !node.levels.iter().any(|level| *level >= request.isolation) {
+    } else if let Some(level) = level {
+        room(request, node, level).map(|free| (free, level))
+    } else {
         Err("without the isolation level")
-    } else if request.cpus > node.cpus || node.used_cpus + u64::from(request.cpus) > u64::from(node.cpus) * CPU_OVERCOMMIT {
+    }
+}
+
+fn room(request: &Request, node: &Candidate, level: Isolation) -> Result<u64, &'static str> {
+    // What a container writes is in memory.
+    let scratch_mib = if level < Isolation::Microvm { request.scratch_mib } else { 0 };
+    let wanted = request.memory_mib.saturating_add(scratch_mib).saturating_add(MACHINE_OVERHEAD_MIB);
+    if request.cpus > node.cpus || node.used_cpus + u64::from(request.cpus) > u64::from(node.cpus) * CPU_OVERCOMMIT {
         Err("without enough CPUs")
     } else {
         node.memory_mib.saturating_sub(node.used_memory_mib).checked_sub(wanted).ok_or("without enough memory")
@@ -110,20 +127,38 @@ mod tests {
     }
 
     fn request() -> Request {
-        Request { isolation: Isolation::Microvm, cpus: 1, memory_mib: 512, node: None }
+        Request { isolation: Isolation::Microvm, cpus: 1, memory_mib: 512, scratch_mib: 64, node: None }
     }
 
     #[test]
     fn chooses_the_node_with_most_free_memory() {
         let small = Candidate { used_memory_mib: 1000, ..node("n-a") };
-        assert_eq!(choose(&request(), &[small, node("n-b"), node("n-c")]).unwrap().as_str(), "n-b");
+        assert_eq!(choose(&request(), &[small, node("n-b"), node("n-c")]).unwrap().0.as_str(), "n-b");
     }
 
     #[test]
     fn never_goes_below_the_isolation_level_but_may_go_above() {
         let refused = choose(&Request { isolation: Isolation::Confidential, ..request() }, &[node("n-a")]).unwrap_err();
         assert_eq!(refused.to_string(), "no node will do: 1 without the isolation level");
-        assert!(choose(&Request { isolation: Isolation::Container, ..request() }, &[node("n-a")]).is_ok());
+        let container = Request { isolation: Isolation::Container, ..request() };
+        assert_eq!(choose(&container, &[node("n-a")]).unwrap().1, Isolation::Microvm);
+        let all = vec![Isolation::Microvm, Isolation::Sandbox, Isolation::Container];
+        let several = Candidate { levels: all, used_memory_mib: 2000, ..node("n-b") };
+        for (asked, given) in [(Isolation::Container, "n-b"), (Isolation::Sandbox, "n-b"), (Isolation::Microvm, "n-a")] {
+            let request = Request { isolation: asked, ..request() };
+            let (id, level) = choose(&request, &[node("n-a"), several.clone()]).unwrap();
+            assert_eq!((id.as_str(), level), (given, asked));
+        }
+        let weak = Candidate { levels: vec![Isolation::Container, Isolation::Sandbox], ..node("n-a") };
+        assert!(choose(&request(), &[weak]).is_err(), "never below");
+    }
+
+    #[test]
+    fn the_scratch_of_a_container_is_memory() {
+        let tight = |levels| Candidate { levels, memory_mib: 512 + MACHINE_OVERHEAD_MIB, ..node("n-a") };
+        let request = Request { isolation: Isolation::Container, ..request() };
+        assert!(choose(&request, &[tight(vec![Isolation::Microvm])]).is_ok());
+        assert!(choose(&request, &[tight(vec![Isolation::Container])]).is_err());
     }
 
     #[test]
@@ -146,7 +181,7 @@ mod tests {
     #[test]
     fn asks_only_the_named_node() {
         let chosen = Request { node: Some("n-b".into()), ..request() };
-        assert_eq!(choose(&chosen, &[node("n-a"), node("n-b")]).unwrap().as_str(), "n-b");
+        assert_eq!(choose(&chosen, &[node("n-a"), node("n-b")]).unwrap().0.as_str(), "n-b");
         assert!(choose(&chosen, &[node("n-a")]).is_err());
     }
 }

@@ -1,8 +1,12 @@
 //! The names of the checks, and the ledger that makes it impossible to forget one.
 
+mod lists;
+
 use std::{error::Error, fmt};
 
 use serde::{Deserialize, Serialize};
+
+pub use lists::{CONTAINER_CHECKS, INSTANCE_CHECKS, NODE_CHECKS};
 
 /// A check of the verifier. The set is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -53,6 +57,16 @@ pub enum CheckName {
     GuestPcrs,
     /// The guest's quote binds nonce, guest keys, workload and instance.
     GuestBinding,
+    /// The container launch is of the level that the policy asks for.
+    ContainerLevel,
+    /// The OCI runtime is known to the reference values for that level, and was measured at the node's start.
+    ContainerRuntime,
+    /// Process 1 of the container is known to the reference values.
+    ContainerGuest,
+    /// The layers are those of the workload.
+    ContainerImage,
+    /// Process 1 of the container is held by its jail.
+    ContainerJail,
     /// No simulator was involved, or the policy allows it.
     PolicySimulated,
     /// The receipt's node certificate chains to the platform CA and was valid at the wipe.
@@ -190,6 +204,11 @@ impl CheckName {
             Self::GuestQuote => "guest.quote",
             Self::GuestPcrs => "guest.pcrs",
             Self::GuestBinding => "guest.binding",
+            Self::ContainerLevel => "container.level",
+            Self::ContainerRuntime => "container.runtime",
+            Self::ContainerGuest => "container.guest",
+            Self::ContainerImage => "container.image",
+            Self::ContainerJail => "container.jail",
             Self::PolicySimulated => "policy.simulated",
             Self::ReceiptNode => "receipt.node",
             Self::ReceiptSignature => "receipt.signature",
@@ -252,50 +271,6 @@ impl fmt::Display for CheckName {
         f.write_str(self.as_str())
     }
 }
-
-/// The checks of an instance, in order.
-pub const INSTANCE_CHECKS: &[CheckName] = &[
-    CheckName::PolicyPlatform,
-    CheckName::EvidenceFormat,
-    CheckName::EvidenceNonce,
-    CheckName::NodeCertificate,
-    CheckName::NodeEk,
-    CheckName::NodeAk,
-    CheckName::NodeQuote,
-    CheckName::NodePcrs,
-    CheckName::NodeEventLog,
-    CheckName::NodeBootPolicy,
-    CheckName::NodeSoftware,
-    CheckName::BatchInclusion,
-    CheckName::InstanceId,
-    CheckName::WorkloadDigest,
-    CheckName::GuestKernel,
-    CheckName::GuestInitrd,
-    CheckName::GuestCommandLine,
-    CheckName::GuestRootHash,
-    CheckName::VmmDigest,
-    CheckName::VmmJail,
-    CheckName::GuestAk,
-    CheckName::GuestQuote,
-    CheckName::GuestPcrs,
-    CheckName::GuestBinding,
-    CheckName::PolicyRevoked,
-    CheckName::PolicySimulated,
-];
-
-/// The checks of a node that enrols or renews, in order.
-pub const NODE_CHECKS: &[CheckName] = &[
-    CheckName::NodeAk,
-    CheckName::NodeQuote,
-    CheckName::EvidenceNonce,
-    CheckName::NodePcrs,
-    CheckName::NodeEventLog,
-    CheckName::NodeBootPolicy,
-    CheckName::NodeSoftware,
-    CheckName::NodeIma,
-    CheckName::PolicyRevoked,
-    CheckName::PolicySimulated,
-];
 
 /// One line of a verdict.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,6 +13,8 @@
 //! | TDX launch | `….2.5` | Intel, name of the guest | `mrtd`, `rtmr0` to `rtmr3`: SHA-384; a key again is an alternative |
 //! | boot component | `….2.6` | Casemate, its name | SHA-256, one triple for each |
 //! | file that IMA measures | `….2.7` | Casemate, its path | SHA-256, one triple for each |
+//! | OCI runtime of a node | `….2.9` | Casemate, `container` or `sandbox` | SHA-256, one triple for each |
+//! | process 1 of a container | `….2.10` | Casemate, `guest` | SHA-256, one triple for each |
 //! | machine | `….2.8`, instance: EK digest | Casemate | *endorsed*: `ek`, `chip-id`, `platform-instance-id`: raw; `gpu`: serial number |
 
 pub(crate) mod read;
@@ -182,10 +184,12 @@ enum Class {
     Boot,
     Ima,
     Machine,
+    Runtime,
+    ContainerGuest,
 }
 
 impl Class {
-    const ALL: [(Self, ObjectIdentifier, &'static str); 8] = [
+    const ALL: [(Self, ObjectIdentifier, &'static str); 10] = [
         (Self::GuestOs, ObjectIdentifier::new_unwrap("1.3.6.1.4.1.59999.2.1"), "Casemate"),
         (Self::Agent, ObjectIdentifier::new_unwrap("1.3.6.1.4.1.59999.2.2"), "Casemate"),
         (Self::Vmm, ObjectIdentifier::new_unwrap("1.3.6.1.4.1.59999.2.3"), "Casemate"),
@@ -194,6 +198,8 @@ impl Class {
         (Self::Boot, ObjectIdentifier::new_unwrap("1.3.6.1.4.1.59999.2.6"), "Casemate"),
         (Self::Ima, ObjectIdentifier::new_unwrap("1.3.6.1.4.1.59999.2.7"), "Casemate"),
         (Self::Machine, ObjectIdentifier::new_unwrap("1.3.6.1.4.1.59999.2.8"), "Casemate"),
+        (Self::Runtime, ObjectIdentifier::new_unwrap("1.3.6.1.4.1.59999.2.9"), "Casemate"),
+        (Self::ContainerGuest, ObjectIdentifier::new_unwrap("1.3.6.1.4.1.59999.2.10"), "Casemate"),
     ];
 
     /// The content of a tagged OID (RFC 9090): BER without tag and length.

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 
 use casemate_evidence::{
     confidential::ConfidentialEvidence,
+    container::{ContainerEvidence, ContainerLaunch},
     eventlog::{EventLog, LogRef, count_signatures, device_path_text},
     ima::{Format, Reader},
     instance::{GuestKeys, InstanceEvidence, LaunchRecord, Record},
@@ -50,6 +51,8 @@ pub const DECODERS: &[Decoder] = &[
     of("ccel", ccel),
     of("certificate", certificate),
     of("confidential_evidence", record::<ConfidentialEvidence>),
+    of("container_evidence", record::<ContainerEvidence>),
+    of("container_launch", record::<ContainerLaunch>),
     of("corim", corim_signed),
     of("corim_payload", corim_payload),
     of("cwt", cwt),

@@ -11,14 +11,14 @@
 use std::sync::Arc;
 
 use casemate_evidence::{
-    instance::{GuestKeys, InstanceEvidence, LaunchRecord, Record as _, instance_leaf},
+    instance::{GuestKeys, InstanceEvidence, LaunchRecord, QuoteBundle, Record as _, instance_leaf},
     merkle,
 };
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     anchors::TrustAnchors,
-    checks::{CheckName, Finding, INSTANCE_CHECKS, Ledger, Mismatch, Outcome, Stop},
+    checks::{Check, CheckName, Finding, INSTANCE_CHECKS, Ledger, Mismatch, Outcome, Stop},
     ek::VerifiedEk,
     launch::BoundLaunch,
     node::{NodeInput, TrustedNode},
@@ -74,26 +74,55 @@ pub fn appraise_instance(
     expectation: &Expectation<'_>,
     now: UnixTime,
 ) -> AttestationResult {
-    let mut appraisal = Appraisal { ledger: Ledger::new(INSTANCE_CHECKS), notes: Notes::default() };
-    let RelyingParty { references, anchors, policy, revocations } = *believes;
-    let inputs = Inputs { endorsements, references, anchors, policy, revocations, expectation, now };
+    let mut appraisal = Appraisal::new(INSTANCE_CHECKS);
+    let inputs = Inputs::new(endorsements, believes, expectation, now);
     let guest = appraisal.run(evidence, &inputs);
-    appraisal.close(guest, &inputs)
+    finish(appraisal, guest, &inputs)
 }
 
-struct Inputs<'a> {
+/// All that an appraisal is given.
+pub(crate) struct Inputs<'a> {
     endorsements: &'a Endorsements<'a>,
-    references: &'a ReferenceValues,
+    pub(crate) references: &'a ReferenceValues,
     anchors: &'a TrustAnchors,
-    policy: &'a Policy,
-    revocations: Option<&'a RevocationList>,
-    expectation: &'a Expectation<'a>,
-    now: UnixTime,
+    pub(crate) policy: &'a Policy,
+    pub(crate) revocations: Option<&'a RevocationList>,
+    pub(crate) expectation: &'a Expectation<'a>,
+    pub(crate) now: UnixTime,
 }
 
-struct Appraisal {
-    ledger: Ledger,
-    notes: Notes,
+impl<'a> Inputs<'a> {
+    pub(crate) fn new(
+        endorsements: &'a Endorsements<'a>,
+        believes: &RelyingParty<'a>,
+        expectation: &'a Expectation<'a>,
+        now: UnixTime,
+    ) -> Self {
+        let RelyingParty { references, anchors, policy, revocations } = *believes;
+        Self { endorsements, references, anchors, policy, revocations, expectation, now }
+    }
+}
+
+/// An appraisal under way, of whatever level.
+pub(crate) struct Appraisal {
+    pub(crate) ledger: Ledger,
+    pub(crate) notes: Notes,
+}
+
+/// One that came to its end.
+pub(crate) struct Closed {
+    pub(crate) checks: Vec<Check>,
+    pub(crate) passed: bool,
+    pub(crate) node: Option<NodeClaims>,
+    /// And what vouches for it is allowed.
+    pub(crate) node_verified: bool,
+    pub(crate) anchors: Vec<Anchor>,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) simulated: bool,
+    pub(crate) launch_record_digest: Option<[u8; 32]>,
+    guest_os: Option<String>,
+    guest: Option<MicrovmClaims>,
+    guest_simulated: bool,
 }
 
 /// What goes into the result beside the checks.
@@ -111,14 +140,18 @@ pub(crate) struct Notes {
 }
 
 impl Appraisal {
+    pub(crate) fn new(checks: &'static [CheckName]) -> Self {
+        Self { ledger: Ledger::new(checks), notes: Notes::default() }
+    }
+
     fn run(&mut self, evidence: &[u8], inputs: &Inputs<'_>) -> Result<VerifiedGuest, Stop> {
         self.ledger.enter(CheckName::PolicyPlatform, platform(inputs.policy))?;
         let decoded = self.ledger.enter(CheckName::EvidenceFormat, Decoded::new(evidence))?;
         self.notes.guest = Some(MicrovmClaims::new(&decoded.launch));
         let fresh = self.ledger.enter(CheckName::EvidenceNonce, decoded.answering(&inputs.expectation.nonce))?;
         let LaunchRecord { kernel, initrd, root_hash, .. } = fresh.0.launch;
-        let node = self.node(&fresh, inputs)?;
-        let (ak_name, ek, software) = (node.ak_name.clone(), node.ek, node.measured.software);
+        let node = self.node(&fresh.0.evidence.node, &fresh.0.evidence.node_event_log, inputs)?;
+        let (ak_name, ek, software) = (node.ak_name.clone(), node.ek, node.measured.software.clone());
         let bound = self.ledger.enter(CheckName::BatchInclusion, fresh.covered_by(node))?;
         self.notes.launch_record_digest = Some(bound.digest());
         let known = bound.judge(&mut self.ledger, &mut self.notes, inputs.expectation, inputs.references)?;
@@ -131,12 +164,13 @@ impl Appraisal {
         Ok(guest)
     }
 
-    fn node(&mut self, fresh: &Fresh, inputs: &Inputs<'_>) -> Result<TrustedNode, Stop> {
+    /// From `node.certificate` to `node.software`.
+    pub(crate) fn node(&mut self, bundle: &QuoteBundle, event_log: &[u8], inputs: &Inputs<'_>) -> Result<TrustedNode, Stop> {
         let input = NodeInput {
             node_chain: inputs.endorsements.node_chain,
             ek_chain: inputs.endorsements.ek_chain,
-            bundle: &fresh.0.evidence.node,
-            event_log: &fresh.0.evidence.node_event_log,
+            bundle,
+            event_log,
             anchors: inputs.anchors,
             references: inputs.references,
             boot: inputs.policy.boot(),
@@ -157,45 +191,72 @@ impl Appraisal {
         Ok(node)
     }
 
-    fn close(self, guest: Result<VerifiedGuest, Stop>, inputs: &Inputs<'_>) -> AttestationResult {
+    pub(crate) fn close(self, inputs: &Inputs<'_>) -> Closed {
         let Self { ledger, notes } = self;
         let (checks, passed) = ledger.close();
-        let guest = guest.ok().filter(|_| passed);
-        let nothing = checks.iter().take(2).any(|check| check.outcome == Outcome::Fail);
-        let status = match (&guest, nothing) {
-            (Some(_), _) => Tier::Affirming,
-            (None, true) => Tier::None,
-            (None, false) => Tier::Contraindicated,
-        };
         let allowed = notes.simulated.is_empty() || inputs.policy.simulated() == Simulated::Allow;
-        let submodules = microvm::submodules(&Seen {
-            node: notes.node.as_ref(),
-            node_verified: notes.node_verified && allowed,
-            guest: notes.guest.as_ref(),
-            guest_verified: guest.is_some(),
-            guest_simulated: notes.guest_simulated,
-            anchors: &notes.anchors,
-        });
-        let mut warnings = vec![MICROVM_LIMIT.to_owned(), VTPM_LIMIT.to_owned()];
-        warnings.extend(notes.simulated.iter().map(|what| format!("simulated: {what}; it proves nothing about real hardware")));
+        let simulated = notes.simulated.iter();
+        let mut warnings: Vec<_> =
+            simulated.map(|what| format!("simulated: {what}; it proves nothing about real hardware")).collect();
         warnings.extend(notes.warnings);
-        AttestationResult {
-            version: 1,
-            status,
-            platform: platform_name(inputs.policy.platform()).to_owned(),
-            simulated: !notes.simulated.is_empty(),
-            instance: inputs.expectation.instance.to_owned(),
-            workload_digest: hex::encode(inputs.expectation.workload_digest),
-            nonce_sha256: hex::encode(Sha256::digest(inputs.expectation.nonce)),
-            launch_record_digest: notes.launch_record_digest.map(hex::encode),
-            guest_os: notes.guest_os,
-            at: inputs.now,
+        Closed {
             checks,
+            passed,
+            node: notes.node,
+            node_verified: notes.node_verified && allowed,
             anchors: notes.anchors,
             warnings,
-            submodules,
-            guest: guest.map(Arc::new),
+            simulated: !notes.simulated.is_empty(),
+            launch_record_digest: notes.launch_record_digest,
+            guest_os: notes.guest_os,
+            guest: notes.guest,
+            guest_simulated: notes.guest_simulated,
         }
+    }
+}
+
+impl Closed {
+    /// The tier of the whole; `good` is what full success earns, where there was one.
+    pub(crate) fn status(&self, good: Option<Tier>) -> Tier {
+        let nothing = self.checks.iter().take(2).any(|check| check.outcome == Outcome::Fail);
+        match (good, nothing) {
+            (Some(tier), _) => tier,
+            (None, true) => Tier::None,
+            (None, false) => Tier::Contraindicated,
+        }
+    }
+}
+
+fn finish(appraisal: Appraisal, guest: Result<VerifiedGuest, Stop>, inputs: &Inputs<'_>) -> AttestationResult {
+    let closed = appraisal.close(inputs);
+    let guest = guest.ok().filter(|_| closed.passed);
+    let submodules = microvm::submodules(&Seen {
+        node: closed.node.as_ref(),
+        node_verified: closed.node_verified,
+        guest: closed.guest.as_ref(),
+        guest_verified: guest.is_some(),
+        guest_simulated: closed.guest_simulated,
+        anchors: &closed.anchors,
+    });
+    let status = closed.status(guest.as_ref().map(|_| Tier::Affirming));
+    let mut warnings = vec![MICROVM_LIMIT.to_owned(), VTPM_LIMIT.to_owned()];
+    warnings.extend(closed.warnings);
+    AttestationResult {
+        version: 1,
+        status,
+        platform: inputs.policy.platform().as_str().to_owned(),
+        simulated: closed.simulated,
+        instance: inputs.expectation.instance.to_owned(),
+        workload_digest: hex::encode(inputs.expectation.workload_digest),
+        nonce_sha256: hex::encode(Sha256::digest(inputs.expectation.nonce)),
+        launch_record_digest: closed.launch_record_digest.map(hex::encode),
+        guest_os: closed.guest_os,
+        at: inputs.now,
+        checks: closed.checks,
+        anchors: closed.anchors,
+        warnings,
+        submodules,
+        guest: guest.map(Arc::new),
     }
 }
 
@@ -244,23 +305,29 @@ pub(crate) enum InclusionError {
     Path,
     #[error("the node's quote was not made for a batch with this launch record, guest keys, guest quote and nonce")]
     Root(#[source] Mismatch),
+    #[error("the node's quote was not made for a batch with this container launch, guest keys and nonce")]
+    ContainerRoot(#[source] Mismatch),
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("the policy asks for \"{0}\", and this is the appraisal of a micro VM")]
-struct NoAppraisal(&'static str);
+#[error("the policy asks for \"{asked}\", and this is the appraisal of {of}")]
+pub(crate) struct NoAppraisal {
+    asked: &'static str,
+    of: &'static str,
+}
+
+impl NoAppraisal {
+    pub(crate) fn new(kind: PlatformKind, of: &'static str) -> Self {
+        Self { asked: kind.as_str(), of }
+    }
+}
 
 fn platform(policy: &Policy) -> Result<Finding<()>, NoAppraisal> {
     match policy.platform() {
         PlatformKind::Microvm => Ok(Finding::new((), "the policy asks for microvm")),
-        kind @ PlatformKind::Confidential => Err(NoAppraisal(platform_name(kind))),
-    }
-}
-
-fn platform_name(kind: PlatformKind) -> &'static str {
-    match kind {
-        PlatformKind::Microvm => "microvm",
-        PlatformKind::Confidential => "confidential",
+        kind @ (PlatformKind::Container | PlatformKind::Sandbox | PlatformKind::Confidential) => {
+            Err(NoAppraisal::new(kind, "a micro VM"))
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! The same code runs on the platform and in the tenant's CLI. It is pure: no files, no network, no clock, no randomness;
 //! the same inputs give the same result at any time.
 //!
-//! * [`appraise_instance`]: may keys be released to this guest?
+//! * [`appraise_instance`], [`container::appraise_container`]: may keys be released to this guest?
 //! * [`appraise_node`], [`ek`], [`credential`]: may this node have a certificate?
 //! * [`boot::appraise_boot`], [`ima::appraise_ima`]: what came up on a node, and what it executed since?
 //! * [`request`]: one question as one JSON document, of any kind of evidence.
@@ -20,6 +20,7 @@ pub mod boot;
 mod cbor;
 mod checks;
 pub mod confidential;
+pub mod container;
 pub mod corim;
 pub mod credential;
 #[doc(hidden)]
@@ -51,8 +52,9 @@ pub mod x509;
 
 pub use anchors::{AnchorError, MAX_ROOTS, TrustAnchors, VendorRoot};
 pub use boot::BOOT_CHECKS;
+pub use casemate_evidence::container::ContainerLevel;
 pub use cbor::CborError;
-pub use checks::{Appraised, Check, CheckName, INSTANCE_CHECKS, NODE_CHECKS, Outcome};
+pub use checks::{Appraised, CONTAINER_CHECKS, Check, CheckName, INSTANCE_CHECKS, NODE_CHECKS, Outcome};
 pub use envelope::EnvelopeError;
 pub use ima::IMA_CHECKS;
 pub use instance::{Endorsements, Expectation, RelyingParty, appraise_instance};

@@ -36,8 +36,8 @@ pub enum LogError {
 /// Why the measured software is not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum SoftwareError {
-    /// An event in PCR 14 that is neither the agent nor the VMM.
-    #[error("event {index} of PCR {SOFTWARE_PCR} is neither the agent's nor the VMM's: \"{label}\"")]
+    /// An event in PCR 14 that is neither the agent's, the VMM's nor an OCI runtime's.
+    #[error("event {index} of PCR {SOFTWARE_PCR} is neither the agent's nor the VMM's nor an OCI runtime's: \"{label}\"")]
     Unknown {
         /// Among the events of that PCR, from 0.
         index: usize,
@@ -52,10 +52,16 @@ pub enum SoftwareError {
         /// Found.
         count: usize,
     },
+    /// More than a node has.
+    #[error("{count} OCI runtimes were measured, more than {MAX_RUNTIMES}")]
+    Runtimes {
+        /// Found.
+        count: usize,
+    },
     /// Not known.
     #[error("the measured {what} {digest} is not among the reference values")]
     Reference {
-        /// `agent` or `VMM`.
+        /// `agent`, `VMM` or `OCI runtime`.
         what: &'static str,
         /// Hex.
         digest: String,
@@ -85,7 +91,7 @@ impl MeasuredLog {
         Ok(Self { events: software.map(|event| event.to_owned()).collect() })
     }
 
-    /// The agent and the VMM, if they are what the log measured into PCR 14, once each and nothing else, and known.
+    /// The agent and the VMM, if they are what the log measured into PCR 14, once each, and known; beside them only known OCI runtimes.
     ///
     /// The digest is what was measured. The text beside it, which no PCR covers, only says which of the two it is; a wrong
     /// label therefore leads to a digest that is not known as such.
@@ -96,7 +102,7 @@ impl MeasuredLog {
     /// The same on a machine that starts through shim, which extends its variables into the same PCR: `mok` says which values of
     /// them are accepted.
     pub fn software_beside(&self, references: &ReferenceValues, mok: &MokRule) -> Result<NodeSoftware, SoftwareError> {
-        let (mut agents, mut vmms) = (Vec::new(), Vec::new());
+        let (mut agents, mut vmms, mut runtimes) = (Vec::new(), Vec::new(), Vec::new());
         for (index, event) in self.events.iter().enumerate() {
             let unknown =
                 || SoftwareError::Unknown { index, label: event.data.escape_ascii().take(MAX_LABEL).map(char::from).collect() };
@@ -108,10 +114,11 @@ impl MeasuredLog {
                 }
             }
             let is = |label: &str| event.data == format!("{label} sha256:{}", hex::encode(digest)).as_bytes();
-            match (is(AGENT_LABEL), is(VMM_LABEL)) {
-                (true, _) => agents.push(digest),
-                (false, true) => vmms.push(digest),
-                (false, false) => return Err(unknown()),
+            match (is(AGENT_LABEL), is(VMM_LABEL), is(RUNTIME_LABEL)) {
+                (true, ..) => agents.push(digest),
+                (false, true, _) => vmms.push(digest),
+                (false, false, true) => runtimes.push(digest),
+                (false, false, false) => return Err(unknown()),
             }
         }
         let (agent, vmm) = (only("agent", &agents)?, only("VMM", &vmms)?);
@@ -120,15 +127,22 @@ impl MeasuredLog {
         };
         known("agent", agent, references.knows_agent(&agent))?;
         known("VMM", vmm, references.knows_vmm(&vmm))?;
-        Ok(NodeSoftware { agent, vmm })
+        if runtimes.len() > MAX_RUNTIMES {
+            return Err(SoftwareError::Runtimes { count: runtimes.len() });
+        }
+        for runtime in &runtimes {
+            known("OCI runtime", *runtime, references.knows_runtime(runtime))?;
+        }
+        Ok(NodeSoftware { agent, vmm, runtimes })
     }
 }
 
 /// The node's software, as measured, known to the reference values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeSoftware {
     agent: [u8; 32],
     vmm: [u8; 32],
+    runtimes: Vec<[u8; 32]>,
 }
 
 impl NodeSoftware {
@@ -141,6 +155,11 @@ impl NodeSoftware {
     pub fn vmm(&self) -> [u8; 32] {
         self.vmm
     }
+
+    /// SHA-256 of each OCI runtime.
+    pub fn runtimes(&self) -> &[[u8; 32]] {
+        &self.runtimes
+    }
 }
 
 fn only(what: &'static str, found: &[[u8; 32]]) -> Result<[u8; 32], SoftwareError> {
@@ -152,5 +171,8 @@ fn only(what: &'static str, found: &[[u8; 32]]) -> Result<[u8; 32], SoftwareErro
 
 const AGENT_LABEL: &str = "casemate-agent";
 const VMM_LABEL: &str = "casemate-vmm";
+const RUNTIME_LABEL: &str = "casemate-runtime";
+/// Most OCI runtimes of a node.
+const MAX_RUNTIMES: usize = 8;
 /// Most characters of a foreign label that are repeated.
 const MAX_LABEL: usize = 120;

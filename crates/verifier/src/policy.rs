@@ -1,10 +1,16 @@
 //! What the relying party insists on. Never read from evidence.
 
+use casemate_evidence::container::ContainerLevel;
+
 use crate::{boot::BootPolicy, node::Demand};
 
 /// The isolation that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PlatformKind {
+    /// Namespaces of the host's kernel; [`appraise_container`](crate::container::appraise_container) judges it.
+    Container,
+    /// A kernel in user space; the same.
+    Sandbox,
     /// Own kernel in a jailed VMM on a host whose boot chain its TPM attests.
     Microvm,
     /// Hardware memory encryption: [`appraise_confidential`](crate::confidential::appraise_confidential) judges it; the appraisal
@@ -21,6 +27,18 @@ pub enum Simulated {
     Allow,
 }
 
+impl PlatformKind {
+    /// As in workloads and results.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Sandbox => "sandbox",
+            Self::Microvm => "microvm",
+            Self::Confidential => "confidential",
+        }
+    }
+}
+
 /// A relying party's policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
@@ -34,6 +52,15 @@ impl Policy {
     /// For instances of level `microvm`.
     pub fn microvm(simulated: Simulated) -> Self {
         Self { platform: PlatformKind::Microvm, simulated, boot: Demand::LeftToPlatform, revocation_floor: 0 }
+    }
+
+    /// For instances of level `container` or `sandbox`.
+    pub fn container(level: ContainerLevel, simulated: Simulated) -> Self {
+        let platform = match level {
+            ContainerLevel::Container => PlatformKind::Container,
+            ContainerLevel::Sandbox => PlatformKind::Sandbox,
+        };
+        Self { platform, ..Self::microvm(simulated) }
     }
 
     /// For instances of level `confidential`.

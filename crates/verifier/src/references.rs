@@ -9,6 +9,7 @@ mod sections;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use casemate_evidence::container::ContainerLevel;
 use ed25519_dalek::SigningKey;
 
 use crate::envelope::{self, EnvelopeError};
@@ -18,8 +19,8 @@ use sections::{
 };
 
 pub(crate) use command_line::CommandLine;
-pub(crate) use sections::GuestOs;
 pub use sections::{ConfidentialGuest, Machine, Processor, TdxReference};
+pub(crate) use sections::{ContainerReferences, GuestOs};
 
 /// The variable part of a command line template: the frequency of the time stamp counter, 1 to 10 decimal digits.
 pub const TSC_KHZ: &str = "{tsc_khz}";
@@ -73,6 +74,7 @@ pub struct ReferenceValues {
     pub(crate) guest_os: Vec<GuestOs>,
     pub(crate) agent: Vec<[u8; 32]>,
     pub(crate) vmm: Vec<[u8; 32]>,
+    pub(crate) container: ContainerReferences,
     pub(crate) confidential: Vec<ConfidentialGuest>,
     pub(crate) machines: BTreeMap<[u8; 32], Machine>,
     pub(crate) boot: Digests,
@@ -101,6 +103,9 @@ impl ReferenceValues {
         union(&mut self.guest_os, other.guest_os);
         union(&mut self.agent, other.agent);
         union(&mut self.vmm, other.vmm);
+        union(&mut self.container.guest, other.container.guest);
+        union(&mut self.container.container_runtime, other.container.container_runtime);
+        union(&mut self.container.sandbox_runtime, other.container.sandbox_runtime);
         union(&mut self.confidential, other.confidential);
         for machine in other.machines.into_values() {
             if self.machines.get(&machine.ek) != Some(&machine) {
@@ -125,6 +130,12 @@ impl ReferenceValues {
 
     pub(crate) fn knows_vmm(&self, digest: &[u8; 32]) -> bool {
         self.vmm.contains(digest)
+    }
+
+    /// Whether a digest is that of an OCI runtime of any level.
+    pub(crate) fn knows_runtime(&self, digest: &[u8; 32]) -> bool {
+        let levels = [ContainerLevel::Container, ContainerLevel::Sandbox];
+        levels.into_iter().any(|level| self.container.runtimes(level).contains(digest))
     }
 
     /// Guests in hardware-encrypted memory.
@@ -214,7 +225,13 @@ impl ReferenceValues {
         Payload {
             version: 1,
             guest_os: self.guest_os.iter().map(guest_os).collect(),
-            node_software: WireNodeSoftware { agent: hexes(&self.agent), vmm: hexes(&self.vmm) },
+            node_software: WireNodeSoftware {
+                agent: hexes(&self.agent),
+                vmm: hexes(&self.vmm),
+                container_runtime: hexes(&self.container.container_runtime),
+                sandbox_runtime: hexes(&self.container.sandbox_runtime),
+                container_guest: hexes(&self.container.guest),
+            },
             confidential: self.confidential.iter().map(guest).collect(),
             machines: self.machines.values().map(wire_machine).collect(),
             boot: self.boot.iter().map(|(name, list)| WireBoot { component: name.clone(), sha256: set(list) }).collect(),
@@ -250,6 +267,11 @@ pub(crate) fn parse(payload: &str) -> Result<ReferenceValues, ReferenceError> {
         guest_os: payload.guest_os.into_iter().map(GuestOs::new).collect::<Result<_, _>>()?,
         agent: bytes(payload.node_software.agent),
         vmm: bytes(payload.node_software.vmm),
+        container: ContainerReferences {
+            container_runtime: bytes(payload.node_software.container_runtime),
+            sandbox_runtime: bytes(payload.node_software.sandbox_runtime),
+            guest: bytes(payload.node_software.container_guest),
+        },
         confidential: payload.confidential.into_iter().map(ConfidentialGuest::from).collect(),
         machines: BTreeMap::new(),
         boot: digests(payload.boot.into_iter().map(|wire| (wire.component, wire.sha256))),

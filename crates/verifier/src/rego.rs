@@ -132,7 +132,7 @@ pub enum PolicyRefusal {
 /// What a policy sees, as `input`.
 #[derive(Debug, Clone, Serialize)]
 pub struct PolicyInput<'a> {
-    /// `microvm`, `confidential` or `node`: what was asked for.
+    /// `container`, `sandbox`, `microvm`, `confidential` or `node`: what was asked for.
     pub platform: &'a str,
     /// By name; see [`Submodule`].
     pub submodules: &'a BTreeMap<String, Submodule>,

@@ -114,12 +114,19 @@ pub struct VerifiedGuest {
 impl AttestationResult {
     /// The guest: only where this very value came from an appraisal in which every check passed.
     pub fn guest(&self) -> Option<&VerifiedGuest> {
-        self.guest.as_deref().filter(|_| self.is_affirming())
+        self.guest.as_deref().filter(|_| self.is_accepted())
     }
 
     /// Whether the verdict is [`Tier::Affirming`] and each check and each submodule says so, too.
     pub fn is_affirming(&self) -> bool {
         self.status == Tier::Affirming && self.worst() == Tier::Affirming
+    }
+
+    /// Whether what was asked for holds. Of the levels `container` and `sandbox`, which the relying party must have asked for by name, the
+    /// best verdict is [`Tier::Warning`]: nobody else may take it for the [`Tier::Affirming`] of a stronger level.
+    pub fn is_accepted(&self) -> bool {
+        let weak = self.platform == "container" || self.platform == "sandbox";
+        self.is_affirming() || (weak && self.status == Tier::Warning && self.worst() == Tier::Warning)
     }
 
     /// The worst of status, checks and submodules. A result without checks has none.

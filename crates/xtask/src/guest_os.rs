@@ -127,17 +127,27 @@ fn assemble(recipe: &Recipe, packages: &Packages, inputs: &Inputs, guest: &Path,
     let initrd = initrd::make(recipe, &guest, &kernel.modules);
     let root = root::make(recipe)?;
     let vmlinux = kernel.vmlinux;
-    for (name, bytes) in [("vmlinux", &vmlinux), ("initrd.cpio", &initrd), ("root.img", &root.image)] {
+    // The same program as in the initrd, for containers.
+    for (name, bytes) in [("vmlinux", &vmlinux), ("initrd.cpio", &initrd), ("root.img", &root.image), ("casemate-guest", &guest)]
+    {
         files::write(&out.join(name), bytes)?;
         note("guest OS", &format!("{name}: {:.1} MiB, {}", bytes.len() as f64 / f64::from(1 << 20), digest::of_bytes(bytes)));
     }
     let id = KernelId { flavour: inputs.flavour(), version: inputs.version(packages)? };
-    let description = Description::new(recipe, &id, &vmlinux, &initrd, &root, sources(packages, inputs, recipe)?);
+    let description = Description::new(recipe, &id, &vmlinux, &initrd, &root, &guest, sources(packages, inputs, recipe)?);
+    executable(&out.join("casemate-guest"))?;
     files::write(&out.join("guest-os.json"), description.to_json()?.as_bytes())?;
     let values = reference::sign(&description.reference_values(recipe.name(id.flavour)), &reference::signing_key()?);
     files::write(&out.join("reference-values.json"), values.as_bytes())?;
     note("guest OS", &format!("root hash {} in {}", root.root_hash, out.display()));
     Ok(())
+}
+
+/// For all: nobody in a container is its owner.
+fn executable(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(path, mode).with_context(|| format!("making {} executable", path.display()))
 }
 
 /// What went in, for people who compare two builds.

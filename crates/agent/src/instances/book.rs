@@ -37,7 +37,7 @@ impl Book {
         let spool = Spool::open(&folder)?;
         let kept = spool.kept();
         let uses = Workload::from_canonical(journal.order.body.workload.as_bytes())
-            .map(|workload| InUse::default().and(&workload))
+            .map(|workload| InUse::default().and(&workload, journal.order.body.level))
             .unwrap_or_default();
         let actual = Actual { step: Step::Scheduled, exit_code: None, failure: None };
         let blank = View {
@@ -99,7 +99,8 @@ impl Book {
         next.unwrap_or(Step::Gone)
     }
 
-    pub(super) fn machine_begun(&mut self) {
+    pub(super) fn machine_begun(&mut self, driver: &str) {
+        self.journal.driver = driver.to_owned();
         self.journal.machine = Machine::Begun;
     }
 

@@ -25,6 +25,7 @@ pub(crate) use registry::{Registry, Told};
 
 use crate::{
     assignment::{InUse, Order},
+    evidence::Answer,
     journal::SignedReceipt,
 };
 
@@ -39,7 +40,7 @@ pub(crate) enum Request {
     /// Nobody wants the instance any more.
     Stop,
     /// Evidence for a nonce.
-    Challenge { nonce: [u8; 32], reply: oneshot::Sender<Result<Vec<u8>, Failure>> },
+    Challenge { nonce: [u8; 32], reply: oneshot::Sender<Result<Answer, Failure>> },
     /// Sealed keys for the guest.
     Deliver(Vec<u8>),
     /// The platform has all records below this number.

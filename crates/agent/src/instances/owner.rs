@@ -15,14 +15,15 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use casemate_api::workload::Workload;
 use casemate_lifecycle::{Event, Failure, InstanceId, Step};
-use casemate_sandbox::{DriverError, Exit, WipeEvidence};
+use casemate_sandbox::{Driver, DriverError, Exit, SystemKind, WipeEvidence};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Request, book::Book, recover, tombstones::Gone};
 use crate::{
-    blueprint::{self, Blueprint, Measured, Parts},
+    blueprint::{self, Blueprint, MachineFiles, MachineMeasured, Parts, SystemFiles},
     clock,
     context::Context,
+    evidence::Answer,
     failpoint::Failpoint,
     failure::{self, check},
     files::{self, FileError, off_thread},
@@ -32,7 +33,6 @@ use crate::{
     receipts,
     vtpm::Measurements,
 };
-use casemate_evidence::instance::Record as _;
 
 /// How an owner begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,11 +67,13 @@ const INQUIRY: Duration = Duration::from_secs(5);
 /// A challenge on its way to the guest.
 pub(super) struct Challenge {
     pub(super) nonce: [u8; 32],
-    pub(super) reply: oneshot::Sender<Result<Vec<u8>, Failure>>,
+    pub(super) reply: oneshot::Sender<Result<Answer, Failure>>,
 }
 
 pub(super) struct Owner {
     pub(super) ctx: Arc<Context>,
+    /// Who runs it, for its whole life.
+    pub(super) driver: Arc<dyn Driver>,
     pub(super) id: InstanceId,
     pub(super) book: Book,
     pub(super) requests: mpsc::Receiver<Request>,
@@ -85,10 +87,10 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    pub(super) fn new(ctx: Arc<Context>, book: Book, requests: mpsc::Receiver<Request>) -> Self {
+    pub(super) fn new(ctx: Arc<Context>, driver: Arc<dyn Driver>, book: Book, requests: mpsc::Receiver<Request>) -> Self {
         let id = book.journal.order.id.clone();
         let stop = book.wants_stop();
-        Self { ctx, id, book, requests, stop, challenges: Vec::new(), release: None, receipt_stored: false }
+        Self { ctx, driver, id, book, requests, stop, challenges: Vec::new(), release: None, receipt_stored: false }
     }
 
     /// The whole life; returns when nothing is left but the folder.
@@ -146,38 +148,38 @@ impl Owner {
         self.book.stage("fetched");
         self.book.pass(Failpoint::Fetched);
 
-        let capabilities = ctx.driver.capabilities();
-        let pack = blueprint::needs_pack(workload.image.layers.len(), assets.len(), capabilities);
+        let pack = blueprint::needs_pack(workload.image.layers.len(), assets.len(), self.driver.capabilities());
         let packing = if pack { Packing::Packed } else { Packing::Single };
         let layers = self.during(ctx.images.convert(&workload.image, ready, packing)).await?.map_err(Ended::Failed)?;
         self.book.stage("converted");
         self.book.pass(Failpoint::Converted);
 
-        let (guest_os, command_line, measured) = self
-            .during(measure(&ctx))
+        let driver = self.driver.clone();
+        let system = self
+            .during(measure(&ctx, &driver))
             .await?
             .map_err(|detail| Ended::Failed(failure::at(Step::Prepared, check::PREPARE, detail)))?;
-        Ok(blueprint::draw(Parts {
+        let parts = Parts {
             id: &self.id,
             workload,
             workload_text: &self.book.journal.order.body.workload,
-            guest_os: &guest_os,
-            command_line,
-            measured,
+            level: self.book.journal.order.body.level,
             layers: &layers,
             assets: &assets,
             entropy: clock::random(),
-        }))
+        };
+        let drawn = blueprint::draw(parts, system);
+        drawn.map_err(|detail| Ended::Failed(failure::at(Step::Prepared, check::PREPARE, detail)))
     }
 
     /// Prepares and starts the machine, each written ahead.
     async fn machine(&mut self, blueprint: &Blueprint) -> Result<(), Ended> {
-        let ctx = self.ctx.clone();
-        self.book.machine_begun();
+        let driver = self.driver.clone();
+        self.book.machine_begun(driver.capabilities().name);
         self.save(check::PREPARE).await?;
         self.book.pass(Failpoint::Preparing);
         let measurements = Measurements::of(blueprint);
-        let prepared = self.during(ctx.driver.prepare(&blueprint.plan, &measurements)).await?;
+        let prepared = self.during(driver.prepare(&blueprint.plan, &*measurements)).await?;
         let prepared = prepared.map_err(|error| self.failed(check::PREPARE, &error))?;
         self.book.happened(Event::Reached(Step::Prepared));
         if let Some(ago) = prepared.since_execution {
@@ -186,7 +188,7 @@ impl Owner {
         self.book.stage("prepared");
         self.book.pass(Failpoint::Prepared);
 
-        let started = self.during(ctx.driver.start(&blueprint.plan)).await?;
+        let started = self.during(driver.start(&blueprint.plan)).await?;
         let started = started.map_err(|error| self.failed(check::START, &error))?;
         if let Some(ago) = started.since_execution {
             self.book.stage_was("executed", ago);
@@ -197,11 +199,11 @@ impl Owner {
         let record = blueprint::launch_record(
             blueprint,
             digest,
-            ctx.driver.capabilities(),
+            driver.capabilities(),
             &started.jail,
             prepared.vtpm_ak_public.unwrap_or_default(),
         );
-        let (record, message) = (record.encode(), blueprint.message.clone());
+        let message = blueprint.message.clone();
         self.book.launched(Launched { started_at_ms: clock::now_ms(), record, message });
         self.save(check::START).await?;
         self.book.pass(Failpoint::Recorded);
@@ -210,7 +212,7 @@ impl Owner {
 
     /// After a restart: the machine was started and is gone.
     async fn inquire(&mut self) -> Ended {
-        let driver = self.ctx.driver.clone();
+        let driver = self.driver.clone();
         let exit: Result<Exit, String> = match tokio::time::timeout(INQUIRY, driver.wait(&self.id)).await {
             Ok(Ok(exit)) => Ok(exit),
             Ok(Err(DriverError::NoSuchInstance(_))) => Err("nothing of the machine was left".into()),
@@ -253,6 +255,7 @@ impl Owner {
         let mut wipe = self.wipe().await;
         self.book.pass(Failpoint::Wiped);
         receipts::doubt(&mut wipe, &self.book.journal);
+        receipts::complete(&mut wipe, self.driver.capabilities().system);
         self.remove_assets().await;
         let body = receipts::body(&self.book.journal, &self.ctx.node, &wipe, clock::now_ms());
         self.book.stage("wiped");
@@ -260,7 +263,7 @@ impl Owner {
         self.save_whatever_it_takes().await;
         self.book.pass(Failpoint::Receipted);
         // The evidence is in the receipt now. What cannot be removed is removed by the next agent.
-        if let Err(error) = self.ctx.driver.forget(&self.id).await {
+        if let Err(error) = self.driver.forget(&self.id).await {
             tracing::error!(instance.id = %self.id, error = failure::chain(&error), "could not remove the list of what was wiped");
         }
         self.book.publish();
@@ -268,7 +271,7 @@ impl Owner {
     }
 
     async fn wipe(&mut self) -> WipeEvidence {
-        let driver = self.ctx.driver.clone();
+        let driver = self.driver.clone();
         let id = self.id.clone();
         let mut pause = WIPE_RETRY;
         loop {
@@ -406,16 +409,27 @@ impl Owner {
     }
 }
 
-/// The guest OS as it is on this node now.
-async fn measure(ctx: &Arc<Context>) -> Result<(GuestOs, String, Measured), String> {
-    let ctx = ctx.clone();
+/// The guest OS as it is on this node now, as far as `driver` needs it.
+async fn measure(ctx: &Arc<Context>, driver: &Arc<dyn Driver>) -> Result<SystemFiles, String> {
+    let (ctx, driver) = (ctx.clone(), driver.clone());
     off_thread(move || {
         let guest_os = GuestOs::load(&ctx.config.guest_os).map_err(|error| failure::chain(&error))?;
-        let capabilities = ctx.driver.capabilities();
-        let (command_line, root_hash) = guest_os.command_line(capabilities.accel, capabilities.tsc_khz)?;
+        let capabilities = driver.capabilities();
         let digest = |path| ctx.digests.sha256(path).map_err(|error| failure::chain(&error));
-        let measured = Measured { kernel: digest(&guest_os.kernel)?, initrd: digest(&guest_os.initrd)?, root_hash };
-        Ok((guest_os, command_line, measured))
+        match capabilities.system {
+            SystemKind::Machine => {
+                let (command_line, root_hash) = guest_os.command_line(capabilities.accel, capabilities.tsc_khz)?;
+                let measured =
+                    MachineMeasured { kernel: digest(&guest_os.kernel)?, initrd: digest(&guest_os.initrd)?, root_hash };
+                Ok(SystemFiles::Machine(MachineFiles { guest_os, command_line, measured }))
+            }
+            SystemKind::Container => {
+                let missing = "the guest OS has no program for containers; hint: build it anew";
+                let program = guest_os.guest.ok_or(missing)?;
+                let measured = digest(&program)?;
+                Ok(SystemFiles::Container { program, measured })
+            }
+        }
     })
     .await
 }

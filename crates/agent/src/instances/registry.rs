@@ -7,8 +7,8 @@ use std::{
 };
 
 use casemate_api::node;
-use casemate_lifecycle::{Action, Actual, Failure, Held, InstanceId, Scope, Step, Wanted, reconcile};
-use casemate_sandbox::Presence;
+use casemate_lifecycle::{self as lifecycle, Action, Actual, Failure, InstanceId, Scope, Step, Wanted, reconcile};
+use casemate_sandbox::Driver;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -25,6 +25,7 @@ use crate::{
     assignment::{self, InUse, Order},
     clock,
     context::Context,
+    drivers::Held,
     failure,
     files::{self, FileError, off_thread},
     journal::Journal,
@@ -68,6 +69,11 @@ pub(crate) enum RecoverError {
     /// Its own files.
     #[error(transparent)]
     File(#[from] FileError),
+    /// Something was started by a driver that the configuration does not name any more.
+    #[error(
+        "instance {instance} is the driver {driver}'s, which is not available; hint: put it back into the configuration and run `casemate-agent drain`"
+    )]
+    NoDriver { instance: String, driver: String },
     /// The driver's.
     #[error("find out which machines exist")]
     Driver(#[source] casemate_sandbox::DriverError),
@@ -170,7 +176,9 @@ impl State {
         match action {
             Action::Start(id) => {
                 let order = orders.remove(&id)?;
-                let admitted = assignment::admit(&order, clock::now_ms(), &self.ctx.capacity, self.in_use());
+                let capacity =
+                    self.ctx.drivers.of_level(order.body.level).map(|driver| self.ctx.capacity.of(driver.capabilities()));
+                let admitted = assignment::admit(&order, clock::now_ms(), capacity.as_ref(), self.in_use());
                 let entry = match admitted {
                     Ok(_) => Entry::Fresh,
                     Err(failure) => Entry::Refused(failure),
@@ -209,16 +217,19 @@ impl State {
     fn begin(&mut self, order: Order, entry: Entry) -> Option<Told> {
         let (id, generation) = (order.id.clone(), order.body.generation);
         let folder = self.ctx.config.instances_dir().join(id.as_str());
+        // One that is refused has no driver, and nothing that a driver could have.
+        let driver = self.ctx.drivers.of_level(order.body.level).unwrap_or_else(|| self.ctx.drivers.first()).clone();
         let mut journal = Journal::new(order, clock::now_ms());
         if entry != Entry::Fresh {
             journal.actual = Actual { step: Step::Scheduled, exit_code: None, failure: None };
         }
-        let opened =
-            files::make_dir(&folder).and_then(|()| files::sync_parent(&folder)).and_then(|()| self.open(journal, folder));
+        let opened = files::make_dir(&folder)
+            .and_then(|()| files::sync_parent(&folder))
+            .and_then(|()| self.open(journal, &driver, folder));
         match opened {
             Ok(book) => {
                 tracing::info!(instance.id = %id, entry = ?entry, "assignment taken");
-                self.spawn(book, entry);
+                self.spawn(book, driver, entry);
                 None
             }
             Err(error) => {
@@ -228,17 +239,17 @@ impl State {
         }
     }
 
-    fn open(&self, journal: Journal, folder: PathBuf) -> Result<Book, FileError> {
-        let capabilities = self.ctx.driver.capabilities();
+    fn open(&self, journal: Journal, driver: &Arc<dyn Driver>, folder: PathBuf) -> Result<Book, FileError> {
+        let capabilities = driver.capabilities();
         let note = format!("{}: {}", capabilities.accel, capabilities.accel_reason);
         Book::open(journal, folder, note, self.ctx.failpoints())
     }
 
-    fn spawn(&mut self, book: Book, entry: Entry) {
+    fn spawn(&mut self, book: Book, driver: Arc<dyn Driver>, entry: Entry) {
         let (requests, queue) = mpsc::channel(MAX_REQUESTS);
         let id = book.journal.order.id.clone();
         let handle = Handle { requests, view: book.watch() };
-        self.owners.spawn(Owner::new(self.ctx.clone(), book, queue).run(entry));
+        self.owners.spawn(Owner::new(self.ctx.clone(), driver, book, queue).run(entry));
         self.directory.send_modify(|directory| drop(Arc::make_mut(directory).insert(id, handle)));
     }
 
@@ -257,11 +268,11 @@ impl State {
         tracing::info!(instance.id = %id, "gone");
     }
 
-    fn held(&self) -> BTreeMap<InstanceId, Held> {
+    fn held(&self) -> BTreeMap<InstanceId, lifecycle::Held> {
         let mut held: BTreeMap<_, _> = self.tombstones.held().collect();
         for (id, handle) in self.directory.borrow().iter() {
             let view = handle.view.borrow();
-            held.insert(id.clone(), Held { generation: view.generation, hold: view.hold });
+            held.insert(id.clone(), lifecycle::Held { generation: view.generation, hold: view.hold });
         }
         held
     }
@@ -279,48 +290,69 @@ impl State {
     async fn recover(&mut self) -> Result<(), RecoverError> {
         let folder = self.ctx.config.instances_dir();
         files::make_dir(&folder)?;
-        let list = self.ctx.driver.list().await.map_err(RecoverError::Driver)?;
-        let mut machines: BTreeMap<InstanceId, Presence> = list.into_iter().collect();
+        let mut machines: BTreeMap<InstanceId, Vec<Held>> = BTreeMap::new();
+        for (id, held) in self.ctx.drivers.list().await.map_err(RecoverError::Driver)? {
+            machines.entry(id).or_default().push(held);
+        }
         for (id, folder) in folders(&folder)? {
-            let presence = machines.remove(&id);
+            let held = machines.remove(&id).unwrap_or_default();
             match Journal::load(&folder) {
-                Ok(Some(journal)) => self.take_over(journal, folder, presence).await?,
+                Ok(Some(journal)) => self.take_over(journal, folder, held).await?,
                 Ok(None) => {
-                    self.wipe_orphan(&id, presence).await;
+                    self.wipe_orphans(&id, held).await;
                     files::remove_dir(&folder)?;
                 }
-                Err(error) => self.bury(&id, &folder, presence, &error).await?,
+                Err(error) => self.bury(&id, &folder, held, &error).await?,
             }
         }
-        for (id, presence) in machines {
-            self.wipe_orphan(&id, Some(presence)).await;
+        for (id, held) in machines {
+            self.wipe_orphans(&id, held).await;
         }
         Ok(())
     }
 
-    async fn take_over(&mut self, journal: Journal, folder: PathBuf, presence: Option<Presence>) -> Result<(), FileError> {
+    async fn take_over(&mut self, journal: Journal, folder: PathBuf, mut held: Vec<Held>) -> Result<(), RecoverError> {
         let id = journal.order.id.clone();
+        let driver = self.driver_of(&journal)?;
+        // What another driver has of it was never this instance's.
+        let own = held.iter().position(|held| held.driver.capabilities().name == driver.capabilities().name);
+        let presence = own.map(|own| held.swap_remove(own).presence);
+        self.wipe_orphans(&id, held).await;
         let recovery = recover::plan(&journal, presence);
         tracing::info!(instance.id = %id, recovery = ?recovery, machine = ?presence, "found an instance of an earlier agent");
         if recovery == Recovery::Linger {
-            self.wipe_orphan(&id, presence).await;
+            self.wipe_orphan(&id, presence.map(|presence| Held { presence, driver: driver.clone() })).await;
         }
         if self.tombstones.contains(&id) {
             // The last agent ended between tombstone and folder.
-            return files::remove_dir(&folder);
+            return Ok(files::remove_dir(&folder)?);
         }
-        let book = self.open(journal, folder)?;
-        self.spawn(book, Entry::Recovered(recovery));
+        let book = self.open(journal, &driver, folder)?;
+        self.spawn(book, driver, Entry::Recovered(recovery));
         Ok(())
     }
 
-    /// Something of a machine that no journal knows.
-    async fn wipe_orphan(&self, id: &InstanceId, presence: Option<Presence>) {
-        if presence.is_none() {
-            return;
+    /// Who has, or had, the instance. A driver that is gone would leave something behind that nobody ends.
+    fn driver_of(&self, journal: &Journal) -> Result<Arc<dyn Driver>, RecoverError> {
+        let drivers = &self.ctx.drivers;
+        let driver = match journal.driver.as_str() {
+            "" => Some(drivers.of_level(journal.order.body.level).unwrap_or_else(|| drivers.first())),
+            name => drivers.named(name),
+        };
+        let missing = || RecoverError::NoDriver { instance: journal.order.id.to_string(), driver: journal.driver.clone() };
+        driver.cloned().ok_or_else(missing)
+    }
+
+    async fn wipe_orphans(&self, id: &InstanceId, all: Vec<Held>) {
+        for held in all {
+            self.wipe_orphan(id, Some(held)).await;
         }
+    }
+
+    /// Something of a machine that no journal knows.
+    async fn wipe_orphan(&self, id: &InstanceId, held: Option<Held>) {
+        let Some(Held { presence, driver }) = held else { return };
         tracing::warn!(instance.id = %id, machine = ?presence, "wiping an orphan");
-        let driver = &self.ctx.driver;
         let wiped = match driver.wipe(id).await {
             Ok(_) => driver.forget(id).await,
             Err(error) => Err(error),
@@ -335,11 +367,11 @@ impl State {
         &mut self,
         id: &InstanceId,
         folder: &Path,
-        presence: Option<Presence>,
+        held: Vec<Held>,
         error: &dyn std::error::Error,
     ) -> Result<(), FileError> {
         tracing::error!(instance.id = %id, error = failure::chain(error), "the journal is not readable, the instance is given up");
-        self.wipe_orphan(id, presence).await;
+        self.wipe_orphans(id, held).await;
         self.tombstones.add(id, Gone { generation: u64::MAX, until_ms: u64::MAX })?;
         let lost = self.ctx.config.state_dir.join("lost");
         files::make_dir(&lost)?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use casemate_api::guest::{Evidence, Fatal, Phase, Record, Status, Stop, from_guest, to_guest};
 use casemate_lifecycle::{Event, Failure, Step};
-use casemate_sandbox::{DriverError, Exit, ExitCause};
+use casemate_sandbox::{DriverError, Exit, ExitCause, SystemKind};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -13,7 +13,7 @@ use tokio::{
 
 use super::owner::{Challenge, Ended, Owner};
 use crate::{
-    evidence::EvidenceError,
+    evidence::{Answer, EvidenceError},
     failpoint::Failpoint,
     failure::{self, check},
     files::{FileError, off_thread},
@@ -67,7 +67,7 @@ impl Owner {
         let Some(launched) = self.book.journal.launched().cloned() else {
             return Ended::Failed(failure::at(self.book.attempting(), check::START, "there is no launch record"));
         };
-        let driver = self.ctx.driver.clone();
+        let driver = self.driver.clone();
         let id = self.id.clone();
         let mut serving = Serving::start(self, launched.message);
         let exit = driver.wait(&id);
@@ -203,12 +203,16 @@ impl Owner {
         let (_, Challenge { nonce, reply }) = serving.asked.swap_remove(index);
         let record = self.book.journal.launched().map(|launched| launched.record.clone()).unwrap_or_default();
         let (batcher, failpoints) = (self.ctx.evidence.clone(), self.ctx.failpoints());
+        let system = self.driver.capabilities().system;
         serving.completing.spawn(async move {
-            let evidence = batcher.assemble(nonce, record, evidence).await;
+            let evidence = match system {
+                SystemKind::Machine => batcher.assemble(nonce, record, evidence).await,
+                SystemKind::Container => batcher.assemble_container(nonce, record, evidence).await,
+            };
             failpoints.pass(Failpoint::Evidence);
             let fail = |error: EvidenceError| failure::at(Step::Attested, check::EVIDENCE, failure::chain(&error));
             // The platform may have hung up.
-            let _ = reply.send(evidence.map_err(fail));
+            let _ = reply.send(evidence.map(|bytes| Answer::of(system, bytes)).map_err(fail));
         });
     }
 
@@ -327,7 +331,7 @@ impl Owner {
 impl Serving {
     fn start(owner: &Owner, launch: Vec<u8>) -> Self {
         let (durable, watch_durable) = watch::channel(owner.book.durable());
-        let link = Link::start(owner.ctx.driver.clone(), owner.id.clone(), launch, watch_durable);
+        let link = Link::start(owner.driver.clone(), owner.id.clone(), launch, watch_durable);
         Self {
             link,
             durable,

@@ -25,10 +25,11 @@ use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
 
 use super::*;
 use crate::{
-    assignment::{Capacity, tests as signed},
+    assignment::{NodeCapacity, tests as signed},
     clock,
     config::{Config, File},
     context::Context,
+    drivers::Drivers,
     evidence::Batcher,
     images::Images,
     journal::{Journal, Machine},
@@ -107,11 +108,11 @@ async fn agent(dir: &Path, driver: Arc<dyn Driver>) -> (Registry, Vec<JoinHandle
     let context = Context {
         images: Images { cache: Cache::open(dir.join("images")).unwrap(), registries: config.registries.clone() },
         node: "n-1".parse().unwrap(),
-        driver,
+        drivers: Drivers::of(vec![driver]),
         digests: Arc::new(DigestCache::default()),
         evidence,
         receipt_key: signed::key(),
-        capacity: Capacity { memory_mib: 4096, cpus: 4, cpus_in_all: 8, disk_mib: 4096, instances: 4, disks: 22 },
+        capacity: NodeCapacity { memory_mib: 4096, cpus: 4, cpus_in_all: 8, disk_mib: 4096, instances: 4 },
         platform: watch::channel(Arc::new(platform)).1,
         config,
     };
@@ -132,7 +133,8 @@ fn config(dir: &Path) -> Config {
         software_log: None,
         ima_log: None,
         guest_os: dir.join("guest-os"),
-        driver: "fake".into(),
+        driver: Some("fake".into()),
+        drivers: None,
         accel: "tcg".into(),
         boot_timeout_ms: 10_000,
         max_instances: 4,
@@ -191,7 +193,7 @@ async fn challenge(handle: &Handle, nonce: [u8; 32]) -> Result<InstanceEvidence,
     let (reply, answer) = oneshot::channel();
     handle.requests.send(Request::Challenge { nonce, reply }).await.unwrap();
     let answer = timeout(Duration::from_secs(20), answer).await.unwrap().unwrap();
-    answer.map(|bytes| InstanceEvidence::decode(&bytes).unwrap()).map_err(|failure| failure.check)
+    answer.map(|answer| InstanceEvidence::decode(&answer.bytes).unwrap()).map_err(|failure| failure.check)
 }
 
 /// What the tenant does after verifying.

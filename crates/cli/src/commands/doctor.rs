@@ -31,7 +31,7 @@ enum State {
 }
 
 pub(crate) fn run(globals: &Globals, args: Doctor) -> anyhow::Result<Status> {
-    let findings = [root(), programs(), acceleration(), tpm(), cgroup(), swap()];
+    let findings = [root(), programs(), acceleration(), tpm(), cgroup(), swap(), containers()];
     if globals.json || args.output == Format::Json {
         printer::json(&findings)?;
     } else {
@@ -107,6 +107,30 @@ fn swap() -> Finding {
         seen: format!("{swaps} swap areas"),
         hint: "guest memory could reach the disk: swapoff -a, or encrypt the swap",
     }
+}
+
+/// Which levels beside `microvm` a node here could offer.
+fn containers() -> Finding {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let found: Vec<&str> = ["crun", "runc", "runsc"].into_iter().filter(|name| in_path(name)).collect();
+    let level = |names: &[&str]| names.iter().any(|name| found.contains(name));
+    let levels = [("container", level(&["crun", "runc"])), ("sandbox", level(&["runsc"]))];
+    let missing: Vec<&str> = levels.iter().filter(|(_, has)| !has).map(|(level, _)| *level).collect();
+    let (state, seen) = if !mounts_layers_from_files(&release) {
+        (State::Weaker, format!("Linux {} does not mount image layers from files: neither container nor sandbox", release.trim()))
+    } else if missing.is_empty() {
+        (State::Ok, format!("container and sandbox by {}", found.join(", ")))
+    } else {
+        let by = if found.is_empty() { "no runtime is installed".to_owned() } else { format!("found: {}", found.join(", ")) };
+        (State::Weaker, format!("not offered: {}; {by}", missing.join(", ")))
+    };
+    Finding { what: "levels", state, seen, hint: "apt-get install crun runsc; Linux 6.12 or newer is needed" }
+}
+
+/// EROFS from files and owners that a user namespace maps came with Linux 6.12.
+fn mounts_layers_from_files(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6u32, 12u32)
 }
 
 fn in_path(program: &str) -> bool {

@@ -155,13 +155,13 @@ fn describe(step: Step) -> &'static str {
         Step::Requested => "the platform took the workload",
         Step::Scheduled => "a node was chosen",
         Step::Accepted => "the node checked the signed assignment",
-        Step::Prepared => "image, scratch volume, vTPM and jail are ready",
+        Step::Prepared => "image, scratch and jail are ready, and the vTPM where there is one",
         Step::Booted => "the guest answers",
         Step::Attested => "the platform verified the guest's evidence",
         Step::Keyed => "the guest opened the sealed keys",
         Step::Running => "the workload runs",
         Step::Stopping => "on the way down",
-        Step::Wiped => "memory, vTPM state and scratch are wiped",
+        Step::Wiped => "what the receipt lists is wiped",
         Step::Gone => "nothing is left on the node",
     }
 }

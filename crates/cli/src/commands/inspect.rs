@@ -22,6 +22,7 @@ pub(crate) async fn run(globals: &Globals, args: Inspect) -> anyhow::Result<Stat
         row("name", &instance.name),
         row("intended", &instance.intent),
         row("actual", &instance.step),
+        row("level", instance.level.as_deref().unwrap_or("-")),
         row("node", instance.node.as_deref().unwrap_or("-")),
         row("exit status", &instance.exit_code.map_or_else(|| "-".into(), |code| code.to_string())),
         row("workload", &instance.workload_digest),

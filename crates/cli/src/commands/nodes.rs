@@ -21,9 +21,24 @@ pub(crate) async fn run(globals: &Globals, args: Nodes) -> anyhow::Result<Status
             let trust = if n.simulated { format!("{} (simulated)", n.trust) } else { n.trust };
             let connected = if n.connected { "yes" } else { "no" };
             let field = |name: &str| n.inventory.get(name).map(ToString::to_string).unwrap_or_default();
-            vec![n.id, trust, connected.into(), n.instances.to_string(), field("cpus"), field("memory_mib"), n.detail]
+            let levels = levels(&n.inventory);
+            vec![n.id, trust, connected.into(), n.instances.to_string(), field("cpus"), field("memory_mib"), levels, n.detail]
         })
         .collect();
-    printer::table(&["NODE", "TRUST", "CONNECTED", "INSTANCES", "CPUS", "MEMORY MiB", "WHY"], &rows)?;
+    printer::table(&["NODE", "TRUST", "CONNECTED", "INSTANCES", "CPUS", "MEMORY MiB", "LEVELS", "WHY"], &rows)?;
     Ok(Status::Ok)
+}
+
+/// What the node offers, and what it was to offer and why it cannot.
+fn levels(inventory: &serde_json::Value) -> String {
+    let empty = Vec::new();
+    let list = |name: &str| inventory.get(name).and_then(|list| list.as_array()).unwrap_or(&empty).clone();
+    let text = |value: &serde_json::Value, name: &str| printer::clean(value[name].as_str().unwrap_or_default());
+    let offered: Vec<String> = list("isolation_levels").iter().filter_map(|level| level.as_str().map(printer::clean)).collect();
+    let missing = list("drivers")
+        .iter()
+        .filter(|driver| driver["problem"].as_str().is_some_and(|problem| !problem.is_empty()))
+        .map(|driver| format!("not {} ({})", text(driver, "name"), text(driver, "problem")))
+        .collect::<Vec<_>>();
+    [offered, missing].concat().join(", ")
 }

@@ -187,12 +187,15 @@ impl Tenant<'_> {
         anyhow::ensure!(bundle.instance == instance, "asked for evidence of {instance}, got {}", bundle.instance);
         self.printer.done("evidence", &format!("received, {} bytes of base64", bundle.evidence.len()));
         let workload_digest = hex::encode(self.resolved.workload.digest());
+        let workload = Some(String::from_utf8(self.resolved.workload.to_canonical()).context("JSON is UTF-8")?);
         let now = trust::now();
-        let saved = SavedEvidence { nonce: hex::encode(nonce), workload_digest, received_at: now.0, bundle, revocations };
+        let saved =
+            SavedEvidence { nonce: hex::encode(nonce), workload_digest, received_at: now.0, bundle, workload, revocations };
         let result = self.trust.appraise(&saved, now)?;
         trust::print_checks(self.printer, "you", &result);
-        trust::require_affirming(&result)?;
-        let verified = result.guest().context("an affirming result has a guest")?;
+        trust::require_accepted(&result)?;
+        trust::print_limits(self.printer, "you", &result);
+        let verified = result.guest().context("an accepted result has a guest")?;
         let guest = Guest { hpke: verified.hpke, nonce };
         let mut keys = InstanceKeys::load(instance)?;
         keys.guest_hpke = Some(hex::encode(guest.hpke));

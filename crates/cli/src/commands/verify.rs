@@ -108,7 +108,7 @@ fn answer(response: &Response, rules: &AppraisalPolicy, json: bool) -> anyhow::R
     } else {
         print(&response.result, rules)?;
     }
-    trust::require_affirming(&response.result)?;
+    trust::require_accepted(&response.result)?;
     Ok(Status::Ok)
 }
 
@@ -126,22 +126,25 @@ fn decide(
     } else {
         print(&result, trust.rules())?;
     }
-    trust::require_affirming(&result)?;
+    trust::require_accepted(&result)?;
     Ok(Status::Ok)
 }
 
 async fn ask(context: &ContextFile, instance: &str) -> anyhow::Result<SavedEvidence> {
     let client = Client::new(context)?;
     // Somebody else's instance can be judged, too, but then the platform says which workload it runs.
+    let known = client.instance(instance).await.context("ask for the workload")?;
     let workload_digest = match InstanceKeys::load(instance) {
         Ok(keys) => keys.workload_digest.clone(),
-        Err(_) => client.instance(instance).await.context("ask for the workload digest")?.workload_digest,
+        Err(_) => known.workload_digest,
     };
+    // Held against the digest when it is judged.
+    let workload = Some(known.workload);
     let nonce = resolve::random32()?;
     let bundle = client.challenge(instance, &nonce).await?;
     anyhow::ensure!(bundle.instance == instance, "asked for evidence of {instance}, got {}", bundle.instance);
     let revocations = client.revocations().await?;
-    Ok(SavedEvidence { nonce: hex::encode(nonce), workload_digest, received_at: trust::now().0, bundle, revocations })
+    Ok(SavedEvidence { nonce: hex::encode(nonce), workload_digest, received_at: trust::now().0, bundle, workload, revocations })
 }
 
 /// A time as people write it: seconds since 1970, or RFC 3339.
@@ -196,7 +199,9 @@ fn print(result: &AttestationResult, rules: &AppraisalPolicy) -> anyhow::Result<
     if result.checks.iter().any(|check| check.name == "policy.appraisal") {
         println!("policy: {}", rules.id());
     }
-    println!("verdict: {}{}", result.status, if result.simulated { " (rests on a simulator)" } else { "" });
+    let best = !result.is_affirming() && result.is_accepted();
+    let best = if best { format!(", the best that level {} can have", result.platform) } else { String::new() };
+    println!("verdict: {}{best}{}", result.status, if result.simulated { " (rests on a simulator)" } else { "" });
     Ok(())
 }
 

@@ -43,8 +43,8 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    /// Finds the port by its name and opens it.
-    pub(crate) fn open() -> io::Result<Self> {
+    /// Of a machine: finds it by its name and opens it.
+    pub(crate) fn of_machine() -> io::Result<Self> {
         for entry in fs::read_dir("/sys/class/virtio-ports")? {
             let entry = entry?;
             if fs::read_to_string(entry.path().join("name")).is_ok_and(|name| name.trim_end() == PORT) {
@@ -55,6 +55,12 @@ impl Port {
             }
         }
         Err(io::Error::other(format!("no virtio port is named {PORT}")))
+    }
+
+    /// Of a container: a connected socket, whose other end stays open while the host comes and goes.
+    pub(crate) fn of_socket(file: File) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&file, true)?;
+        Ok(Self { file, scanner: Scanner::default(), pending: Vec::new() })
     }
 
     /// Waits for a host and its preamble. Dropping the future loses nothing.

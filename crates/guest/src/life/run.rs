@@ -1,11 +1,6 @@
 //! From the keys to the end: assets, process, output, exit.
 
-use std::{
-    fs,
-    os::unix::fs::{PermissionsExt as _, chown},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::time::Duration;
 
 use casemate_seal::{KeyRelease, Record};
 use tokio::{pin, time::timeout};
@@ -13,21 +8,20 @@ use tokio::{pin, time::timeout};
 use super::{Configured, Heard, Life};
 use crate::{
     fatal::{Check, Fatal, OrFatal},
+    home::{Home, Running as _},
     phase::{Phase, say},
-    storage::{SCRATCH, assets, layers},
     workload::{
-        Bind, Deadlines, Due, Plan, Process,
+        Deadlines, Due, Plan,
         output::Recorder,
         process::{Streams, reap_orphans},
-        seccomp,
-        user::{self, Identity},
+        seccomp, user,
     },
 };
 
-impl Life {
+impl<H: Home> Life<H> {
     /// Runs the workload to its end and until the host stored the last record.
     pub(super) async fn run(&mut self, mut configured: Configured, keys: KeyRelease) -> Result<(), Fatal> {
-        let plan = prepare(&configured, &keys)?;
+        let plan = prepare(&self.home, &configured, &keys)?;
         // The keys did their work; they wipe themselves.
         drop(keys);
         self.reach(Phase::Keyed).await;
@@ -35,7 +29,7 @@ impl Life {
         let spool = self.spool.clone();
         let recorder = Recorder::new(&spool, &sealer);
         let deadlines = Deadlines::after(Duration::from_secs(configured.workload.ttl_s));
-        let (process, streams) = Process::start(&plan).await?;
+        let (process, streams) = self.home.start(&plan).await?;
         self.reach(Phase::Running).await;
 
         let code = self.supervise(&mut configured, &process, streams, &recorder, deadlines).await?;
@@ -56,7 +50,7 @@ impl Life {
     async fn supervise(
         &mut self,
         configured: &mut Configured,
-        process: &Process,
+        process: &H::Process,
         streams: Streams,
         recorder: &Recorder<'_>,
         mut deadlines: Deadlines,
@@ -97,7 +91,7 @@ impl Life {
         if configured.workload.output_path.is_empty() {
             return Ok(code);
         }
-        let dir = output_dir();
+        let dir = self.home.output();
         let Err(error) = self.with_messages(configured, recorder.archive(&dir)).await?? else { return Ok(code) };
         let text = format!("casemate: the output could not be collected: {error}\n");
         self.with_messages(configured, recorder.record(Record::Stderr(text.into_bytes()))).await??;
@@ -117,15 +111,13 @@ impl Life {
 }
 
 /// All that the process needs: user, decrypted assets, output directory, filters.
-fn prepare(configured: &Configured, keys: &KeyRelease) -> Result<Plan, Fatal> {
+fn prepare(home: &impl Home, configured: &Configured, keys: &KeyRelease) -> Result<Plan, Fatal> {
     let (workload, launch) = (&configured.workload, &configured.launch);
-    let identity = user::resolve_in(Path::new(layers::ROOT), &workload.process.user)
-        .or_fatal(Check::WorkloadStart, "resolve the workload's user")?;
-    let opened = assets::open_all(&workload.assets, &launch.assets, keys, &identity)?;
-    let mut binds: Vec<_> = opened.into_iter().map(|asset| Bind::ReadOnlyFile { source: asset.file, path: asset.path }).collect();
+    let identity =
+        user::resolve_in(home.image(), &workload.process.user).or_fatal(Check::WorkloadStart, "resolve the workload's user")?;
+    let mut binds = home.open_assets(&workload.assets, &launch.assets, keys, &identity)?;
     if !workload.output_path.is_empty() {
-        make_output_dir(&identity).or_fatal(Check::WorkloadStart, "make the output directory")?;
-        binds.push(Bind::WritableDir { source: output_dir(), path: workload.output_path.clone() });
+        binds.extend(home.open_output(&workload.output_path, &identity)?);
     }
     let mut env = workload.process.env.clone();
     env.entry("HOME".into()).or_insert_with(|| identity.home.clone().unwrap_or_else(|| "/".into()));
@@ -138,17 +130,6 @@ fn prepare(configured: &Configured, keys: &KeyRelease) -> Result<Plan, Fatal> {
         binds,
         filter: seccomp::filter(),
     })
-}
-
-fn make_output_dir(owner: &Identity) -> std::io::Result<()> {
-    let dir = output_dir();
-    fs::create_dir(&dir)?;
-    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))?;
-    chown(&dir, Some(owner.uid), Some(owner.gid))
-}
-
-fn output_dir() -> PathBuf {
-    Path::new(SCRATCH).join("output")
 }
 
 /// Like container engines: the run itself was fine, what surrounds it was not.

@@ -38,9 +38,7 @@ pub(crate) fn open_all(
     keys: &KeyRelease,
     owner: &Identity,
 ) -> Result<Vec<Opened>, Fatal> {
-    if assets.len() != slices.len() {
-        return Err(Fatal::new(Check::Protocol, format!("{} slices for {} assets", slices.len(), assets.len())));
-    }
+    same_number(assets, slices)?;
     if assets.is_empty() {
         return Ok(Vec::new());
     }
@@ -49,9 +47,13 @@ pub(crate) fn open_all(
     let dir = place.prepare(total).or_fatal(Check::AssetDecrypt, "make the place for assets")?;
     let mut opened = Vec::with_capacity(assets.len());
     for (index, (asset, slice)) in assets.iter().zip(slices).enumerate() {
-        let key = keys.dek(&asset.name).ok_or_else(|| no_key(asset))?;
+        let context = || format!("open asset {}", asset.name);
         let file = dir.join(index.to_string());
-        decrypt(asset, slice, &key, &file, owner)?;
+        let part = slice::find(slice).or_fatal(Check::AssetDigest, context())?;
+        let mut disk = File::open(part.disk.node()).or_fatal(Check::AssetDigest, context())?;
+        disk.seek(SeekFrom::Start(slice.offset_bytes)).or_fatal(Check::AssetDigest, context())?;
+        let mut target = create(&file, owner).or_fatal(Check::AssetDecrypt, context())?;
+        decrypt(asset, slice, keys, disk, &mut target)?;
         opened.push(Opened { file, path: asset.path.clone() });
     }
     place.close().or_fatal(Check::AssetDecrypt, "make the assets read-only")?;
@@ -62,19 +64,31 @@ fn no_key(asset: &Asset) -> Fatal {
     Fatal::new(Check::AssetDecrypt, format!("the key release has no key for asset {}", asset.name))
 }
 
-fn decrypt(asset: &Asset, slice: &guest::Slice, key: &Dek, file: &PathBuf, owner: &Identity) -> Result<(), Fatal> {
+/// There is a place for each asset.
+pub(crate) fn same_number(assets: &[Asset], slices: &[guest::Slice]) -> Result<(), Fatal> {
+    if assets.len() == slices.len() {
+        return Ok(());
+    }
+    Err(Fatal::new(Check::Protocol, format!("{} slices for {} assets", slices.len(), assets.len())))
+}
+
+/// From the ciphertext, which begins where `source` stands, to `target`.
+pub(crate) fn decrypt(
+    asset: &Asset,
+    slice: &guest::Slice,
+    keys: &KeyRelease,
+    source: File,
+    target: &mut File,
+) -> Result<(), Fatal> {
     let context = || format!("open asset {}", asset.name);
-    let part = slice::find(slice).or_fatal(Check::AssetDigest, context())?;
+    let key: Dek = keys.dek(&asset.name).ok_or_else(|| no_key(asset))?;
     let expected = workload::parse_digest(&asset.digest).ok_or_else(|| Fatal::new(Check::WorkloadFormat, context()))?;
     if slice.length_bytes < asset.size_bytes {
         let detail = format!("{}: its slice has {} of {} bytes", context(), slice.length_bytes, asset.size_bytes);
         return Err(Fatal::new(Check::AssetDigest, detail));
     }
-    let mut disk = File::open(part.disk.node()).or_fatal(Check::AssetDigest, context())?;
-    disk.seek(SeekFrom::Start(slice.offset_bytes)).or_fatal(Check::AssetDigest, context())?;
-    let mut source = Hashed { inner: BufReader::with_capacity(READ_AHEAD, disk.take(asset.size_bytes)), hash: Sha256::new() };
-    let mut target = create(file, owner).or_fatal(Check::AssetDecrypt, context())?;
-    let decrypted = asset::decrypt(&mut source, &mut target, key);
+    let mut source = Hashed { inner: BufReader::with_capacity(READ_AHEAD, source.take(asset.size_bytes)), hash: Sha256::new() };
+    let decrypted = asset::decrypt(&mut source, target, &key);
     // One pass over the disk, so the host cannot show one content to the hash and another to the cipher. Also after a
     // failure the rest is hashed: a wrong digest says more than a wrong chunk.
     if source.finish().or_fatal(Check::AssetDigest, context())? != expected {

@@ -21,7 +21,10 @@ use rustix::{
         MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind, mount_change,
         mount_remount, move_mount, open_tree, unmount,
     },
-    process::{Gid, Resource, Rlimit, Uid, chdir, pivot_root, setrlimit, setsid, umask},
+    process::{
+        DumpableBehavior, Gid, Resource, Rlimit, Uid, chdir, getpid, getrlimit, pivot_root, set_dumpable_behavior, setrlimit,
+        setsid, umask,
+    },
     thread::{
         CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
         set_thread_res_uid,
@@ -71,6 +74,30 @@ pub(crate) fn become_workload(plan: &Plan, stdout: BorrowedFd<'_>, stderr: Borro
     }
 }
 
+/// Becomes the workload in a container, where everything is mounted already, beside the process that forked this one. Returns what went
+/// wrong, on one line.
+pub(crate) fn become_neighbour(plan: &Plan, stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> String {
+    match set_up_neighbour(plan, stdout, stderr) {
+        Err(error) => chain(&error),
+        Ok(()) => execute(plan),
+    }
+}
+
+fn set_up_neighbour(plan: &Plan, stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> Result<(), SetupError> {
+    step("leave the guest's session", || Ok(setsid().map(drop)?))?;
+    step("connect standard streams", || connect(stdout, stderr))?;
+    offer_to_the_oom_killer();
+    umask(Mode::empty());
+    step("make the working directory", || make_dir(&plan.cwd))?;
+    finish(plan)
+}
+
+/// When the group's memory is used up this process goes before the one that has its records; best effort, as the kernel allows it.
+fn offer_to_the_oom_killer() {
+    let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
+    let _ = fs::write("/proc/self/oom_score_adj", "1000");
+}
+
 fn set_up(plan: &Plan, stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> Result<(), SetupError> {
     step("leave the guest's session", || Ok(setsid().map(drop)?))?;
     step("connect standard streams", || connect(stdout, stderr))?;
@@ -88,6 +115,11 @@ fn set_up(plan: &Plan, stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> Result
     step("set the host name", || Ok(rustix::system::sethostname(plan.host_name.as_bytes())?))?;
     step("take the loopback interface up", sys::loopback_up)?;
     step("make the working directory", || make_dir(&plan.cwd))?;
+    finish(plan)
+}
+
+/// The last of it: from here on nothing more is made, and privileges are given up.
+fn finish(plan: &Plan) -> Result<(), SetupError> {
     umask(Mode::from_raw_mode(0o022));
     step("limit resources", limit)?;
     step("drop privileges", || drop_privileges(&plan.identity))?;
@@ -191,7 +223,10 @@ fn hide() -> io::Result<()> {
 fn limit() -> io::Result<()> {
     let equal = |limit| Rlimit { current: Some(limit), maximum: Some(limit) };
     setrlimit(Resource::Core, equal(0))?;
-    Ok(setrlimit(Resource::Nofile, equal(MAX_FILES))?)
+    // In a container nobody can raise what came from outside.
+    let most = getrlimit(Resource::Nofile).maximum.map_or(MAX_FILES, |most| most.min(MAX_FILES));
+    let files = if getpid().is_init() { MAX_FILES } else { most };
+    Ok(setrlimit(Resource::Nofile, equal(files))?)
 }
 
 /// No capability is left in any set, so a program of user 0 has none either, and none can come back by execution.

@@ -18,6 +18,7 @@ use tokio::{
 use super::{cgroup, container, container::Plan};
 use crate::{
     fatal::{Check, Fatal, OrFatal},
+    home::Running,
     sys,
 };
 
@@ -49,10 +50,11 @@ impl Process {
             Err(_) => Err(Fatal::new(Check::WorkloadStart, "the program was not executed within 60 s")),
         }
     }
+}
 
-    /// Waits for the end of the first process; its namespace, and so all others, ended with it. 128 + signal number after
-    /// a signal.
-    pub(crate) async fn exited(&self) -> io::Result<i32> {
+impl Running for Process {
+    /// Its namespace, and so all others, ended with it.
+    async fn exited(&self) -> io::Result<i32> {
         loop {
             let mut ready = self.pidfd.readable().await?;
             match waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)? {
@@ -62,14 +64,12 @@ impl Process {
         }
     }
 
-    /// Asks it to end.
-    pub(crate) fn terminate(&self) {
+    fn terminate(&self) {
         // It may be gone already.
         let _ = pidfd_send_signal(self.pidfd.get_ref(), Signal::TERM);
     }
 
-    /// Ends it and all that it started.
-    pub(crate) fn kill(&self) {
+    fn kill(&self) {
         let _ = pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL);
         let _ = cgroup::kill();
     }
@@ -81,26 +81,40 @@ pub(crate) fn reap_orphans() {
 }
 
 fn fork(plan: &Plan, group: BorrowedFd<'_>) -> io::Result<(Receiver, AsyncFd<OwnedFd>, Streams)> {
-    let (stdout, stdout_end) = pipe_with(PipeFlags::CLOEXEC)?;
-    let (stderr, stderr_end) = pipe_with(PipeFlags::CLOEXEC)?;
-    let (failure, failure_end) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (failure, failure_end, streams, ends) = pipes()?;
     let pidfd = match sys::fork_into_namespaces(group)? {
         sys::Fork::Parent { pidfd } => pidfd,
         sys::Fork::Child => {
             // PID 1's hook would say that the machine ends.
             std::panic::set_hook(Box::new(|_| sys::exit_child(SETUP_FAILED)));
-            let said = container::become_workload(plan, stdout_end.as_fd(), stderr_end.as_fd());
+            let said = container::become_workload(plan, ends.stdout.as_fd(), ends.stderr.as_fd());
             let _ = std::fs::File::from(failure_end).write_all(said.as_bytes());
             sys::exit_child(SETUP_FAILED)
         }
     };
+    Ok((failure, sys::watch(pidfd, Interest::READABLE)?, streams))
+}
+
+/// The child's ends of its output.
+pub(crate) struct Ends {
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+}
+
+/// What is said of a failed start (both ends), and the workload's output (both ends).
+pub(crate) fn pipes() -> io::Result<(Receiver, OwnedFd, Streams, Ends)> {
+    let (stdout, stdout_end) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (stderr, stderr_end) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (failure, failure_end) = pipe_with(PipeFlags::CLOEXEC)?;
     let streams = Streams { stdout: Receiver::from_owned_fd(stdout)?, stderr: Receiver::from_owned_fd(stderr)? };
-    Ok((Receiver::from_owned_fd(failure)?, sys::watch(pidfd, Interest::READABLE)?, streams))
+    Ok((Receiver::from_owned_fd(failure)?, failure_end, streams, Ends { stdout: stdout_end, stderr: stderr_end }))
 }
 
 fn exit_code(status: &WaitIdStatus) -> i32 {
     status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal)).unwrap_or(SETUP_FAILED)
 }
 
-const START_LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
-const SETUP_FAILED: i32 = 127;
+/// From the fork to the execution of the image's program.
+pub(crate) const START_LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
+/// Exit status of a child that could not become the workload.
+pub(crate) const SETUP_FAILED: i32 = 127;

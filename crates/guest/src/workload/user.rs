@@ -1,8 +1,13 @@
 //! Who the process runs as: the image's `USER`, resolved from the image's own files.
 
-use std::{fs::File, io, io::Read as _, path::Path};
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    os::unix::fs::{PermissionsExt as _, chown},
+    path::Path,
+};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 
 /// A resolved user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +16,14 @@ pub(crate) struct Identity {
     pub(crate) gid: u32,
     pub(crate) groups: Vec<u32>,
     pub(crate) home: Option<String>,
+}
+
+impl Identity {
+    /// Makes an empty directory this user's, readable for all.
+    pub(crate) fn take_directory(&self, dir: &Path) -> io::Result<()> {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
+        chown(dir, Some(self.uid), Some(self.gid))
+    }
 }
 
 /// Why there is no such user.
@@ -106,12 +119,18 @@ fn parse_id(text: &str) -> Option<u32> {
 }
 
 /// An image without the file has no names.
-fn read(root: &Path, file: &'static str) -> Result<String, UserError> {
+fn read(at: &Path, file: &'static str) -> Result<String, UserError> {
     let failed = |source: io::Error| UserError::Read { file, source };
-    let root = File::open(root).map_err(failed)?;
+    let root = File::open(at).map_err(failed)?;
     // Non-blocking: the image may have a pipe in this place.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let fd = match openat2(&root, file, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS) {
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let found = match openat2(&root, file, flags, Mode::empty(), inside) {
+        // Kernels in user space do not know the call. Where this process's own root is the image no link leads out of it.
+        Err(rustix::io::Errno::NOSYS) if at == Path::new("/") => open(file, flags, Mode::empty()),
+        found => found,
+    };
+    let fd = match found {
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(String::new()),
         result => result.map_err(|error| failed(error.into()))?,
     };

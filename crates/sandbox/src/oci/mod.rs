@@ -59,6 +59,9 @@ pub struct OciConfig {
 }
 
 impl OciConfig {
+    /// User ids that one driver needs.
+    pub const ALL_USERS: u32 = ALL_USERS;
+
     /// With the program found on this host and the usual user ids.
     pub fn new(state_dir: PathBuf, run_dir: PathBuf, jail_command: Vec<OsString>, runtime: Runtime) -> Self {
         Self { state_dir, run_dir, jail_command, runtime, program: runtime.find(), uid_base: UID_BASE }
@@ -106,6 +109,7 @@ impl OciDriver {
             let reason = format!("{USERS} to {}", u32::MAX - ALL_USERS);
             return Err(DriverError::Unsupported { what: format!("user ids from {}", config.uid_base), reason });
         }
+        host_can()?;
         let layout = Layout::new(absolute(&config.state_dir)?, absolute(&config.run_dir)?);
         for root in layout.roots() {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&root).context("create", &root)?;
@@ -234,6 +238,28 @@ impl Driver for OciDriver {
     }
 }
 
+/// Whether the kernel has what a container is made with. Found out before anything is made, so that a node does not offer what fails.
+fn host_can() -> Result<(), DriverError> {
+    let refuse = |what: String, reason: &str| Err(DriverError::Unsupported { what, reason: reason.to_owned() });
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    if !mounts_layers(&release) {
+        return refuse(
+            format!("containers on Linux {release}"),
+            "image layers are mounted from files; hint: Linux 6.12 does that",
+        );
+    }
+    let users = fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
+    if users.trim() == "0" {
+        return refuse("containers without user namespaces".to_owned(), "hint: sysctl user.max_user_namespaces");
+    }
+    Ok(())
+}
+
+fn mounts_layers(release: &str) -> bool {
+    let mut numbers = release.split(|character: char| !character.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6u32, 12u32)
+}
+
 fn runs(record: &Record) -> bool {
     record.stage == Stage::Started && container::keeper(record).is_some()
 }
@@ -264,3 +290,14 @@ const ALL_USERS: u32 = 4096 * USERS;
 
 /// Far above people, services and the ranges of `/etc/subuid`.
 const UID_BASE: u32 = 0x4000_0000;
+
+#[cfg(test)]
+mod tests {
+    use super::mounts_layers;
+
+    #[test]
+    fn kernels_are_told_apart_by_their_release() {
+        assert!(["6.12.0", "6.18.44-fc-v669", "7.0-rc1", "10.1"].into_iter().all(mounts_layers));
+        assert!(!["6.1.0-18-amd64", "6.11.99", "5.15.0", "", "linux"].into_iter().any(mounts_layers));
+    }
+}

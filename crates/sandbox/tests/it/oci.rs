@@ -15,7 +15,7 @@ use std::{
 
 use casemate_lifecycle::InstanceId;
 use casemate_sandbox::{
-    ContainerSystem, Driver, DriverError, ExitCause, LayerFile, Plan, Shared, SharedKind, System,
+    ContainerSystem, Driver, DriverError, ExitCause, LayerFile, Plan, Presence, Shared, SharedKind, System,
     oci::{OciConfig, OciDriver, Runtime},
 };
 use sha2::{Digest, Sha256};
@@ -376,6 +376,49 @@ async fn hostile_plans_are_refused_and_leave_nothing() {
     let told = matches!(&answer, Err(DriverError::Process { detail, .. }) if detail.contains("mount the layer"));
     assert!(told, "{answer:?}");
     bench.end(&plan).await;
+}
+
+/// More than a node of this size should have, and each with users, mounts, groups and processes of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_at_once_answer_and_leave_nothing() {
+    let bench = bench(Runtime::Crun);
+    let plans: Vec<Plan> = (0..50).map(|_| Plan { memory_mib: 64, scratch_mib: 16, ..bench.subject.new_plan() }).collect();
+    let start = |plan: &Plan| {
+        let (driver, plan) = (Arc::clone(&bench.subject.driver), plan.clone());
+        tokio::spawn(async move {
+            driver.prepare(&plan, &Startup).await.unwrap();
+            let users = driver.start(&plan).await.unwrap().jail.uid;
+            let mut line = Line::connect(&*driver, &plan.id).await;
+            assert_eq!(line.ask("cat /etc/hello").await, "from the lower layer");
+            (users, line)
+        })
+    };
+    let starting: Vec<_> = plans.iter().map(start).collect();
+    let (mut users, mut lines) = (Vec::new(), Vec::new());
+    for started in starting {
+        let (user, line) = started.await.unwrap();
+        users.push(user);
+        lines.push(line);
+    }
+    users.sort_unstable();
+    assert!(users.windows(2).all(|pair| pair[1] - pair[0] >= 65_536), "{users:?}");
+    let running = bench.subject.driver.list().await.unwrap();
+    assert_eq!(running.iter().filter(|(_, presence)| *presence == Presence::Running).count(), 50);
+    for (plan, line) in plans.iter().zip(&mut lines) {
+        assert_eq!(line.ask("cat /proc/sys/kernel/hostname").await, plan.id.as_str());
+    }
+    let end = |plan: &Plan| {
+        let (driver, id) = (Arc::clone(&bench.subject.driver), plan.id.clone());
+        tokio::spawn(async move {
+            let evidence = driver.wipe(&id).await.unwrap();
+            assert!(evidence.items.values().all(|item| item.verified), "{evidence:?}");
+            driver.forget(&id).await.unwrap();
+        })
+    };
+    for ended in plans.iter().map(end).collect::<Vec<_>>() {
+        ended.await.unwrap();
+    }
+    bench.places.assert_nothing_left();
 }
 
 struct Holder(Child);

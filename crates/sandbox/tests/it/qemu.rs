@@ -297,6 +297,23 @@ async fn a_killed_vmm_is_told_and_wiped() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn eight_at_once_answer_and_leave_nothing() {
+    let bench = bench();
+    let one = || bench.started(|plan| plan.memory_mib = 64);
+    let (a, b, c, d, e, f, g, h) = tokio::join!(one(), one(), one(), one(), one(), one(), one(), one());
+    let mut machines = [a, b, c, d, e, f, g, h];
+    for (plan, line) in &mut machines {
+        assert_eq!(line.ask(&format!("echo {}", plan.id)).await, plan.id.as_str());
+    }
+    for (plan, _) in &machines {
+        let evidence = bench.subject.driver.wipe(&plan.id).await.unwrap();
+        assert!(evidence.items.values().all(|item| item.verified), "{evidence:?}");
+        bench.subject.driver.forget(&plan.id).await.unwrap();
+    }
+    bench.places.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_machines_share_nothing() {
     let bench = bench();
     let ((one, mut first), (other, mut second)) = tokio::join!(bench.started(|_| {}), bench.started(|_| {}));

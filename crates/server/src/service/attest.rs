@@ -2,6 +2,7 @@
 
 use std::sync::PoisonError;
 
+use casemate_api::workload::Workload;
 use casemate_lifecycle::{Event, InstanceId, NodeId, Step, due_for_appraisal};
 
 use super::{Service, random};
@@ -32,7 +33,7 @@ impl Service {
 
     async fn appraise(&self, id: &InstanceId) -> Result<(), Fault> {
         let Some(instance) = self.store().instance(id).await?.filter(is_due) else { return Ok(()) };
-        let Some(node_id) = instance.node else { return Ok(()) };
+        let Some(node_id) = instance.node.clone() else { return Ok(()) };
         let Some(node) = self.store().node(&node_id).await? else { return Ok(()) };
         let nonce = random::<32>()?;
         let evidence = match self.ask(&node_id, id, nonce).await {
@@ -49,8 +50,18 @@ impl Service {
             Err(fault @ Fault::NotFound { .. }) => return self.give_up(id, "policy.appraisal", fault.to_string()).await,
             Err(other) => return Err(other),
         };
+        let level = instance.placed_at();
+        let workload = Workload::from_canonical(instance.workload.as_bytes())
+            .map_err(|error| Fault::internal("read a stored workload")(error.into()))?;
+        if level < workload.isolation {
+            let (least, placed) = (workload.isolation.as_str(), level.as_str());
+            let detail = format!("the workload asks for level {least} at least, and was placed at {placed}");
+            return self.give_up(id, "policy.platform", detail).await;
+        }
         let service = self.clone();
         let question = Questioned {
+            level,
+            layers: workload.layer_roots(),
             node_chain: node.node_chain,
             ek_chain: node.ek_chain,
             instance: id.to_string(),

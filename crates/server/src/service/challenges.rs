@@ -32,12 +32,14 @@ impl Service {
             Admission::Accept | Admission::Ignore => {}
             Admission::Refuse(refusal) => return Err(Fault::Refused(refusal)),
         }
+        let level = instance.placed_at();
         let node = instance.node.ok_or_else(|| unknown(id))?;
         let reply = self.ask(&node, &instance.id, nonce).await?;
         let node = self.store().node(&node).await?.ok_or_else(|| Fault::NotFound { what: "node", id: node.to_string() })?;
         let list = |chain: &[Vec<u8>]| chain.iter().map(|der| STANDARD.encode(der)).collect();
         Ok(rest::EvidenceBundle {
             instance: instance.id.to_string(),
+            level: level.as_str().to_owned(),
             media_type: reply.media_type,
             evidence: STANDARD.encode(&reply.evidence),
             node_chain: list(&node.node_chain),

@@ -28,6 +28,7 @@ impl Service {
             node: node.to_string(),
             generation: instance.generation,
             intent,
+            level: instance.placed_at(),
             workload: instance.workload.clone(),
             issued_at_ms: now_ms(),
             start_before_ms: instance.start_before_ms,

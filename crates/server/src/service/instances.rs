@@ -56,6 +56,7 @@ impl Service {
             isolation: workload.isolation,
             cpus: workload.resources.cpus,
             memory_mib: workload.resources.memory_mib,
+            scratch_mib: workload.resources.scratch_mib,
             node: request.node.clone(),
         };
         let new = NewInstance {
@@ -174,6 +175,7 @@ fn new_instance(caller: &Caller, workload: &Workload, text: String, now_ms: u64)
         cpus: workload.resources.cpus,
         memory_mib: workload.resources.memory_mib,
         node: None,
+        level: None,
         intent: Intent::Run,
         actual: Actual::new(),
         generation: 1,
@@ -203,12 +205,17 @@ fn place(wanted: &schedule::Request, nodes: &[schedule::Candidate], instance: &m
         }
     };
     match chosen {
-        Ok(node) => {
+        Ok((node, level)) => {
             life::happen(instance, Event::Reached(Step::Scheduled), out);
             if let Some(event) = out.last_mut() {
-                event.data = Some(json!({ "node": node.as_str() }));
+                event.data = Some(json!({ "node": node.as_str(), "level": level.as_str() }));
             }
             instance.node = Some(node);
+            instance.level = Some(level);
+            if level < Isolation::Microvm {
+                // What a container writes is in memory, and nobody else can have it.
+                instance.memory_mib = instance.memory_mib.saturating_add(wanted.scratch_mib);
+            }
         }
         Err(why) => {
             life::fail(instance, Step::Scheduled, "schedule.no-node", why, out);
@@ -226,6 +233,7 @@ pub(super) fn view(instance: Instance) -> rest::Instance {
         intent: intent_as_str(instance.intent).to_owned(),
         step: instance.actual.step.to_string(),
         node: instance.node.map(|node| node.to_string()),
+        level: instance.level.map(|level| level.as_str().to_owned()),
         exit_code: instance.actual.exit_code,
         failure: failure.map(|f| rest::Failure { step: f.step.to_string(), check: f.check, detail: f.detail }),
         workload_digest: hex::encode(instance.workload_digest),

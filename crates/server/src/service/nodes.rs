@@ -131,6 +131,10 @@ const MAX_DETAIL: usize = 1000;
 pub(super) fn inventory_json(inventory: &Inventory) -> Value {
     let text = |text: &str| clipped(text, 300);
     let levels: Vec<String> = inventory.isolation_levels.iter().take(8).map(|level| text(level)).collect();
+    let drivers: Vec<Value> = inventory.drivers.iter().take(8).map(|driver| {
+        let problem = text(&driver.problem);
+        json!({ "name": text(&driver.name), "level": text(&driver.level), "version": text(&driver.version), "problem": problem })
+    }).collect();
     json!({
         "hostname": text(&inventory.hostname),
         "cpus": inventory.cpus,
@@ -142,5 +146,6 @@ pub(super) fn inventory_json(inventory: &Inventory) -> Value {
         "accel_reason": text(&inventory.accel_reason),
         "isolation_levels": levels,
         "vmm_version": text(&inventory.vmm_version),
+        "drivers": drivers,
     })
 }

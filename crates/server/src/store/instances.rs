@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use casemate_api::workload::Isolation;
 use casemate_lifecycle::{Actual, Failure, InstanceId, Intent, NodeId, Step};
 use sqlx::{Sqlite, SqliteConnection, Transaction, sqlite::SqliteRow};
 
@@ -34,6 +35,8 @@ pub struct Instance {
     pub memory_mib: u64,
     /// Where it was placed.
     pub node: Option<NodeId>,
+    /// At which level; absent before it was placed, and of instances that are older than the choice.
+    pub level: Option<Isolation>,
     /// What should be.
     pub intent: Intent,
     /// What is.
@@ -62,6 +65,13 @@ pub struct Instance {
     pub record_bytes: u64,
     /// Whether a receipt is stored.
     pub has_receipt: bool,
+}
+
+impl Instance {
+    /// The level that it was placed at; the only one that there was before there was a choice.
+    pub fn placed_at(&self) -> Isolation {
+        self.level.unwrap_or(Isolation::Microvm)
+    }
 }
 
 /// What makes a new instance.
@@ -305,11 +315,13 @@ async fn loads(connection: &mut SqliteConnection) -> Result<BTreeMap<String, Loa
 async fn update(connection: &mut SqliteConnection, instance: &Instance) -> Result<()> {
     let failure = instance.actual.failure.as_ref();
     sqlx::query(
-        "UPDATE instances SET node = ?, intent = ?, step = ?, exit_code = ?, failure_step = ?, failure_check = ?, \
+        "UPDATE instances SET node = ?, level = ?, memory_mib = ?, intent = ?, step = ?, exit_code = ?, failure_step = ?, failure_check = ?, \
          failure_detail = ?, generation = ?, attested_at_ms = ?, verdict = ?, stages = ?, sealed_release = ?, last_event = ?, \
          notes = ?, next_record = ?, record_bytes = ? WHERE id = ?",
     )
     .bind(instance.node.as_ref().map(NodeId::as_str))
+    .bind(instance.level.map(Isolation::as_str))
+    .bind(int(instance.memory_mib))
     .bind(intent_as_str(instance.intent))
     .bind(instance.actual.step.as_str())
     .bind(instance.actual.exit_code.map(i64::from))
@@ -380,6 +392,7 @@ pub(super) fn from_row(row: &SqliteRow) -> Result<Instance> {
         cpus: u32::try_from(columns.uint("cpus")?).map_err(|_| columns.bad("cpus"))?,
         memory_mib: columns.uint("memory_mib")?,
         node: columns.opt_text("node")?.map(|id| id.parse().map_err(|_| columns.bad("node"))).transpose()?,
+        level: columns.opt_text("level")?.map(|level| level.parse().map_err(|_| columns.bad("level"))).transpose()?,
         intent,
         actual: actual(&columns)?,
         generation: columns.uint("generation")?,

@@ -3,10 +3,11 @@
 use sqlx::{AssertSqlSafe, SqlitePool};
 
 /// One file per version, in order, never changed once released.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("../../migrations/sqlite/0001_first.sql"),
     include_str!("../../migrations/sqlite/0002_appraisals.sql"),
     include_str!("../../migrations/sqlite/0003_ima_memory.sql"),
+    include_str!("../../migrations/sqlite/0004_levels.sql"),
 ];
 
 /// Why the schema could not be brought up to date.

@@ -15,7 +15,7 @@ use casemate_testbed::Bed;
 
 use crate::{
     deaths::{PATIENT_MS, kill, running_machines, start, told_the_truth},
-    support::{Background, run_args},
+    support::{Background, run_args, run_args_at},
 };
 
 /// Every failpoint, in the order of an instance's life, and what the tenant must be told: the refused check, or nothing where
@@ -55,14 +55,26 @@ fn the_agent_may_die_at_every_failpoint() {
     let bed = start(PATIENT_MS);
     for (point, refused) in POINTS {
         let begin = Instant::now();
-        die_at(&bed, point, refused);
+        die_at(&bed, "microvm", point, refused);
         eprintln!("failpoint {point:<11} {:5.2} s", begin.elapsed().as_secs_f32());
     }
     bed.casemate(&run_args(&[], &[])).expect_code(0);
     bed.finish();
 }
 
-fn die_at(bed: &Bed, point: &str, refused: Option<&str>) {
+/// Of the points those around what the driver does; the others know nothing of drivers.
+#[test]
+fn the_agent_may_die_around_everything_that_a_container_needs() {
+    let bed = start(PATIENT_MS);
+    let beside_a_driver = ["preparing", "prepared", "started", "recorded", "evidence", "running", "exited", "wiping", "wiped"];
+    for (point, refused) in POINTS.into_iter().filter(|(point, _)| beside_a_driver.contains(point)) {
+        die_at(&bed, "container", point, refused);
+    }
+    bed.casemate(&run_args_at("container", &[], &[])).expect_code(0);
+    bed.finish();
+}
+
+fn die_at(bed: &Bed, level: &str, point: &str, refused: Option<&str>) {
     kill(bed.pid("agent").unwrap());
     bed.configure_agent("failpoint", Some(&format!("{point:?}"))).unwrap();
     bed.restart("agent").unwrap();
@@ -70,7 +82,7 @@ fn die_at(bed: &Bed, point: &str, refused: Option<&str>) {
     let doomed = bed.pid("agent").unwrap();
     // Where the agent dies beside a running workload, that lives until the next agent is there.
     let seconds = if matches!(point, "keyed" | "running" | "spooled") { "1" } else { "0" };
-    let mut run = Background::start(bed, &run_args(&[], &[seconds]));
+    let mut run = Background::start(bed, &run_args_at(level, &[], &[seconds]));
     let instance = run.instance();
     let census = Census::start(&instance);
     wait_for_death(doomed, point);

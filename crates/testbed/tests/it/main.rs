@@ -11,6 +11,7 @@ mod failpoints;
 mod guest_init;
 mod images;
 mod kills;
+mod levels;
 mod main_job;
 mod memory;
 mod refusals;

@@ -50,8 +50,13 @@ pub(crate) fn prepare(bed: &Bed) {
 
 /// Arguments of a run of the prepared image with `extra` options and `command` words for the program.
 pub(crate) fn run_args<'a>(extra: &[&'a str], command: &[&'a str]) -> Vec<&'a str> {
+    run_args_at("microvm", extra, command)
+}
+
+/// The same at another level.
+pub(crate) fn run_args_at<'a>(level: &'a str, extra: &[&'a str], command: &[&'a str]) -> Vec<&'a str> {
     let mut args =
-        vec!["run", "--isolation", "microvm", "--image", "oci:./image", "--asset", "data=./data.enc", "--key", "data=./data.key"];
+        vec!["run", "--isolation", level, "--image", "oci:./image", "--asset", "data=./data.enc", "--key", "data=./data.key"];
     args.extend(["--memory-mib", "256", "--scratch-mib", "32"]);
     args.extend(extra);
     if !command.is_empty() {

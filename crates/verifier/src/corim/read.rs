@@ -178,6 +178,15 @@ fn add(class: Class, triple: Triple, values: &mut ReferenceValues) -> Result<(),
         Class::GuestOs => values.guest_os.push(guest_os(triple)?),
         Class::Agent => values.agent.push(single(class, triple)?.1),
         Class::Vmm => values.vmm.push(single(class, triple)?.1),
+        Class::Runtime => {
+            let (level, digest) = single(class, triple)?;
+            match level.as_str() {
+                "container" => values.container.container_runtime.push(digest),
+                "sandbox" => values.container.sandbox_runtime.push(digest),
+                _ => return Err(Triple::unexpected(class)),
+            }
+        }
+        Class::ContainerGuest => values.container.guest.push(single(class, triple)?.1),
         Class::Boot => {
             let (name, digest) = single(class, triple)?;
             values.boot.entry(name).or_default().insert(digest);

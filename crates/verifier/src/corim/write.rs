@@ -1,5 +1,6 @@
 //! From reference values to a CoRIM.
 
+use casemate_evidence::container::ContainerLevel;
 use ciborium::Value;
 
 use super::{Class, CorimMeta, PROFILE, SHA_256, SHA_384, TAG_BYTES, TAG_COMID, TAG_CORIM, TAG_OID, TAG_URI, validity};
@@ -36,6 +37,10 @@ fn reference_triples(values: &ReferenceValues) -> Vec<Value> {
     let mut triples: Vec<Value> = values.guest_os.iter().map(guest_os).collect();
     triples.extend(values.agent.iter().map(|digest| one(Class::Agent, "agent", digest)));
     triples.extend(values.vmm.iter().map(|digest| one(Class::Vmm, "vmm", digest)));
+    for level in [ContainerLevel::Container, ContainerLevel::Sandbox] {
+        triples.extend(values.container.runtimes(level).iter().map(|digest| one(Class::Runtime, level.as_str(), digest)));
+    }
+    triples.extend(values.container.guest.iter().map(|digest| one(Class::ContainerGuest, "guest", digest)));
     triples.extend(values.confidential.iter().flat_map(confidential));
     for (class, list) in [(Class::Boot, &values.boot), (Class::Ima, &values.ima)] {
         for (name, digests) in list {

@@ -96,8 +96,8 @@ impl VerifiedNode {
     }
 
     /// What it runs.
-    pub fn software(&self) -> NodeSoftware {
-        self.software
+    pub fn software(&self) -> &NodeSoftware {
+        &self.software
     }
 
     /// From where its list of files goes on; `None` where it was not judged.

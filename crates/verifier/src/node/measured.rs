@@ -55,7 +55,9 @@ pub(crate) fn judge(
         Due::Not(_) => &MokRule::Refuse,
     };
     let software = log.software_beside(wanted.references, mok).map(|software| {
-        let detail = format!("agent {}, VMM {}", hex::encode(software.agent()), hex::encode(software.vmm()));
+        let runtimes: String =
+            software.runtimes().iter().map(|runtime| format!(", OCI runtime {}", hex::encode(runtime))).collect();
+        let detail = format!("agent {}, VMM {}{runtimes}", hex::encode(software.agent()), hex::encode(software.vmm()));
         Finding::new(software, detail)
     });
     let software = ledger.enter(CheckName::NodeSoftware, software)?;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use casemate_evidence::container::ContainerLevel;
 use serde::{Deserialize, Serialize};
 
 use super::{CommandLine, ReferenceError};
@@ -14,6 +15,27 @@ pub(crate) struct GuestOs {
     pub(crate) initrd: [u8; 32],
     pub(crate) root_hash: [u8; 32],
     pub(crate) command_lines: Vec<CommandLine>,
+}
+
+/// What instances without a kernel of their own are made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ContainerReferences {
+    /// OCI runtimes of level `container`.
+    pub(crate) container_runtime: Vec<[u8; 32]>,
+    /// OCI runtimes of level `sandbox`.
+    pub(crate) sandbox_runtime: Vec<[u8; 32]>,
+    /// Process 1 of a container.
+    pub(crate) guest: Vec<[u8; 32]>,
+}
+
+impl ContainerReferences {
+    /// Good OCI runtimes of a level.
+    pub(crate) fn runtimes(&self, level: ContainerLevel) -> &[[u8; 32]] {
+        match level {
+            ContainerLevel::Container => &self.container_runtime,
+            ContainerLevel::Sandbox => &self.sandbox_runtime,
+        }
+    }
 }
 
 /// The launch measurements of one guest image in hardware-encrypted memory.
@@ -93,6 +115,12 @@ pub(super) struct WireGuestOs {
 pub(super) struct WireNodeSoftware {
     pub(super) agent: Vec<Hex<32>>,
     pub(super) vmm: Vec<Hex<32>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) container_runtime: Vec<Hex<32>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) sandbox_runtime: Vec<Hex<32>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) container_guest: Vec<Hex<32>>,
 }
 
 #[derive(Serialize, Deserialize)]

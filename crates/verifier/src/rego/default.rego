@@ -37,6 +37,18 @@ accepted contains name if {
 	sound(part)
 }
 
+# A container is never better than a warning, and only where its very level was asked for.
+accepted contains name if {
+	some name, part in input.submodules
+	part.kind == "container-guest"
+	input.platform in {"container", "sandbox"}
+	part.claims.level == input.platform
+	part.status == "warning"
+	part.trust["runtime-opaque"] == 32
+	simulation_accepted(part)
+	silicon_accepted(part)
+}
+
 accepted contains name if {
 	some name, part in input.submodules
 	part.kind == "snp-guest"
@@ -136,12 +148,17 @@ gpus contains name if {
 
 guests contains name if {
 	some name, part in input.submodules
-	part.kind in {"microvm-guest", "snp-guest", "tdx-guest"}
+	part.kind in {"container-guest", "microvm-guest", "snp-guest", "tdx-guest"}
 }
 
 guest_fits if {
 	input.platform == "microvm"
 	count(of_kind("microvm-guest")) == 1
+}
+
+guest_fits if {
+	input.platform in {"container", "sandbox"}
+	count(of_kind("container-guest")) == 1
 }
 
 guest_fits if {

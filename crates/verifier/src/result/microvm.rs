@@ -29,6 +29,9 @@ pub struct NodeClaims {
     pub agent: Option<String>,
     /// Digest of the measured VMM, hex; absent until the event log was believed.
     pub vmm: Option<String>,
+    /// Digests of the measured OCI runtimes, hex.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runtimes: Vec<String>,
     /// Whether its boot was judged: `judged`, `simulated`, `left-to-platform`, `not-judged`; absent until then.
     #[serde(default)]
     pub boot: Option<String>,
@@ -54,6 +57,7 @@ impl NodeClaims {
             tpm_simulated: ek.is_simulated(),
             agent: None,
             vmm: None,
+            runtimes: Vec::new(),
             boot: None,
             secure_boot: None,
             files: None,
@@ -63,6 +67,7 @@ impl NodeClaims {
     pub(crate) fn measured(&mut self, node: &MeasuredNode) {
         self.agent = Some(hex::encode(node.software.agent()));
         self.vmm = Some(hex::encode(node.software.vmm()));
+        self.runtimes = node.software.runtimes().iter().map(hex::encode).collect();
         self.boot = Some(node.not_judged.map_or("judged", |why| why.claim()).to_owned());
         self.secure_boot = node.secure_boot;
     }
@@ -153,6 +158,6 @@ pub(crate) fn node_submodule(claims: Option<&NodeClaims>, verified: bool, anchor
     node
 }
 
-fn plain(claims: &impl Serialize) -> serde_json::Value {
+pub(crate) fn plain(claims: &impl Serialize) -> serde_json::Value {
     serde_json::to_value(claims).expect("claims are plain data")
 }

@@ -156,6 +156,8 @@ impl TrustVector {
 pub enum Kind {
     /// The host, by its TPM.
     Node,
+    /// A guest without a kernel of its own: container launch.
+    ContainerGuest,
     /// A guest without hardware memory encryption: launch record and vTPM.
     MicrovmGuest,
     /// A guest in AMD SEV-SNP.
@@ -171,6 +173,7 @@ impl Kind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Node => "node",
+            Self::ContainerGuest => "container-guest",
             Self::MicrovmGuest => "microvm-guest",
             Self::SnpGuest => "snp-guest",
             Self::TdxGuest => "tdx-guest",

@@ -271,7 +271,7 @@ fn asked(kind: Kind) -> &'static [&'static str] {
         Kind::SnpGuest => &["generation", "integrity_assured", "revocation_checked", "guest_policy", "simulated"],
         Kind::TdxGuest => &["tcb", "debug", "migratable", "platform"],
         Kind::Gpu => &["kind", "mode", "refused", "revocation_known_at", "simulated"],
-        Kind::MicrovmGuest => &[],
+        Kind::ContainerGuest | Kind::MicrovmGuest => &[],
     }
 }
 

@@ -11,6 +11,7 @@ mod confidential;
 mod confidential_attacks;
 mod confidential_flips;
 mod confidential_world;
+mod container;
 mod corim;
 mod ear;
 mod examples;

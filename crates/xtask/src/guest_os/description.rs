@@ -20,6 +20,7 @@ pub(crate) struct Description {
     kernel: KernelPart,
     initrd: Part,
     root: RootPart,
+    guest: Part,
     command_lines: CommandLines,
     sources: std::collections::BTreeMap<String, String>,
 }
@@ -71,6 +72,7 @@ impl Description {
         vmlinux: &[u8],
         initrd: &[u8],
         root: &Root,
+        guest: &[u8],
         sources: Vec<(String, String)>,
     ) -> Self {
         let place = format!("{}:{}:{}:{}", root.root_hash, root.salt, root.data_blocks, root.hash_start_block());
@@ -91,6 +93,7 @@ impl Description {
                 data_blocks: root.data_blocks,
                 hash_start_block: root.hash_start_block(),
             },
+            guest: part("casemate-guest", guest),
             command_lines: CommandLines {
                 tcg: recipe.command_line(kernel.flavour, Accelerator::Tcg, &place),
                 kvm: recipe.command_line(kernel.flavour, Accelerator::Kvm, &place),
@@ -116,7 +119,7 @@ impl Description {
                 "command_lines": [self.command_lines.tcg, self.command_lines.kvm],
             }],
             // `casemate dev up` and operators add the digests of the programs that they run.
-            "node_software": { "agent": [], "vmm": [] },
+            "node_software": { "agent": [], "vmm": [], "container_guest": [self.guest.sha256] },
         })
     }
 
@@ -127,6 +130,7 @@ impl Description {
             let parts = [
                 &description.kernel.part,
                 &description.initrd,
+                &description.guest,
                 &Part { file: description.root.file.clone(), sha256: description.root.sha256.clone() },
             ]
             .map(|part| digest::of_file(&folder.join(&part.file)).map(|found| found == part.sha256));
@@ -144,7 +148,7 @@ mod tests {
         let recipe = Recipe::parse(include_str!("../../../../guest-os/recipe.toml")).unwrap();
         let root = Root { image: vec![0; 8192], root_hash: "ab".repeat(32), salt: "cd".repeat(32), data_blocks: 1 };
         let kernel = KernelId { flavour, version: "6.1.192-2".into() };
-        let description = Description::new(&recipe, &kernel, b"kernel", b"initrd", &root, vec![]);
+        let description = Description::new(&recipe, &kernel, b"kernel", b"initrd", &root, b"guest", vec![]);
         (recipe, description, root)
     }
 
@@ -190,6 +194,7 @@ mod tests {
         put("vmlinux", b"kernel");
         put("initrd.cpio", b"initrd");
         put("root.img", &root.image);
+        put("casemate-guest", b"guest");
         assert!(Description::matches_files(folder.path()));
         put("vmlinux", b"kernal");
         assert!(!Description::matches_files(folder.path()));

@@ -1,6 +1,10 @@
 //! Plays the node's measured boot: extends PCRs and writes the event log that a real firmware and loader would have written.
 
-use std::{fs, io::Read as _, path::Path};
+use std::{
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use casemate_attester::{Tpm, UnixSocket};
@@ -15,11 +19,24 @@ use crate::context::write_private;
 pub(super) struct Software {
     pub(super) agent: [u8; 32],
     pub(super) vmm: [u8; 32],
+    pub(super) runtimes: Vec<Runtime>,
+}
+
+/// An OCI runtime of this machine.
+#[derive(Debug, Clone)]
+pub(super) struct Runtime {
+    /// `container` or `sandbox`.
+    pub(super) level: &'static str,
+    pub(super) digest: [u8; 32],
 }
 
 impl Software {
-    pub(super) fn measure(agent: &Path, vmm: &Path) -> anyhow::Result<Self> {
-        Ok(Self { agent: digest_file(agent)?, vmm: digest_file(vmm)? })
+    pub(super) fn measure(agent: &Path, vmm: &Path, runtimes: &[(&'static str, &'static str, PathBuf)]) -> anyhow::Result<Self> {
+        let runtime = |(_, level, path): &(&'static str, &'static str, PathBuf)| -> anyhow::Result<Runtime> {
+            Ok(Runtime { level, digest: digest_file(path)? })
+        };
+        let runtimes = runtimes.iter().map(runtime).collect::<anyhow::Result<_>>()?;
+        Ok(Self { agent: digest_file(agent)?, vmm: digest_file(vmm)?, runtimes })
     }
 }
 
@@ -46,6 +63,7 @@ fn events(software: &Software) -> Vec<Event> {
     let mut events = vec![Event::of_data(0, EventType::S_CRTM_VERSION, *b"casemate simulated firmware 1")];
     events.extend((0..=7).map(separator));
     events.extend([component("casemate-agent", software.agent), component("casemate-vmm", software.vmm)]);
+    events.extend(software.runtimes.iter().map(|runtime| component("casemate-runtime", runtime.digest)));
     events
 }
 

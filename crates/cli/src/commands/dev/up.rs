@@ -51,9 +51,9 @@ async fn start(layout: &Layout, printer: &Printer, args: &DevUp) -> anyhow::Resu
     let parts = Parts::find(args)?;
     let vendor_root = tpm::manufacture(layout)?;
     tpm::power_on(layout).await?;
-    let software = Software::measure(&parts.agent, &parts.vmm)?;
+    let software = Software::measure(&parts.agent, &parts.vmm, &parts.runtimes)?;
     firmware::boot(layout, &software)?;
-    printer.done("tpm", "software TPM with a simulated vendor root; agent and QEMU are measured");
+    printer.done("tpm", "software TPM with a simulated vendor root; agent, QEMU and OCI runtimes are measured");
     let reference_key = sign_references(layout, &parts.reference_values, &software)?;
     let root_path = layout.state.join("vendor-root.pem");
     write_private(&root_path, vendor_root.as_bytes())?;
@@ -73,6 +73,8 @@ struct Parts {
     server: PathBuf,
     agent: PathBuf,
     vmm: PathBuf,
+    /// Name, level and program of each OCI runtime that this machine has.
+    runtimes: Vec<(&'static str, &'static str, PathBuf)>,
     guest_os: PathBuf,
     reference_values: PathBuf,
 }
@@ -89,9 +91,15 @@ impl Parts {
             server: existing(dir.join("casemate-server"), "build it with `cargo build`")?,
             agent: existing(dir.join("casemate-agent"), "build it with `cargo build`")?,
             vmm: program("qemu-system-x86_64")?,
+            runtimes: runtimes(),
             reference_values: existing(reference_values, build_hint)?,
             guest_os: existing(guest_os, build_hint)?.canonicalize()?,
         })
+    }
+
+    /// What the node is told to offer.
+    fn drivers(&self) -> Vec<&'static str> {
+        std::iter::once("qemu").chain(self.runtimes.iter().map(|(name, ..)| *name)).collect()
     }
 
     /// The same holder at every `up`: a tenant sees his earlier instances and their receipts.
@@ -162,9 +170,10 @@ async fn start_agent(layout: &Layout, parts: &Parts, server: &Listening, args: &
     )?;
     writeln!(
         config,
-        "event_log = {}\nguest_os = {}\ndriver = \"qemu\"",
+        "event_log = {}\nguest_os = {}\ndrivers = {}",
         toml_text(&layout.event_log()),
-        toml_text(&parts.guest_os)
+        toml_text(&parts.guest_os),
+        Value::from(parts.drivers())
     )?;
     writeln!(config, "accel = {}", Value::from(args.accel.as_str()))?;
     args.agent_config.iter().try_for_each(|line| writeln!(config, "{line}"))?;
@@ -184,7 +193,15 @@ fn sign_references(layout: &Layout, build: &Path, software: &Software) -> anyhow
     let signed: Value = serde_json::from_slice(&fs::read(build).with_context(attempt)?).with_context(attempt)?;
     let payload = signed["payload"].as_str().with_context(attempt)?;
     let mut payload: Value = serde_json::from_str(payload).with_context(attempt)?;
-    payload["node_software"] = serde_json::json!({"agent": [hex::encode(software.agent)], "vmm": [hex::encode(software.vmm)]});
+    let of_level = |level: &str| {
+        let runtimes = software.runtimes.iter().filter(|runtime| runtime.level == level);
+        runtimes.map(|runtime| hex::encode(runtime.digest)).collect::<Vec<_>>()
+    };
+    let node_software = &mut payload["node_software"];
+    node_software["agent"] = serde_json::json!([hex::encode(software.agent)]);
+    node_software["vmm"] = serde_json::json!([hex::encode(software.vmm)]);
+    node_software["container_runtime"] = serde_json::json!(of_level("container"));
+    node_software["sandbox_runtime"] = serde_json::json!(of_level("sandbox"));
     let payload = String::from_utf8(casemate_api::canonical::to_vec(&payload)).context("JSON is UTF-8")?;
     let key = reference_key(&layout.reference_key())?;
     let signature = key.sign(&[b"casemate/reference-values/v1\0", payload.as_bytes()].concat());
@@ -232,6 +249,13 @@ fn existing(path: PathBuf, hint: &str) -> anyhow::Result<PathBuf> {
         return Ok(path);
     }
     Err(Hinted { message: format!("{} is missing", path.display()), hint: hint.to_owned() }.into())
+}
+
+/// Of several runtimes with the same level the first is enough: what is not offered need not be measured.
+fn runtimes() -> Vec<(&'static str, &'static str, PathBuf)> {
+    let container = ["crun", "runc"].into_iter().find_map(|name| Some((name, "container", program(name).ok()?)));
+    let sandbox = program("runsc").ok().map(|path| ("runsc", "sandbox", path));
+    container.into_iter().chain(sandbox).collect()
 }
 
 fn program(name: &str) -> anyhow::Result<PathBuf> {

@@ -3,6 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use casemate_evidence::{
     confidential::{ConfidentialEvidence, CpuEvidence},
+    container::{ContainerEvidence, ContainerLaunch},
     instance::{InstanceEvidence, LaunchRecord, QuoteBundle, Record as _},
     nvidia::Report,
     snp::{AttestationReport, Generation, GuestPolicy, PlatformInfo, Tcb, TcbBytes},
@@ -21,6 +22,7 @@ pub(super) const KNOWN: &[(&str, Decode)] = &[
     ("saved evidence of an instance", saved),
     ("appraisal request", documents::request),
     ("evidence of an instance", instance),
+    ("evidence of a container", container),
     ("evidence of a confidential VM", confidential),
     ("NVIDIA device evidence (JSON)", documents::nvidia),
     ("TDX collateral", documents::collateral),
@@ -77,7 +79,7 @@ fn saved(bytes: &[u8]) -> Result<Value, String> {
         "nonce": saved.nonce,
         "workload_digest": saved.workload_digest,
         "received_at": saved.received_at,
-        "evidence": instance(&evidence).or_else(|_| confidential(&evidence)).ok(),
+        "evidence": instance(&evidence).or_else(|_| container(&evidence)).or_else(|_| confidential(&evidence)).ok(),
     }))
 }
 
@@ -91,6 +93,33 @@ fn instance(bytes: &[u8]) -> Result<Value, String> {
         "batch": { "index": evidence.batch.index, "count": evidence.batch.count },
         "guest": bundle(&evidence.guest),
     }))
+}
+
+fn container(bytes: &[u8]) -> Result<Value, String> {
+    let evidence = ContainerEvidence::decode(bytes).map_err(said)?;
+    Ok(json!({
+        "nonce": hex::encode(evidence.nonce),
+        "container_launch": ContainerLaunch::decode(&evidence.container_launch).ok().map(|record| container_launch(&record)),
+        "node": bundle(&evidence.node),
+        "node_event_log": logs::firmware(&evidence.node_event_log).ok(),
+        "batch": { "index": evidence.batch.index, "count": evidence.batch.count },
+    }))
+}
+
+fn container_launch(record: &ContainerLaunch) -> Value {
+    json!({
+        "instance": record.instance,
+        "workload_digest": hex::encode(record.workload_digest),
+        "level": record.level,
+        "guest_program": hex::encode(record.guest_program),
+        "layers": record.layers.iter().map(|layer| hex::encode(layer.0)).collect::<Vec<_>>(),
+        "runtime": {
+            "name": record.runtime.name, "version": record.runtime.version, "digest": hex::encode(record.runtime.digest),
+        },
+        "cpus": record.cpus,
+        "memory_mib": record.memory_mib,
+        "jail": record.jail,
+    })
 }
 
 fn confidential(bytes: &[u8]) -> Result<Value, String> {
