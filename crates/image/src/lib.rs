@@ -25,7 +25,8 @@
 //!
 //! **What it never does**: run anything of the image, create a file named by the image, keep file content in memory, or
 //! trust a size or a name. Memory: about 300 bytes per entry plus names and attributes (at most
-//! [`Limits::metadata_bytes`]), plus 1 MiB of buffers; zstd blobs add their window (at most 128 MiB).
+//! [`Limits::metadata_bytes`]), plus at most 6 MiB of buffers; zstd blobs add their window (at most 128 MiB). The size of a layer
+//! or of its files adds nothing.
 #![forbid(unsafe_code)]
 
 pub mod cache;
