@@ -37,9 +37,9 @@ mod limits;
 mod source;
 mod tar;
 
-pub use cache::{Cache, ConvertedLayer, Pack, Progress, Stage};
+pub use cache::{Cache, Collected, ConvertedLayer, Hold, Pack, Progress, Stage};
 pub use digest::Digest;
 pub use error::{ImageError, LayerError};
 pub use limits::Limits;
 pub use oci_client::Reference;
-pub use source::{BlobInfo, Blobs, ImageConfig, ImageInfo, Source, inspect};
+pub use source::{Access, BlobInfo, Blobs, ImageConfig, ImageInfo, Mirror, Source, inspect};
