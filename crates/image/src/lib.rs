@@ -25,7 +25,8 @@
 //!
 //! **What it never does**: run anything of the image, create a file named by the image, keep file content in memory, or
 //! trust a size or a name. Memory: about 300 bytes per entry plus names and attributes (at most
-//! [`Limits::metadata_bytes`]), plus 1 MiB of buffers; zstd blobs add their window (at most 128 MiB).
+//! [`Limits::metadata_bytes`]), plus at most 6 MiB of buffers; zstd blobs add their window (at most 128 MiB). The size of a layer
+//! or of its files adds nothing.
 #![forbid(unsafe_code)]
 
 pub mod cache;
@@ -36,9 +37,9 @@ mod limits;
 mod source;
 mod tar;
 
-pub use cache::{Cache, ConvertedLayer, Pack, Progress, Stage};
+pub use cache::{Cache, Collected, ConvertedLayer, Hold, Pack, Progress, Stage};
 pub use digest::Digest;
 pub use error::{ImageError, LayerError};
 pub use limits::Limits;
 pub use oci_client::Reference;
-pub use source::{BlobInfo, Blobs, ImageConfig, ImageInfo, Source, inspect};
+pub use source::{Access, BlobInfo, Blobs, ImageConfig, ImageInfo, Mirror, Source, inspect};

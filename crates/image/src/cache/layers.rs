@@ -21,7 +21,7 @@ pub(super) fn convert(
     limits: &Limits,
     blob: &Digest,
     media_type: &str,
-    report: &dyn Fn(u64, u64),
+    report: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<ConvertedLayer, ImageError> {
     if let Some(layer) = kept(store, blob) {
         return Ok(layer);

@@ -4,13 +4,16 @@
 //! blobs/sha256/<hex>              as fetched, digest checked
 //! layers/<hex>/layer.img, meta.json     by the digest of the blob
 //! packs/<hex>.img                 by the digest of the list of layers
+//! leases/<name>                   the blobs whose layers somebody needs, as JSON
 //! tmp/<name>, locks/<name>.lock   work in progress, and who does it
 //! ```
 //!
 //! Whatever stands in `blobs`, `layers` and `packs` is complete: it was made in `tmp` under its lock and renamed. The kernel
 //! drops the locks of a dead process, so that what it left in `tmp` is nobody's and goes with the next use or [`Cache::open`].
 
+mod collect;
 mod layers;
+mod leases;
 mod pack;
 mod store;
 
@@ -20,8 +23,8 @@ use std::{
     sync::Arc,
 };
 
-pub use self::layers::FORMAT;
 use self::store::Store;
+pub use self::{collect::Collected, layers::FORMAT, leases::Hold};
 use crate::{Digest, ImageError, Limits};
 
 /// A content-addressed cache. Clones share it; so do processes that open the same folder.
@@ -144,6 +147,35 @@ impl Cache {
     /// Concatenates layers into one file, cached by the list. Blocking.
     pub fn pack(&self, layers: &[ConvertedLayer]) -> Result<Pack, ImageError> {
         pack::pack(&self.store, layers)
+    }
+
+    /// Keeps the layers of `blobs` (in the image's order), their pack and the blobs themselves from [`Cache::collect`] until
+    /// [`Cache::release`], also after this process. Blocking, but short.
+    ///
+    /// Look for a layer only *after* this: what was there before may have been collected. A second lease of the same name takes
+    /// the place of the first. Names have 1 to 100 of `[a-z0-9-]`.
+    pub fn lease(&self, name: &str, blobs: &[Digest]) -> Result<(), ImageError> {
+        leases::lease(&self.store, name, blobs)
+    }
+
+    /// Ends a lease; none of this name is no error.
+    pub fn release(&self, name: &str) -> Result<(), ImageError> {
+        leases::release(&self.store, name)
+    }
+
+    /// The names of all leases.
+    pub fn leases(&self) -> Result<Vec<String>, ImageError> {
+        leases::names(&self.store)
+    }
+
+    /// A lease for as long as the result lives, and no longer than this process.
+    pub fn hold(&self, blobs: &[Digest]) -> Result<Hold, ImageError> {
+        leases::hold(&self.store, blobs)
+    }
+
+    /// Removes what nobody needs, longest unused first, until at most `most_bytes` are left. Blocking.
+    pub fn collect(&self, most_bytes: u64) -> Result<Collected, ImageError> {
+        collect::collect(&self.store, most_bytes)
     }
 
     fn report(&self, stage: Stage, blob: &Digest, done: u64, total: u64) {

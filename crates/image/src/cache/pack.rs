@@ -54,7 +54,7 @@ fn slices(layers: &[ConvertedLayer]) -> Vec<(u64, u64)> {
     layers.iter().map(place).collect()
 }
 
-fn key(layers: &[ConvertedLayer]) -> Digest {
+pub(super) fn key(layers: &[ConvertedLayer]) -> Digest {
     let mut hasher = sha2::Sha256::new_with_prefix(b"casemate/pack/v1\0");
     for layer in layers {
         hasher.update(layer.root_hash);

@@ -17,7 +17,7 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn open(dir: &Path) -> Result<Self, ImageError> {
-        for part in ["", "blobs", "blobs/sha256", "layers", "packs", "tmp", "locks"] {
+        for part in ["", "blobs", "blobs/sha256", "layers", "packs", "leases", "tmp", "locks"] {
             let path = if part.is_empty() { dir.to_path_buf() } else { dir.join(part) };
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
             made.map_err(ImageError::io("create folder", path))?;
@@ -37,6 +37,29 @@ impl Store {
 
     pub(super) fn pack(&self, digest: &Digest) -> PathBuf {
         self.dir.join("packs").join(format!("{}.img", digest.hex()))
+    }
+
+    pub(super) fn leases(&self) -> PathBuf {
+        self.dir.join("leases")
+    }
+
+    /// The folders of what can be collected.
+    pub(super) fn kinds(&self) -> [(&'static str, PathBuf); 3] {
+        [("blob", self.dir.join("blobs/sha256")), ("layer", self.dir.join("layers")), ("pack", self.dir.join("packs"))]
+    }
+
+    /// Takes away what is complete, at once for everybody; its bytes go after it. False where somebody works on `name`.
+    pub(super) fn remove_complete(&self, name: &str, path: &Path) -> Result<bool, ImageError> {
+        let (_, lock) = self.lock_file(name)?;
+        if lock.try_lock().is_err() {
+            return Ok(false);
+        }
+        let gone = format!("gone-{name}");
+        let _lock = self.lock(&gone)?;
+        let temporary = self.temporary(&gone)?;
+        let to = temporary.0.join("it");
+        fs::rename(path, &to).map_err(ImageError::io("take away", path))?;
+        Ok(true)
     }
 
     /// Waits until nobody else works on `name`.
@@ -103,7 +126,7 @@ impl Store {
         Ok(())
     }
 
-    fn lock_file(&self, name: &str) -> Result<(PathBuf, File), ImageError> {
+    pub(super) fn lock_file(&self, name: &str) -> Result<(PathBuf, File), ImageError> {
         let path = self.dir.join("locks").join(format!("{name}.lock"));
         let file = File::options().create(true).truncate(false).write(true).open(&path);
         let file = file.map_err(ImageError::io("open lock", &path))?;

@@ -12,10 +12,14 @@ enum Compression {
 }
 
 /// The tar stream in a blob.
-pub(super) fn open<'r>(mut blob: impl BufRead + 'r, media_type: &str, most: LimitHit) -> Result<Box<dyn Read + 'r>, LayerError> {
+pub(super) fn open<'r>(
+    mut blob: impl BufRead + Send + 'r,
+    media_type: &str,
+    most: LimitHit,
+) -> Result<Box<dyn Read + Send + 'r>, LayerError> {
     let start = blob.fill_buf().map_err(|e| LayerError::read("read the layer blob", e))?;
     let compression = choose(start, media_type)?;
-    let plain: Box<dyn Read + 'r> = match compression {
+    let plain: Box<dyn Read + Send + 'r> = match compression {
         Compression::Plain => Box::new(blob),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(blob)),
         Compression::Zstd => {

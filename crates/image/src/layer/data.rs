@@ -3,12 +3,12 @@
 
 use std::{
     fs::File,
-    io::{self, BufWriter, Read, Write},
+    io::{BufWriter, Read, Write},
     os::unix::fs::FileExt,
     path::Path,
 };
 
-use super::{BLOCK, erofs::INODE_LEN, tree::Metadata};
+use super::{BLOCK, chunks::Chunks, erofs::INODE_LEN, tree::Metadata};
 use crate::LayerError;
 
 /// Where content is.
@@ -30,7 +30,7 @@ impl Extent {
 
 /// The image being written, and the spool.
 pub(super) struct Data {
-    image: BufWriter<File>,
+    image: Chunks,
     next_block: u32,
     spool: BufWriter<File>,
     spooled: u64,
@@ -38,12 +38,10 @@ pub(super) struct Data {
 
 impl Data {
     /// The first block is left free for the superblock.
-    pub(super) fn create(image: &Path, spool: &Path) -> Result<Self, LayerError> {
-        let create = |path| File::options().read(true).write(true).create_new(true).open(path);
-        let image = create(image).map_err(LayerError::io("create the layer image"))?;
-        let spool = create(spool).map_err(LayerError::io("create the spool of file tails"))?;
-        let mut image = BufWriter::with_capacity(super::BUFFER, image);
-        image.write_all(&[0; BLOCK]).map_err(LayerError::io(WRITE))?;
+    pub(super) fn create(mut image: Chunks, spool: &Path) -> Result<Self, LayerError> {
+        let spool = File::options().read(true).write(true).create_new(true).open(spool);
+        let spool = spool.map_err(LayerError::io("create the spool of file tails"))?;
+        image.write_all(&[0; BLOCK])?;
         Ok(Self { image, next_block: 1, spool: BufWriter::with_capacity(super::BUFFER, spool), spooled: 0 })
     }
 
@@ -52,7 +50,7 @@ impl Data {
         let end_len = (size % BLOCK as u64) as usize;
         let whole = size - end_len as u64;
         let block = self.next_block;
-        copy(&mut content, &mut self.image, whole)?;
+        self.image.write_from(&mut content, whole)?;
         self.advance(whole / BLOCK as u64)?;
         let mut end = [0; BLOCK];
         content.read_exact(&mut end[..end_len]).map_err(|e| LayerError::read("read an entry's content", e))?;
@@ -72,7 +70,7 @@ impl Data {
     /// Appends one block and returns its number.
     pub(super) fn write_block(&mut self, block: &[u8; BLOCK]) -> Result<u32, LayerError> {
         let at = self.next_block;
-        self.image.write_all(block).map_err(LayerError::io(WRITE))?;
+        self.image.write_all(block)?;
         self.advance(1)?;
         Ok(at)
     }
@@ -82,7 +80,7 @@ impl Data {
     }
 
     /// The image for further writing at its end, and the spool for reading.
-    pub(super) fn finish(self) -> Result<(BufWriter<File>, Spool), LayerError> {
+    pub(super) fn finish(self) -> Result<(Chunks, Spool), LayerError> {
         let spool = self.spool.into_inner().map_err(|e| LayerError::io("write the spool of file tails")(e.into_error()))?;
         Ok((self.image, Spool(spool)))
     }
@@ -113,20 +111,4 @@ pub(super) fn fits_inline(meta: &Metadata, len: usize) -> bool {
     len <= MAX_TAIL && INODE_LEN + meta.xattrs.encoded_len() + len <= BLOCK
 }
 
-fn copy(content: &mut impl Read, image: &mut impl Write, count: u64) -> Result<(), LayerError> {
-    let mut left = count;
-    let mut buffer = [0; 32 << 10];
-    while left > 0 {
-        let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let n = content.read(&mut buffer[..most]).map_err(|e| LayerError::read("read an entry's content", e))?;
-        if n == 0 {
-            return Err(LayerError::io("read an entry's content")(io::ErrorKind::UnexpectedEof.into()));
-        }
-        image.write_all(&buffer[..n]).map_err(LayerError::io(WRITE))?;
-        left -= n as u64;
-    }
-    Ok(())
-}
-
 const MAX_TAIL: usize = 2048;
-const WRITE: &str = "write the layer image";

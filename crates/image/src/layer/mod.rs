@@ -1,5 +1,11 @@
 //! From a layer blob to a layer image: decompress, read the archive, write EROFS, append the verity tree.
+//!
+//! ```text
+//! a thread: blob --hash--> decompress --ahead--> caller's: tar --> tree, chunks --> threads: write, hash for verity
+//! ```
 
+mod ahead;
+mod chunks;
 mod compression;
 mod data;
 mod erofs;
@@ -16,7 +22,8 @@ use std::{
 };
 
 pub(crate) use self::compression::is_layer_type;
-use crate::{Digest, ImageError, LayerError, Limits, digest::HashingReader, tar};
+use self::{ahead::Ahead, chunks::Chunks};
+use crate::{Digest, ImageError, LayerError, Limits, digest::HashingReader, error::LimitHit, tar};
 
 /// What conversion yields besides the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +40,7 @@ pub(crate) struct Job<'a> {
     pub(crate) media_type: &'a str,
     pub(crate) limits: &'a Limits,
     /// Is told how many bytes of the blob have been read, of how many.
-    pub(crate) progress: &'a dyn Fn(u64, u64),
+    pub(crate) progress: &'a (dyn Fn(u64, u64) + Sync),
 }
 
 /// Converts into `folder` (existing, empty, the caller's to remove): `layer.img` is the result.
@@ -50,19 +57,30 @@ pub(crate) fn convert(job: &Job<'_>, folder: &Path) -> Result<Converted, ImageEr
     outcome.map_err(|source| ImageError::Layer { blob: job.blob, source: Box::new(source) })
 }
 
-fn write_image(raw: impl Read, size: u64, job: &Job<'_>, folder: &Path) -> Result<Converted, LayerError> {
-    let limits = job.limits;
-    let most = compression::bound(size, limits);
+fn write_image(raw: impl Read + Send, size: u64, job: &Job<'_>, folder: &Path) -> Result<Converted, LayerError> {
+    let most = compression::bound(size, job.limits);
     let plain = compression::open(BufReader::with_capacity(BUFFER, raw), job.media_type, most)?;
-    let mut data = data::Data::create(&folder.join(IMAGE), &folder.join("tails"))?;
+    // A refusal drops the reading ends, and with them the threads end: the scope never waits for a whole layer.
+    std::thread::scope(|scope| {
+        let (feeder, ahead) = ahead::pair();
+        scope.spawn(move || feeder.feed(plain));
+        let chunks = Chunks::create(scope, &folder.join(IMAGE), &folder.join(LEAVES))?;
+        write_layer(ahead, chunks, most, job.limits, folder)
+    })
+}
+
+fn write_layer(plain: Ahead, chunks: Chunks, most: LimitHit, limits: &Limits, folder: &Path) -> Result<Converted, LayerError> {
+    let mut data = data::Data::create(chunks, &folder.join(TAILS))?;
     let mut archive = tar::Reader::new(tar::Streamed(plain), limits);
     let tree = ingest::ingest(&mut archive, &mut data, limits, most)?;
     // What follows the end mark is nothing of ours, but a broken checksum of the compression there must not pass.
     io::copy(&mut archive.into_input(), &mut io::sink()).map_err(|e| LayerError::read("read the end of the layer", e))?;
-    let (image, data_blocks) = erofs::write(&tree, data)?;
-    fs::remove_file(folder.join("tails")).map_err(LayerError::io("remove the spool of file tails"))?;
-    let root_hash = verity::append(&image, data_blocks).map_err(LayerError::io("write the verity tree"))?;
-    image.sync_all().map_err(LayerError::io("sync the layer image"))?;
+    let (written, data_blocks) = erofs::write(&tree, data)?;
+    let image = written.image();
+    let root_hash = verity::append(image, written.leaves(), data_blocks).map_err(LayerError::io("write the verity tree"))?;
+    for spool in [TAILS, LEAVES] {
+        fs::remove_file(folder.join(spool)).map_err(LayerError::io("remove a spool"))?;
+    }
     let size_bytes = image.metadata().map_err(LayerError::io("examine the layer image"))?.len();
     Ok(Converted { root_hash, data_blocks, size_bytes })
 }
@@ -81,7 +99,7 @@ struct Counted<'a, R> {
     inner: R,
     done: u64,
     total: u64,
-    progress: &'a dyn Fn(u64, u64),
+    progress: &'a (dyn Fn(u64, u64) + Sync),
 }
 
 impl<R: Read> Read for Counted<'_, R> {
@@ -96,6 +114,9 @@ impl<R: Read> Read for Counted<'_, R> {
 /// Name of the result in its folder.
 pub(crate) const IMAGE: &str = "layer.img";
 
+/// Work files beside it.
+const TAILS: &str = "tails";
+const LEAVES: &str = "leaves";
 /// Block size of EROFS, of dm-verity's data and of its tree.
 const BLOCK: usize = 4096;
 const BUFFER: usize = 256 << 10;

@@ -6,19 +6,34 @@
 //! data_blocks + 1 ..      hashes, the top level first; every hash block holds 128 hashes of blocks of the level below
 //! ```
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+    os::unix::fs::FileExt,
+};
 
 use sha2::{Digest, Sha256};
 
 use super::BLOCK;
 
-/// Appends superblock and tree behind `data_blocks` blocks; returns the root hash.
-pub(super) fn append(file: &File, data_blocks: u64) -> io::Result<[u8; 32]> {
+/// Appends superblock and tree behind `data_blocks` blocks, whose own hashes `leaves` has, from its start, as the lowest level
+/// will have them; returns the root hash.
+pub(super) fn append(file: &File, mut leaves: &File, data_blocks: u64) -> io::Result<[u8; 32]> {
     let salt = salt();
-    let hasher = Sha256::new_with_prefix(salt);
+    let hasher = hasher();
     let mut below = Region { start: 0, blocks: data_blocks };
     for level in levels(data_blocks) {
-        hash_level(file, below, level.start, &hasher)?;
+        if below.start == 0 {
+            let mut to = file;
+            leaves.seek(SeekFrom::Start(0))?;
+            to.seek(SeekFrom::Start(level.start * BLOCK as u64))?;
+            let copied = io::copy(&mut leaves.take(level.blocks * BLOCK as u64), &mut to)?;
+            if copied != level.blocks * BLOCK as u64 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        } else {
+            hash_level(file, below, level.start, &hasher)?;
+        }
         below = level;
     }
     let mut top = [0; BLOCK];
@@ -26,6 +41,20 @@ pub(super) fn append(file: &File, data_blocks: u64) -> io::Result<[u8; 32]> {
     let root = hasher.chain_update(top).finalize().into();
     file.write_all_at(&superblock(&root, data_blocks, &salt), data_blocks * BLOCK as u64)?;
     Ok(root)
+}
+
+/// One block of the lowest level, from at most [`PER_BLOCK`] blocks of data.
+pub(super) fn leaf(data: &[u8], hasher: &Sha256) -> [u8; BLOCK] {
+    let mut hashes = [0; BLOCK];
+    for (block, hash) in data.chunks_exact(BLOCK).zip(hashes.chunks_exact_mut(HASH)) {
+        hash.copy_from_slice(&hasher.clone().chain_update(block).finalize());
+    }
+    hashes
+}
+
+/// With the salt before all else, as format 1 wants it.
+pub(super) fn hasher() -> Sha256 {
+    Sha256::new_with_prefix(salt())
 }
 
 /// The salt of all layers. It is no secret and need not differ: its only task is to separate these hashes from others.
@@ -59,11 +88,7 @@ fn hash_level(file: &File, below: Region, first_block: u64, hasher: &Sha256) -> 
         let blocks = PER_BLOCK.min(below.blocks - group) as usize;
         let input = &mut buffer[..blocks * BLOCK];
         file.read_exact_at(input, (below.start + group) * BLOCK as u64)?;
-        let mut hashes = [0; BLOCK];
-        for (block, hash) in input.chunks_exact(BLOCK).zip(hashes.chunks_exact_mut(HASH)) {
-            hash.copy_from_slice(&hasher.clone().chain_update(block).finalize());
-        }
-        file.write_all_at(&hashes, out_block * BLOCK as u64)?;
+        file.write_all_at(&leaf(input, hasher), out_block * BLOCK as u64)?;
     }
     Ok(())
 }
@@ -87,7 +112,8 @@ fn superblock(root: &[u8; 32], data_blocks: u64, salt: &[u8; 32]) -> [u8; BLOCK]
 }
 
 const HASH: usize = 32;
-const PER_BLOCK: u64 = (BLOCK / HASH) as u64;
+/// Hashes in a block.
+pub(super) const PER_BLOCK: u64 = (BLOCK / HASH) as u64;
 
 #[cfg(test)]
 mod tests {

@@ -1,14 +1,19 @@
 //! Who we are to a registry: `~/.docker/config.json`, if there is one. Credential helpers are not run.
 
-use std::{collections::HashMap, fs::File, io::Read, path::PathBuf};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use oci_client::secrets::RegistryAuth;
 use serde::Deserialize;
 
-/// What the user's Docker configuration has for this registry; anonymous without any.
-pub(super) fn for_registry(registry: &str) -> RegistryAuth {
-    let Some(path) = config_path() else { return RegistryAuth::Anonymous };
+/// What `file`, or else the user's Docker configuration, has for this registry; anonymous without any.
+pub(super) fn for_registry(registry: &str, file: Option<&Path>) -> RegistryAuth {
+    let Some(path) = file.map(Path::to_owned).or_else(config_path) else { return RegistryAuth::Anonymous };
     let Ok(file) = File::open(&path) else { return RegistryAuth::Anonymous };
     let mut text = String::new();
     if file.take(MAX_BYTES).read_to_string(&mut text).is_err() {

@@ -1,5 +1,6 @@
 //! Where images come from, and what they say about themselves.
 
+mod access;
 mod archive;
 mod auth;
 mod layout;
@@ -14,6 +15,7 @@ use std::{
 
 use oci_client::Reference;
 
+pub use self::access::{Access, Mirror};
 use self::{archive::Archive, layout::Layout, manifest::Descriptor, registry::Registry};
 use crate::{Cache, Digest, ImageError};
 
@@ -115,11 +117,16 @@ impl Source {
 impl Blobs {
     /// Opens `source`; what is fetched goes to `cache`.
     pub async fn open(source: &Source, cache: &Cache) -> Result<Self, ImageError> {
+        Self::open_with(source, cache, &Access::default()).await
+    }
+
+    /// Opens `source`, whose registry is reached as `access` says.
+    pub async fn open_with(source: &Source, cache: &Cache, access: &Access) -> Result<Self, ImageError> {
         let limits = cache.limits();
         let origin = match source {
             Source::Layout(path) => Origin::Layout(Layout::open(path, limits)?),
             Source::Archive(path) => Origin::Archive(Archive::open(path, limits)?),
-            Source::Registry(reference) => Origin::Registry(Registry::open(reference.clone())?),
+            Source::Registry(reference) => Origin::Registry(Registry::open(reference.clone(), access)?),
         };
         Ok(Self { origin, cache: cache.clone() })
     }

@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
 mod cache;
+mod downloads;
 mod golden;
 mod layers;
+mod leases;
 mod oracles;
 mod random;
 mod refusals;

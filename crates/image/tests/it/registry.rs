@@ -11,7 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use casemate_image::{Blobs, Digest, ImageError, Limits, Reference, Source};
+use base64::Engine as _;
+use casemate_image::{Access, Blobs, Digest, ImageError, Limits, Reference, Source};
 use oci_client::{
     Client,
     client::{ClientConfig, ClientProtocol},
@@ -38,7 +39,7 @@ async fn pulls_by_tag_and_by_digest_from_a_real_registry() {
     let registry = Registry::start(&bench);
     let image = image();
     let index = index_of(descriptor(MANIFEST, &image.manifest));
-    push(&registry.address, &image, &index).await;
+    push(&registry.address, &image, &index, &RegistryAuth::Anonymous).await;
     let plain = Source::parse(&format!("docker://{}/some/demo:v1", registry.address)).unwrap();
     let by_digest = format!("{}/some/demo@{}", registry.address, Digest::of(&image.manifest));
     for source in [plain, Source::parse(&by_digest).unwrap()] {
@@ -118,12 +119,43 @@ async fn asks_again_after_a_broken_download_but_not_forever() {
     assert!(bench.remains().is_empty() && !bench.cache.has_blob(&layer));
 }
 
-async fn push(address: &str, image: &Image, index: &[u8]) {
+#[tokio::test]
+async fn gives_a_real_registry_the_password_that_it_asks_for() {
+    if !has_tool("docker-registry") {
+        return;
+    }
+    let bench = Bench::new();
+    // alice, "correct horse"
+    let users = bench.dir.path().join("users");
+    std::fs::write(&users, "alice:$2b$05$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2\n").unwrap();
+    let extra = format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", users.display());
+    let registry = Registry::start_with(&bench, &extra);
+    let image = image();
+    let auth = RegistryAuth::Basic("alice".into(), "correct horse".into());
+    let index = index_of(descriptor(MANIFEST, &image.manifest));
+    push(&registry.address, &image, &index, &auth).await;
+    let source = Source::parse(&format!("{}/some/demo:v1", registry.address)).unwrap();
+    let file = bench.dir.path().join("config.json");
+    let access = Access { auth_file: Some(file.clone()), ..Access::default() };
+    for (password, is_right) in [("correct horse", true), ("wrong horse", false)] {
+        let entry = base64::engine::general_purpose::STANDARD.encode(format!("alice:{password}"));
+        std::fs::write(&file, format!(r#"{{"auths":{{"{}":{{"auth":"{entry}"}}}}}}"#, registry.address)).unwrap();
+        let bench = Bench::new();
+        let blobs = Blobs::open_with(&source, &bench.cache, &access).await.unwrap();
+        let info = blobs.inspect().await;
+        assert_eq!(info.is_ok(), is_right);
+        if let Ok(info) = info {
+            blobs.fetch(&info.layers[0]).await.unwrap();
+        }
+    }
+}
+
+async fn push(address: &str, image: &Image, index: &[u8], auth: &RegistryAuth) {
     // An error says that it is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = Client::new(ClientConfig { protocol: ClientProtocol::Http, ..ClientConfig::default() });
     let tag: Reference = format!("{address}/some/demo:v1").parse().unwrap();
-    client.store_auth_if_needed(address, &RegistryAuth::Anonymous).await;
+    client.store_auth_if_needed(address, auth).await;
     for blob in &image.blobs {
         client.push_blob(&tag, blob.clone(), &Digest::of(blob).to_string()).await.unwrap();
     }
@@ -141,15 +173,20 @@ struct Registry {
 
 impl Registry {
     fn start(bench: &Bench) -> Self {
-        // The program cannot choose a port itself; between our choice and its start somebody else may take it.
-        (0..5).find_map(|_| Self::try_start(bench)).expect("docker-registry starts")
+        Self::start_with(bench, "")
     }
 
-    fn try_start(bench: &Bench) -> Option<Self> {
+    /// With more lines of configuration.
+    fn start_with(bench: &Bench, extra: &str) -> Self {
+        // The program cannot choose a port itself; between our choice and its start somebody else may take it.
+        (0..5).find_map(|_| Self::try_start(bench, extra)).expect("docker-registry starts")
+    }
+
+    fn try_start(bench: &Bench, extra: &str) -> Option<Self> {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let storage = bench.dir.path().join("registry");
         let config = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n",
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n{extra}",
             storage.display()
         );
         let path = bench.dir.path().join("registry.yml");

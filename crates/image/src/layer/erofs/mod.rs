@@ -13,24 +13,19 @@
 mod dirent;
 mod plan;
 
-use std::{
-    fs::File,
-    io::{BufWriter, Write},
-    os::unix::fs::FileExt,
-};
-
 use sha2::{Digest as _, Sha256};
 
 use self::plan::{Plan, Planned};
 use super::{
     BLOCK,
+    chunks::{Chunks, Written},
     data::{Data, Extent, Spool},
     tree::{Body, Inode, Tree},
 };
 use crate::LayerError;
 
-/// Writes folders, inodes and superblock behind the content; returns the file and its length in blocks.
-pub(super) fn write(tree: &Tree, mut data: Data) -> Result<(File, u64), LayerError> {
+/// Writes folders and inodes behind the content, and at last the superblock; returns the image and its length in blocks.
+pub(super) fn write(tree: &Tree, mut data: Data) -> Result<(Written, u64), LayerError> {
     let plan = Plan::new(tree, data.next_block());
     for planned in plan.inodes() {
         write_folder_blocks(&plan, planned, &mut data)?;
@@ -38,8 +33,8 @@ pub(super) fn write(tree: &Tree, mut data: Data) -> Result<(File, u64), LayerErr
     debug_assert_eq!(data.next_block(), plan.meta_block());
     let (mut image, spool) = data.finish()?;
     let uuid = write_inodes(&plan, &mut image, &spool)?;
-    let image = image.into_inner().map_err(|e| LayerError::io(WRITE)(e.into_error()))?;
-    image.write_all_at(&superblock(&plan, uuid), SUPERBLOCK_AT).map_err(LayerError::io(WRITE))?;
+    let image = image.finish()?;
+    image.amend(&superblock(&plan, uuid), SUPERBLOCK_AT).map_err(LayerError::io("write the superblock"))?;
     Ok((image, plan.blocks()))
 }
 
@@ -58,7 +53,7 @@ fn write_folder_blocks(plan: &Plan<'_>, planned: &Planned<'_>, data: &mut Data) 
 }
 
 /// Returns the image's UUID: overlayfs tells its layers apart by it, and it must follow from the content.
-fn write_inodes(plan: &Plan<'_>, image: &mut BufWriter<File>, spool: &Spool) -> Result<[u8; 16], LayerError> {
+fn write_inodes(plan: &Plan<'_>, image: &mut Chunks, spool: &Spool) -> Result<[u8; 16], LayerError> {
     let mut identity = Sha256::new_with_prefix(b"casemate/image-uuid/v1\0");
     let mut at = 0;
     for (number, planned) in (1u32..).zip(plan.inodes()) {
@@ -67,11 +62,11 @@ fn write_inodes(plan: &Plan<'_>, image: &mut BufWriter<File>, spool: &Spool) -> 
         bytes.extend(planned.inode.meta.xattrs.encode());
         bytes.extend(inline_bytes(plan, planned, spool)?);
         identity.update(&bytes);
-        image.write_all(&bytes).map_err(LayerError::io(WRITE))?;
+        image.write_all(&bytes)?;
         at += bytes.len();
     }
     let rest = at.next_multiple_of(BLOCK) - at;
-    image.write_all(&vec![0; rest]).map_err(LayerError::io(WRITE))?;
+    image.write_all(&vec![0; rest])?;
     Ok(super::uuid(&identity.finalize().into()))
 }
 
@@ -157,4 +152,3 @@ const COMPAT_MTIME: u32 = 2;
 const EXTENDED: u16 = 1;
 const LAYOUT_PLAIN: u16 = 0;
 const LAYOUT_INLINE: u16 = 2;
-const WRITE: &str = "write the layer image";

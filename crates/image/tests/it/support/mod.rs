@@ -2,6 +2,7 @@
 
 pub(crate) mod erofs;
 pub(crate) mod image;
+pub(crate) mod server;
 pub(crate) mod tarball;
 
 use std::{
