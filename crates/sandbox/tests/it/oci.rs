@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{self, BufRead, BufReader},
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -96,14 +96,24 @@ fn init() -> &'static Path {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
     MADE.get_or_init(|| {
         let making = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let (init, path) = (making.path().join("init"), Path::new(env!("CARGO_TARGET_TMPDIR")).join("container-init"));
+        let init = making.path().join("init");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/container.c");
         let compiled = Command::new("cc").args(["-static", "-Os", "-s", "-o"]).arg(&init).arg(source).status();
         assert!(compiled.is_ok_and(|status| status.success()), "compiling the test init failed; hint: install gcc and libc6-dev");
-        // Another run of the tests may do the same at this moment.
-        fs::rename(init, &path).unwrap();
-        path
+        publish(&init, "container-init")
     })
+}
+
+/// Under a name that says what it was made by. Other tests may do the same at this moment, and what one of them has mounted already must
+/// stay: a file that was replaced cannot be mounted again. So the first one wins.
+fn publish(file: &Path, name: &str) -> PathBuf {
+    let made_by =
+        Sha256::new().chain_update(include_str!("oci.rs")).chain_update(include_str!("../support/container.c")).finalize();
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", hex::encode(made_by)));
+    match fs::hard_link(file, &path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => panic!("publish {}: {error}", path.display()),
+        _ => path,
+    }
 }
 
 /// Two layers, of which the upper one would like to lead out of the root.
@@ -118,12 +128,10 @@ fn layers() -> &'static [LayerFile] {
         fs::write(tree("upper/etc/upper"), "from the upper layer\n").unwrap();
         symlink("/../../../../etc", tree("upper/escape")).unwrap();
         let pack = |name: &str| {
-            let (file, path) =
-                (tree(&format!("{name}.erofs")), Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.erofs")));
+            let file = tree(&format!("{name}.erofs"));
             let packed = Command::new("mkfs.erofs").args(["--quiet", "-T0", "--all-root"]).arg(&file).arg(tree(name)).status();
             assert!(packed.is_ok_and(|status| status.success()), "making a layer failed; hint: install erofs-utils");
-            fs::rename(file, &path).unwrap();
-            LayerFile { path }
+            LayerFile { path: publish(&file, name) }
         };
         vec![pack("lower"), pack("upper")]
     })

@@ -66,6 +66,10 @@ pub(crate) fn processes_of(instance: &str) -> Vec<(i32, String)> {
         let cgroup = fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
         if cgroup.contains(instance) {
             let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            // It has ended, and only its parent has not asked how yet.
+            if command.is_empty() {
+                continue;
+            }
             let program = String::from_utf8_lossy(command.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned();
             let name = Path::new(&program).file_name().map(|name| name.to_string_lossy().into_owned());
             found.push((pid, name.unwrap_or_default()));
