@@ -226,3 +226,22 @@ impl TryCryptoRng for Stretched<'_> {}
 const IDENTITY: &[u8] = b"IDENTITY\0";
 /// Algorithm identifier and digest, of SHA-256 and SHA-384.
 const NAME_LENS: [usize; 2] = [34, 50];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_block_of_the_randomness_is_another() {
+        let mut out = [0; 96];
+        let Ok(()) = Stretched { key: &[7; 32], next: 0 }.try_fill_bytes(&mut out);
+        let blocks: std::collections::BTreeSet<_> = out.chunks(32).collect();
+        assert!(blocks.len() == 3 && !blocks.contains(&[0; 32][..]));
+        // And goes on where it was.
+        let (mut parts, mut stretched) = ([0; 96], Stretched { key: &[7; 32], next: 0 });
+        for part in parts.chunks_mut(32) {
+            let Ok(()) = stretched.try_fill_bytes(part);
+        }
+        assert_eq!(parts, out);
+    }
+}

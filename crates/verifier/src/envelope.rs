@@ -82,3 +82,19 @@ fn base64<const N: usize>(text: &str, field: &'static str) -> Result<[u8; N], En
     let bytes = STANDARD.decode(text).ok().and_then(|bytes| bytes.try_into().ok());
     bytes.ok_or(EnvelopeError::Base64 { field, len: N })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_exactly_the_limit_is_read() {
+        let key = SigningKey::from_bytes(&[7; 32]);
+        let mut file = sign("{}".to_owned(), &key, b"test\0").into_bytes();
+        file.resize(MAX_BYTES, b' ');
+        let pinned = key.verifying_key().to_bytes();
+        assert_eq!(open(&file, &pinned, b"test\0").unwrap(), "{}");
+        file.push(b' ');
+        assert!(matches!(open(&file, &pinned, b"test\0"), Err(EnvelopeError::TooLong { .. })));
+    }
+}

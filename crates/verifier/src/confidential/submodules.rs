@@ -111,3 +111,26 @@ fn guest_trust(hardware: i8) -> TrustVector {
         ..TrustVector::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_genuine_device_everything_but_opacity_is_claimed() {
+        let claims = GpuClaims { model: "GB100".to_owned(), ..GpuClaims::default() };
+        let genuine = gpu(&claims, true);
+        let trust = TrustVector {
+            instance_identity: claim::TRUSTWORTHY_INSTANCE,
+            configuration: claim::APPROVED_CONFIGURATION,
+            executables: claim::APPROVED_BOOT,
+            hardware: claim::GENUINE_HARDWARE,
+            ..TrustVector::default()
+        };
+        assert_eq!((&genuine.trust, genuine.trust.runtime_opaque), (&trust, 0));
+        assert_eq!(genuine.silicon.unwrap().generation, "blackwell");
+        // A simulated one claims the same of itself, and nothing of hardware.
+        let simulated = gpu(&GpuClaims { simulated: true, ..claims }, true);
+        assert_eq!(simulated.trust, TrustVector { hardware: claim::NONE, ..trust });
+    }
+}

@@ -107,6 +107,9 @@ mod tests {
         assert!(only(&[0x04, 2, 7], OCTET_STRING).is_none());
         assert!(only(&[0x05, 0], OCTET_STRING).is_none());
         assert!(only(&[0x04, 0, 0x04, 0], OCTET_STRING).is_none());
+        assert!(only(&[&[0x04, 0x83, 0, 1, 0][..], &[1; 256]].concat(), OCTET_STRING).is_none());
+        let longest = [&[0x04, 0x83, 1, 0, 0][..], &[1; 0x1_0000]].concat();
+        assert_eq!(only(&longest, OCTET_STRING).unwrap().content.len(), 0x1_0000);
         assert!(Elements(&[0x1f, 0x01, 0]).next().is_none());
         assert!(Elements(&[0x04, 0x84, 0, 0, 0, 1, 1]).next().is_none());
     }

@@ -7,10 +7,10 @@ use p384::ecdsa::Signature;
 
 use super::{
     GPU_DEVICE_CHECKS, GpuEndorsements, VerifiedGpu,
-    chain::{ChainError, DEVICE_ROOT, VerifiedChain},
+    chain::{ChainError, DEVICE_ROOT, MANIFEST_ROOT, VerifiedChain},
     claims::{DISABLED, ENABLED, GpuClaims, NO_REVOCATION, PLAIN_NVLINK, SIMULATED, bios_version, stated_mode},
     manifest::{ManifestError, VerifiedManifest, find},
-    policy::{GpuMode, GpuPolicy},
+    policy::{Fingerprint, GpuMode, GpuPolicy},
     status::StatusError,
 };
 use crate::{
@@ -103,7 +103,7 @@ impl Run<'_> {
         enter(ledger, claims, CheckName::GpuNonce, self.answers(&report))?;
         let manifests = enter(ledger, claims, CheckName::GpuRim, self.manifests(&report, &chain))?;
         claims.manifests.clone_from(&manifests.ids);
-        claims.simulated = chain.root() != DEVICE_ROOT || manifests.each().any(|(_, manifest)| manifest.is_simulated());
+        claims.simulated = is_simulated(chain.root(), manifests.each().map(|(_, manifest)| manifest.root()));
         enter(ledger, claims, CheckName::GpuIdentity, self.identity(&report, &chain, &manifests))?;
         enter(ledger, claims, CheckName::GpuMeasurements, self.measurements(&report, &manifests))?;
         let mode = enter(ledger, claims, CheckName::GpuMode, self.mode(&report))?;
@@ -272,6 +272,11 @@ pub fn manifest_ids(kind: DeviceKind, model: &str, report: &Report<'_>) -> Resul
     }
 }
 
+/// The device's root, or one of those who signed its manifests, is not the vendor's.
+fn is_simulated(device: Fingerprint, mut manifests: impl Iterator<Item = Fingerprint>) -> bool {
+    device != DEVICE_ROOT || manifests.any(|root| root != MANIFEST_ROOT)
+}
+
 fn require_same(seen: &str, of_manifest: &str, what: &'static str) -> Result<(), DeviceError> {
     if !seen.is_empty() && seen.eq_ignore_ascii_case(of_manifest) {
         return Ok(());
@@ -285,3 +290,21 @@ const ALL_MEASUREMENTS: u8 = 0xff;
 const NVDEC0: u16 = 35;
 const DRIVER: &str = "driver";
 const BIOS: &str = "VBIOS";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_root_that_is_not_the_vendors_makes_it_simulated() {
+        let own = Fingerprint([1; 32]);
+        let judged = |device, manifests: &[Fingerprint]| is_simulated(device, manifests.iter().copied());
+        assert!(!judged(DEVICE_ROOT, &[MANIFEST_ROOT, MANIFEST_ROOT]));
+        assert!(judged(own, &[MANIFEST_ROOT, MANIFEST_ROOT]));
+        assert!(judged(DEVICE_ROOT, &[MANIFEST_ROOT, own]));
+        assert!(judged(DEVICE_ROOT, &[own, MANIFEST_ROOT]));
+        // Each root in its own place only.
+        assert!(judged(MANIFEST_ROOT, &[MANIFEST_ROOT]));
+        assert!(judged(DEVICE_ROOT, &[DEVICE_ROOT]));
+    }
+}

@@ -95,8 +95,8 @@ impl VerifiedManifest {
         .map_err(ManifestError::Status)
     }
 
-    pub(crate) fn is_simulated(&self) -> bool {
-        self.chain.root() != MANIFEST_ROOT
+    pub(crate) fn root(&self) -> Fingerprint {
+        self.chain.root()
     }
 
     /// The version that it is for.

@@ -17,7 +17,7 @@ use crate::{
 
 /// Largest response, in bytes.
 pub(crate) const MAX_BYTES: usize = 64 << 10;
-/// Most answers in one response.
+/// Most answers in one response, and most certificates.
 const MAX_ANSWERS: usize = 64;
 
 /// Why an OCSP response is not accepted.
@@ -177,6 +177,9 @@ fn certificates<'a>(parts: &mut Elements<'a>) -> Option<Vec<&'a [u8]>> {
         while !list.is_empty() && found.len() < MAX_ANSWERS {
             found.push(list.expect(SEQUENCE)?.whole);
         }
+        if !list.is_empty() {
+            return None;
+        }
     }
     parts.is_empty().then_some(found)
 }
@@ -253,3 +256,32 @@ const BY_KEY: u8 = constructed(2);
 const GOOD: u8 = context(0);
 const REVOKED: u8 = constructed(1);
 const UNKNOWN: u8 = context(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One element with `content`.
+    fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+        let [high, low] = u16::try_from(content.len()).unwrap().to_be_bytes();
+        let header = if content.len() < 0x80 { vec![tag, low] } else { vec![tag, 0x81, low] };
+        assert_eq!(high, 0);
+        [header, content.to_vec()].concat()
+    }
+
+    #[test]
+    fn as_many_answers_and_certificates_as_the_limit_are_read_and_no_more() {
+        let empty = |len: usize| tlv(SEQUENCE, &[SEQUENCE, 0].repeat(len));
+        let certificates_of = |len: usize| {
+            let bytes = tlv(constructed(0), &empty(len));
+            certificates(&mut Elements(&bytes)).map(|found| found.len())
+        };
+        assert_eq!((certificates_of(MAX_ANSWERS), certificates_of(MAX_ANSWERS + 1)), (Some(MAX_ANSWERS), None));
+        let answers_of = |len: usize| {
+            let data = [tlv(BY_KEY, &[]), tlv(GENERALIZED_TIME, &[]), empty(len)].concat();
+            let data = tlv(SEQUENCE, &data);
+            response_data(only(&data, SEQUENCE).unwrap()).map(|(_, answers)| answers.len())
+        };
+        assert_eq!((answers_of(MAX_ANSWERS), answers_of(MAX_ANSWERS + 1)), (Some(MAX_ANSWERS), None));
+    }
+}

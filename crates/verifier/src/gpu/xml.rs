@@ -12,8 +12,8 @@ pub(crate) const MAX_BYTES: usize = 256 << 10;
 const MAX_NODES: u32 = 8192;
 /// Most elements within each other.
 const MAX_DEPTH: usize = 16;
-/// Most namespaces and attributes of one element.
-const MAX_NAMES: usize = 64;
+/// Most namespaces, and most attributes, of one element: a measurement with all the values that it may have has seventy.
+const MAX_NAMES: usize = 72;
 
 /// Why a document is not read.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +51,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Document<'_>, XmlError> {
         if node.is_pi() {
             return refused("a processing instruction");
         }
-        if node.ancestors().take(MAX_DEPTH + 2).count() > MAX_DEPTH + 1 {
+        if node.ancestors().nth(MAX_DEPTH + 1).is_some() {
             return refused("elements nested too deeply");
         }
         if node.namespaces().len() > MAX_NAMES || node.attributes().len() > MAX_NAMES {
@@ -203,6 +203,22 @@ mod tests {
         assert!(parse(format!("<a>{}</a>", "<b/>".repeat(9000)).as_bytes()).is_err());
         assert!(matches!(parse(&[b' '; MAX_BYTES + 1]), Err(XmlError::TooLong { .. })));
         assert!(matches!(parse(b"\xff"), Err(XmlError::Encoding)));
+    }
+
+    #[test]
+    fn a_document_at_each_limit_is_read_and_one_beyond_is_not() {
+        let padded = |len: usize| format!("<a>{}</a>", " ".repeat(len - "<a></a>".len()));
+        assert!(parse(padded(MAX_BYTES).as_bytes()).is_ok());
+        assert!(matches!(parse(padded(MAX_BYTES + 1).as_bytes()), Err(XmlError::TooLong { .. })));
+        let many = |prefix: &str, len: usize| {
+            let names: String = (0..len).map(|at| format!(" {prefix}{at}='urn:{at}'")).collect();
+            parse(format!("<a{names}/>").as_bytes()).map(|_| ()).map_err(|error| error.to_string())
+        };
+        let refused = Err("the document has an element with too many attributes, which is not accepted here".to_owned());
+        assert_eq!((many("b", MAX_NAMES), many("b", MAX_NAMES + 1)), (Ok(()), refused.clone()));
+        // The namespace of `xml:` is always there.
+        let own = parse(b"<a/>").unwrap().root_element().namespaces().len();
+        assert_eq!((many("xmlns:b", MAX_NAMES - own), many("xmlns:b", MAX_NAMES - own + 1)), (Ok(()), refused));
     }
 
     proptest! {

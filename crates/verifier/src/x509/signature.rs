@@ -121,3 +121,42 @@ const MIN_RSA_BITS: u32 = 2048;
 const MAX_RSA_BITS: u32 = 4096;
 /// That of the digest.
 const SALT_LEN: usize = 48;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+        [&[tag, u8::try_from(content.len()).unwrap()], content].concat()
+    }
+
+    /// RSASSA-PSS-params.
+    fn of(
+        hash: ObjectIdentifier,
+        mask: ObjectIdentifier,
+        mask_hash: ObjectIdentifier,
+        salt: u8,
+    ) -> Result<Algorithm, SignatureError> {
+        let named = |oid: ObjectIdentifier, parameter: &[u8]| tlv(0x30, &[&tlv(6, oid.as_bytes()), parameter].concat());
+        let mask = named(mask, &named(mask_hash, &[5, 0]));
+        let parts = [tlv(0xa0, &named(hash, &[5, 0])), tlv(0xa1, &mask), tlv(0xa2, &tlv(2, &[salt]))];
+        let parameters = Some(Any::from_der(&tlv(0x30, &parts.concat())).unwrap());
+        Algorithm::of(&AlgorithmIdentifierOwned { oid: oid::ID_RSASSA_PSS, parameters }, &[Algorithm::RsaPssSha384])
+    }
+
+    #[test]
+    fn each_parameter_of_pss_must_be_the_one_that_is_verified_with() {
+        let (sha384, sha256, mgf1) = (oid::ID_SHA_384, oid::ID_SHA_256, oid::ID_MGF_1);
+        assert!(matches!(of(sha384, mgf1, sha384, 48), Ok(Algorithm::RsaPssSha384)));
+        for refused in [
+            of(sha256, mgf1, sha384, 48),
+            of(sha384, sha384, sha384, 48),
+            of(sha384, mgf1, sha256, 48),
+            of(sha384, mgf1, sha384, 32),
+        ] {
+            assert!(matches!(refused, Err(SignatureError::Algorithm { .. })), "{refused:?}");
+        }
+        let bare = AlgorithmIdentifierOwned { oid: oid::ID_RSASSA_PSS, parameters: None };
+        assert!(Algorithm::of(&bare, &[Algorithm::RsaPssSha384]).is_err());
+    }
+}

@@ -4,11 +4,13 @@ use std::{error::Error, fs, path::PathBuf};
 
 use casemate_evidence::tpm::{ObjectAttributes, Public};
 use casemate_verifier::{
-    TrustAnchors, UnixTime, VendorRoot,
-    ek::{EkError, VerifiedEk, verify_chain},
-    x509::PathError,
+    AnchorError, MAX_ROOTS, TrustAnchors, UnixTime, VendorRoot,
+    credential::{CredentialError, MAX_SECRET, Randomness, make_credential},
+    ek::{EkError, EkPublic, VerifiedEk, verify_chain},
+    x509::{CertificateError, PathError},
 };
 use rcgen::{BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose};
+use sha2::{Digest as _, Sha256};
 
 use crate::world::{HOUR, NOW, Pki, at, authority, critical, keys};
 
@@ -33,6 +35,30 @@ fn accepts_a_chain_with_and_without_its_root() {
     chain.push(Pki::good().vendor.self_signed(&keys().vendor).unwrap().der().to_vec());
     // Signed anew, so other bytes than the pinned one: then it is an intermediate that the pinned one must have issued.
     assert!(verify_chain(&chain, &anchors, NOW).is_ok());
+}
+
+/// The very bytes of the pinned root at the end are no certificate of the path: its path length counts what is below it.
+#[test]
+fn the_pinned_root_itself_may_stand_at_the_end_and_not_alone() {
+    let mut pki = Pki::good();
+    pki.vendor.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+    let root = pki.vendor.self_signed(&keys().vendor).unwrap();
+    let (_, mut chain, _) = pki.build(&[0; 34]);
+    let anchors = TrustAnchors::new(&platform_pem(), &[VendorRoot::from_pem(&root.pem()).unwrap()]).unwrap();
+    chain.push(root.der().to_vec());
+    let ek = verify_chain(&chain, &anchors, NOW).unwrap();
+    assert_eq!(ek.root_fingerprint()[..], Sha256::digest(root.der())[..]);
+    let alone = verify_chain(&chain[2..], &anchors, NOW).unwrap_err();
+    assert!(matches!(path(alone), PathError::Role { .. }));
+}
+
+#[test]
+fn as_many_roots_as_the_limit_are_accepted() {
+    let root = authority("A", None).self_signed(&keys().vendor).unwrap().pem();
+    let most = root.repeat(MAX_ROOTS);
+    assert!(VendorRoot::from_pem(&most).is_ok() && TrustAnchors::new(&most, &[]).is_ok());
+    let more = VendorRoot::from_pem(&root.repeat(MAX_ROOTS + 1));
+    assert!(matches!(more, Err(AnchorError::TooMany { len, .. }) if len == MAX_ROOTS + 1));
 }
 
 #[test]
@@ -99,6 +125,9 @@ fn refuses_another_order_and_another_issuer() {
     assert!(verify_chain(&reversed, &anchors, NOW).is_err());
     let doubled = vec![chain[0].clone(), chain[1].clone(), chain[1].clone()];
     assert!(matches!(path(verify_chain(&doubled, &anchors, NOW).unwrap_err()), PathError::Order { .. }));
+    // As many as are looked at, and one more.
+    let most = vec![chain[0].clone(); 6];
+    assert!(matches!(path(verify_chain(&most, &anchors, NOW).unwrap_err()), PathError::Untrusted { .. }));
     let many = vec![chain[0].clone(); 7];
     assert!(matches!(path(verify_chain(&many, &anchors, NOW).unwrap_err()), PathError::Length { len: 7 }));
 }
@@ -114,6 +143,17 @@ fn refuses_a_root_of_the_right_name_with_another_key() {
     let both = [namesake.pem(), Pki::good().vendor.self_signed(&keys().vendor).unwrap().pem()].concat();
     let anchors = TrustAnchors::new(&platform_pem(), &[VendorRoot::from_pem(&both).unwrap()]).unwrap();
     assert!(verify_chain(&chain, &anchors, NOW).is_ok());
+}
+
+#[test]
+fn a_certificate_is_read_up_to_the_limit_of_its_length() {
+    let (_, _, anchors) = Pki::good().build(&[0; 34]);
+    let read = |len: usize| match path(verify_chain(&[vec![0; len]], &anchors, NOW).unwrap_err()) {
+        PathError::Certificate { index: 0, source } => source,
+        other => panic!("{other}"),
+    };
+    assert!(matches!(read(16 << 10), CertificateError::Malformed(_)));
+    assert!(matches!(read((16 << 10) + 1), CertificateError::TooLong { .. }));
 }
 
 #[test]
@@ -182,6 +222,7 @@ fn an_endorsement_key_has_every_attribute_of_one() {
     let issuer = x509_cert::der::pem::decode_vec(text("issuer.pem").as_bytes()).unwrap().1;
     let ek = verify_chain(&[read("ek-rsa2048.der"), issuer], &anchors, UnixTime(1_795_500_000)).unwrap();
     let good = Public::parse(&read("ek-rsa2048.tpmt")).unwrap();
+    credentials_are_for_secrets_of_any_length_up_to_the_limit(&ek.public_area(&read("ek-rsa2048.tpmt")).unwrap());
     let with = |attributes: u32| ek.public_area(&Public { attributes: ObjectAttributes(attributes), ..good.clone() }.encode());
     assert!(with(good.attributes.0).is_ok());
     let needed = [
@@ -194,6 +235,17 @@ fn an_endorsement_key_has_every_attribute_of_one() {
     for attributes in needed.map(|bit| good.attributes.0 & !bit).into_iter().chain([good.attributes.0 | ObjectAttributes::SIGN]) {
         assert!(matches!(with(attributes), Err(EkError::Template { .. })), "{attributes:#x}");
     }
+}
+
+fn credentials_are_for_secrets_of_any_length_up_to_the_limit(ek: &EkPublic) {
+    let make = |len: usize, oaep: u8| {
+        make_credential(ek, &[0; 34], &vec![7; len], &Randomness { seed: [1; 32], oaep: [oaep; 32], ephemeral: [3; 32] })
+    };
+    assert!(make(1, 2).is_ok() && make(MAX_SECRET, 2).is_ok());
+    assert_eq!(make(MAX_SECRET + 1, 2), Err(CredentialError::Secret { len: MAX_SECRET + 1 }));
+    // The same seed, encrypted with other randomness.
+    let encrypted = |oaep| make(MAX_SECRET, oaep).unwrap().encrypted_secret;
+    assert!(encrypted(2) == encrypted(2) && encrypted(2) != encrypted(4));
 }
 
 fn platform_pem() -> String {

@@ -68,6 +68,11 @@ fn good(case: &Case, cpu: (Kind, &[casemate_verifier::CheckName]), gpus: usize) 
     let due = lists.concat().into_iter().map(|name| name.to_string()).chain(["policy.appraisal".to_owned()]);
     assert!(result.checks.iter().map(|check| check.name.clone()).eq(due));
     assert!(result.checks.iter().all(|check| check.outcome == Outcome::Pass && !check.detail.is_empty()));
+    let enrolled = match gpus {
+        0 => "no GPU was promised and none is there".to_owned(),
+        some => format!("all {some} devices were enrolled with this TPM"),
+    };
+    assert_eq!(result.checks.iter().find(|check| check.name == "link.gpus").unwrap().detail, enrolled);
 
     let guest = result.guest().unwrap();
     assert_eq!((guest.hpke, guest.tls, guest.nonce), ([0x11; 32], [0x22; 32], NONCE));

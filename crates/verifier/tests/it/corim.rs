@@ -245,6 +245,23 @@ fn measurements_of_another_shape_are_refused() {
     assert!(with_triples(|triples| entry(triples, 1).as_array_mut().unwrap().extend_from_within(0..1)).is_err());
 }
 
+#[test]
+fn a_trust_domain_has_one_initial_measurement() {
+    let with = |change: fn(&mut Vec<Value>)| {
+        with_triples(|triples| {
+            let named = (Value::from(0), Value::from("mrtd"));
+            let all = entry(triples, 0).as_array_mut().unwrap().iter_mut();
+            let mut all = all.map(|triple| triple.as_array_mut().unwrap()[1].as_array_mut().unwrap());
+            change(all.find(|of_one| of_one[0].as_map().unwrap().contains(&named)).unwrap());
+        })
+    };
+    assert!(with(|_| ()).is_ok());
+    let refused = |result: Result<_, CorimError>| assert!(matches!(result, Err(CorimError::Unknown(_))), "{result:?}");
+    refused(with(|measurements| measurements.extend_from_within(0..1)));
+    refused(with(|measurements| *entry(&mut measurements[0], 0) = "other".into()));
+    refused(with(|measurements| drop(measurements.remove(0))));
+}
+
 /// For a check by hand with other libraries: `CASEMATE_CORIM_OUT=FILE cargo nextest run -p casemate-verifier corim_for`.
 #[test]
 fn a_corim_for_other_libraries_can_be_written() {

@@ -235,8 +235,9 @@ impl Rim {
     pub(crate) fn content(&self) -> String {
         let resource = |(index, active, values): &(u16, bool, Vec<Vec<u8>>)| {
             let alternatives = values.len();
-            let hashes: String =
-                values.iter().enumerate().map(|(at, value)| format!(" ns2:Hash{at}=\"{}\"", hex::encode(value))).collect();
+            let mut hashes: Vec<_> = values.iter().enumerate().map(|(at, value)| (at.to_string(), hex::encode(value))).collect();
+            hashes.sort();
+            let hashes: String = hashes.iter().map(|(at, value)| format!(" ns2:Hash{at}=\"{value}\"")).collect();
             let active = if *active { "True" } else { "False" };
             format!(
                 "\n<ns0:Resource active=\"{active}\" alternatives=\"{alternatives}\" index=\"{index}\" name=\"M_{index}\" size=\"48\" \

@@ -67,6 +67,27 @@ fn excluded_names_are_refused_however_they_are_spelled() {
 }
 
 #[test]
+fn names_that_are_not_excluded_are_accepted() {
+    let result = verify(|pki| {
+        pki.intermediate.name_constraints = constrained(vec![], vec![vendor_only()]);
+        pki.ek.distinguished_name.push(DnType::OrganizationName, "Another");
+    });
+    result.unwrap();
+}
+
+/// Of a kind that no name below has, so that nothing else could be wrong.
+#[test]
+fn constraints_with_a_distance_are_refused() {
+    for distance in [[0x80, 1, 1], [0x81, 1, 5]] {
+        let subtree = [&[0x30, 6, 0x82, 1, b'a'][..], &distance].concat();
+        let content = [&[0x30, 10, 0xa0, 8][..], &subtree].concat();
+        let result = verify(|pki| pki.intermediate.custom_extensions.push(critical(&[2, 5, 29, 30], content)));
+        let Err(PathError::Constraint { problem, .. }) = result else { panic!("{result:?}") };
+        assert!(problem.contains("with a distance"), "{problem}");
+    }
+}
+
+#[test]
 fn constraints_of_other_kinds_matter_only_where_there_is_such_a_name() {
     let dns = || constrained(vec![GeneralSubtree::DnsName("vendor.example".into())], vec![]);
     verify(|pki| pki.intermediate.name_constraints = dns()).unwrap();

@@ -62,6 +62,7 @@ fn accepts_a_quote_of_exactly_the_expected_pcrs() {
     let attest = attest(vec![PcrSelection::sha256(&[0, 7])], pcr_digest_sha256(&values()));
     let quote = key().quote(&attest, &sign(&attest)).unwrap();
     assert!(quote.is_for(b"challenge") && !quote.is_for(b"challeng") && !quote.is_for(b""));
+    assert_eq!(quote.qualifying(), b"challenge");
     assert_eq!(quote.pcrs(&[0, 7], &listed()).unwrap().values(), &values());
 }
 
@@ -86,10 +87,12 @@ fn refuses_selections_other_than_one_of_sha256() {
     let sha1 = PcrSelection { hash: HashAlg::Sha1, pcrs: vec![0, 7] };
     let empty = PcrSelection { hash: HashAlg::Sha1, pcrs: vec![] };
     let more = PcrSelection::sha256(&[0, 7, 8]);
+    let named = |selection: &PcrSelection| format!("{:?} PCRs {:?}", selection.hash, selection.pcrs);
     for selections in [vec![], vec![sha1], vec![sha256(), sha256()], vec![sha256(), empty], vec![more]] {
         let bytes = attest(selections.clone(), pcr_digest_sha256(&values()));
         let quote = key().quote(&bytes, &sign(&bytes)).unwrap();
-        assert!(matches!(quote.pcrs(&[0, 7], &listed()), Err(PcrError::Selection { .. })), "{selections:?}");
+        let Err(PcrError::Selection { seen, .. }) = quote.pcrs(&[0, 7], &listed()) else { panic!("{selections:?}") };
+        assert_eq!(seen, selections.iter().map(named).collect::<Vec<_>>().join(" and "));
     }
 }
 

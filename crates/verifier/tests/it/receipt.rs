@@ -91,6 +91,26 @@ fn a_receipt_from_the_future_is_refused() {
 }
 
 #[test]
+fn a_clock_that_is_ahead_as_far_as_it_may_is_no_reason_to_refuse() {
+    let body = body(NODE, NOW.0 + 300);
+    let verified = verify(Pki::good(), &body, &signed(&body, &receipt_key()), NOW).unwrap();
+    assert_eq!(verified.wiped_at(), UnixTime(NOW.0 + 300));
+    let body = self::body(NODE, NOW.0 + 301);
+    let result = verify(Pki::good(), &body, &signed(&body, &receipt_key()), NOW);
+    assert!(matches!(result, Err(ReceiptError::Future { .. })));
+}
+
+#[test]
+fn a_receipt_may_be_as_long_as_the_limit() {
+    let mut body = body(NODE, NOW.0);
+    body.resize(64 << 10, b' ');
+    assert!(verify(Pki::good(), &body, &signed(&body, &receipt_key()), NOW).is_ok());
+    body.push(b' ');
+    let result = verify(Pki::good(), &body, &signed(&body, &receipt_key()), NOW);
+    assert!(matches!(result, Err(ReceiptError::TooLong { .. })));
+}
+
+#[test]
 fn a_receipt_of_a_node_of_another_platform_is_refused() {
     let body = body(NODE, NOW.0);
     let (chain, ..) = Pki::good().build(&[0; 34]);

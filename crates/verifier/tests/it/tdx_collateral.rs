@@ -40,9 +40,11 @@ fn a_quote_without_collateral_is_refused_saying_what_is_missing() {
         refused(&result, "tdx.collateral", "TCB info, identity of the quoting enclave and revocation lists");
     }
     let long = vec![b' '; MAX_COLLATERAL_BYTES + 1];
-    let endorsements = Endorsements { collateral: Collateral::Json(&long), platform: None };
-    let result = appraise_tdx(&case.quote.encode(), None, &endorsements, &case.policy, &expectation(), case.now);
-    refused(&result, "tdx.collateral", "more than the limit");
+    for (json, words) in [(&long[..], "more than the limit"), (&long[1..], "read the collateral")] {
+        let endorsements = Endorsements { collateral: Collateral::Json(json), platform: None };
+        let result = appraise_tdx(&case.quote.encode(), None, &endorsements, &case.policy, &expectation(), case.now);
+        refused(&result, "tdx.collateral", words);
+    }
     for name in case.collateral.as_object().unwrap().keys() {
         let without = |case: &mut Case| drop(case.collateral.as_object_mut().unwrap().remove(name));
         case_refused(without, "tdx.collateral", &format!("missing field `{name}`"));
@@ -66,6 +68,9 @@ fn malformed_collateral_is_refused() {
     spec_refused(components, check, "array of length 16");
     let mut case = Case::good();
     case.collateral["pck_certificate_chain"] = "not read".into();
+    // As long as a chain may be.
+    let chain = case.collateral["tcb_info_issuer_chain"].as_str().unwrap();
+    case.collateral["tcb_info_issuer_chain"] = format!("{chain}{}", " ".repeat((64 << 10) - chain.len())).into();
     accepted(&case);
 }
 
@@ -332,6 +337,8 @@ fn a_domain_launched_before_an_update_is_to_be_launched_again() {
             spec.report().td15.as_mut().unwrap().tee_tcb_svn2[..3].copy_from_slice(&svn2);
         })
     };
+    // A module of version 0 is judged by the components.
+    assert_eq!((now([5, 0, 3]), now([4, 0, 3])), (TcbStatus::TdRelaunchAdvised, TcbStatus::OutOfDate));
     // Not yet updated; updated in part; a version that nobody knows.
     assert_eq!(now([2, 1, 3]), TcbStatus::OutOfDate);
     assert_eq!(now([6, 1, 2]), TcbStatus::OutOfDate);
