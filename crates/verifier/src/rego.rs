@@ -319,13 +319,13 @@ fn program_of(text: &str) -> Result<(Arc<Program>, bool), PolicyError> {
         return Err(PolicyError::Package(one_line(&package)));
     }
     let policy = engine.compile_with_entrypoint(&entry_point(ALLOW).into()).map_err(|error| compile(&error))?;
-    let declared = |rule: &str| Compiler::compile_from_policy(&policy, &[&entry_point(rule)]).is_ok();
     for rule in [ALLOW, DENY] {
         if !declares(text, rule) {
             return Err(PolicyError::Missing(rule));
         }
     }
-    let warns = declares(text, WARN) && declared(WARN);
+    // Wherever in a line it begins: a warning that nobody hears is none.
+    let warns = Compiler::compile_from_policy(&policy, &[&entry_point(WARN)]).is_ok();
     let rules = [ALLOW, DENY, WARN];
     let names: Vec<String> = rules[..if warns { 3 } else { 2 }].iter().copied().map(entry_point).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();

@@ -281,3 +281,36 @@ fn with_reason(mut result: AttestationResult) -> AttestationResult {
 fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<Box<T>, RequestError> {
     serde_json::from_slice(bytes).map(Box::new).map_err(RequestError::Json)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{devices::Lone, *};
+    use crate::{Kind, Silicon, Submodule, TrustVector, claim};
+
+    fn reason(silicon: Tier) -> Check {
+        let trust = TrustVector { hardware: claim::UNSAFE_HARDWARE, ..TrustVector::default() };
+        let mut part = Submodule::judged(Kind::SnpGuest, true, true, trust);
+        part.silicon = Some(Silicon { generation: "milan".to_owned(), trust: silicon });
+        let check = Check { name: "snp.format".to_owned(), outcome: Outcome::Pass, detail: String::new() };
+        let found = Lone {
+            submodules: BTreeMap::from([("guest".to_owned(), part)]),
+            simulated: Vec::new(),
+            warnings: Vec::new(),
+            workload_digest: String::new(),
+            answers: &[],
+            checks: vec![check.clone()],
+            verified: true,
+        };
+        let result = with_reason(found.close(Simulated::Refuse, UnixTime(0)));
+        assert_eq!((result.status, &result.checks[0]), (Tier::Contraindicated, &check), "what passed is still told");
+        result.failed().cloned().expect("it is given a reason")
+    }
+
+    #[test]
+    fn a_part_of_less_worth_is_given_the_reason_that_it_has() {
+        assert!(reason(Tier::Contraindicated).detail.contains("the silicon of guest"));
+        assert_eq!(reason(Tier::Affirming).detail, "guest is worth no more than Warning");
+    }
+}

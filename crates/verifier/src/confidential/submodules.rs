@@ -133,4 +133,19 @@ mod tests {
         let simulated = gpu(&GpuClaims { simulated: true, ..claims }, true);
         assert_eq!(simulated.trust, TrustVector { hardware: claim::NONE, ..trust });
     }
+
+    #[test]
+    fn all_that_hardware_shows_of_a_guest_is_claimed_and_nothing_more() {
+        let expected = [
+            claim::TRUSTWORTHY_INSTANCE,
+            claim::APPROVED_CONFIGURATION,
+            claim::APPROVED_BOOT,
+            claim::NONE,
+            claim::GENUINE_HARDWARE,
+            claim::ENCRYPTED_MEMORY,
+            claim::NONE,
+            claim::NONE,
+        ];
+        assert_eq!(guest_trust(claim::GENUINE_HARDWARE).claims().map(|(_, claim)| claim), expected);
+    }
 }

@@ -346,6 +346,13 @@ mod tests {
     }
 
     #[test]
+    fn kinds_have_one_name_everywhere() {
+        for kind in [Kind::Node, Kind::ContainerGuest, Kind::MicrovmGuest, Kind::SnpGuest, Kind::TdxGuest, Kind::Gpu] {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+        }
+    }
+
+    #[test]
     fn claims_and_their_order_fit_each_other() {
         let vector = TrustVector::from_claims([1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(vector.claims().map(|(_, claim)| claim), [1, 2, 3, 4, 5, 6, 7, 8]);

@@ -35,7 +35,7 @@ fn digest(event: &Event) -> HexDigest {
 }
 
 /// UEFI_VARIABLE_DATA.
-fn variable(guid: [u8; 16], name: &str, value: &[u8]) -> Vec<u8> {
+pub(crate) fn variable(guid: [u8; 16], name: &str, value: &[u8]) -> Vec<u8> {
     let units: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let len = |count: usize| u64::try_from(count).unwrap().to_le_bytes();
     [&guid[..], &len(units.len() / 2), &len(value.len()), &units, value].concat()
@@ -48,8 +48,9 @@ fn list(count: u8) -> Vec<u8> {
     [head, vec![7; 48 * usize::from(count)]].concat()
 }
 
-const GLOBAL: [u8; 16] = [0x61, 0xdf, 0xe4, 0x8b, 0xca, 0x93, 0xd2, 0x11, 0xaa, 0x0d, 0, 0xe0, 0x98, 0x03, 0x2b, 0x8c];
-const SECURITY: [u8; 16] = [0xcb, 0xb2, 0x19, 0xd7, 0x3a, 0x3d, 0x96, 0x45, 0xa3, 0xbc, 0xda, 0xd0, 0x0e, 0x67, 0x65, 0x6f];
+pub(crate) const GLOBAL: [u8; 16] = [0x61, 0xdf, 0xe4, 0x8b, 0xca, 0x93, 0xd2, 0x11, 0xaa, 0x0d, 0, 0xe0, 0x98, 0x03, 0x2b, 0x8c];
+pub(crate) const SECURITY: [u8; 16] =
+    [0xcb, 0xb2, 0x19, 0xd7, 0x3a, 0x3d, 0x96, 0x45, 0xa3, 0xbc, 0xda, 0xd0, 0x0e, 0x67, 0x65, 0x6f];
 const CERTIFICATE: [u8; 8] = [0x30, 0x82, 0, 4, 1, 2, 3, 4];
 
 /// A machine in its simplest form, and the policy that accepts exactly it.
@@ -86,24 +87,24 @@ impl Machine {
         Self { events, policy }
     }
 
-    fn appraise(self) -> Appraised {
+    pub(crate) fn appraise(self) -> Appraised {
         appraise(&EventLog { events: self.events, ..EventLog::sha256() }.encode(), &self.policy)
     }
 
-    fn with(change: impl FnOnce(&mut Vec<Event>)) -> Appraised {
+    pub(crate) fn with(change: impl FnOnce(&mut Vec<Event>)) -> Appraised {
         let mut machine = Self::good();
         change(&mut machine.events);
         machine.appraise()
     }
 
-    fn under(change: impl FnOnce(&mut BootPolicy)) -> Appraised {
+    pub(crate) fn under(change: impl FnOnce(&mut BootPolicy)) -> Appraised {
         let mut machine = Self::good();
         change(&mut machine.policy);
         machine.appraise()
     }
 }
 
-fn refused_for(appraised: &Appraised, why: &str) {
+pub(crate) fn refused_for(appraised: &Appraised, why: &str) {
     let (check, detail) = refusal(appraised);
     assert_eq!(check, "node.boot-policy");
     assert!(detail.contains(why), "{detail}");

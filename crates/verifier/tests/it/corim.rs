@@ -294,3 +294,39 @@ proptest::proptest! {
         proptest::prop_assert!(found.is_err() || !same || found.is_ok_and(|found| found == values()));
     }
 }
+
+#[test]
+fn a_module_is_named_by_text_or_by_a_uuid() {
+    let named = |id: Value| {
+        with_manifest(|manifest| {
+            let comid = untag(&mut entry(manifest, 1).as_array_mut().unwrap()[0]);
+            let mut module = inner(comid);
+            *entry(entry(&mut module, 1), 0) = id;
+            *comid = Value::Bytes(encode(&module));
+        })
+    };
+    assert!(named("another".into()).is_ok());
+    for (len, is_uuid) in [(0, false), (15, false), (16, true), (17, false)] {
+        assert_eq!(named(Value::Bytes(vec![1; len])).is_ok(), is_uuid, "{len} bytes");
+    }
+}
+
+/// Every text `from` becomes `to`.
+fn rename(value: &mut Value, from: &str, to: &str) -> usize {
+    match value {
+        Value::Text(text) if text == from => {
+            to.clone_into(text);
+            1
+        }
+        Value::Array(items) => items.iter_mut().map(|item| rename(item, from, to)).sum(),
+        Value::Map(entries) => entries.iter_mut().map(|(key, value)| rename(key, from, to) + rename(value, from, to)).sum(),
+        Value::Tag(_, inner) => rename(inner, from, to),
+        _ => 0,
+    }
+}
+
+#[test]
+fn a_measurement_of_a_guest_has_its_one_name() {
+    assert!(with_triples(|triples| assert!(rename(triples, "measurement", "measurement") > 0)).is_ok());
+    assert!(with_triples(|triples| assert!(rename(triples, "measurement", "measured") > 0)).is_err());
+}

@@ -6,8 +6,8 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use casemate_verifier::{
     Anchor, AttestationResult, Kind, Silicon, Submodule, Tier, TrustVector, UnixTime,
     ear::{
-        CLOCK_AHEAD_S, DEFAULT_LIFETIME_S, EXTENSION, EarError, Freshness, MAX_LIFETIME_S, Order, PROFILE, VerifiedEar,
-        VerifierKey, VerifierPublicKey, sign_cwt, sign_jwt, verify_cwt, verify_jwt,
+        CLOCK_AHEAD_S, DEFAULT_LIFETIME_S, EXTENSION, EarError, Freshness, MAX_LIFETIME_S, MAX_TOKEN, Order, PROFILE,
+        VerifiedEar, VerifierKey, VerifierPublicKey, sign_cwt, sign_jwt, verify_cwt, verify_jwt,
     },
 };
 use ciborium::Value as Cbor;
@@ -325,6 +325,69 @@ fn what_cannot_be_told_is_not_signed() {
     assert_eq!(VerifierPublicKey::from_sec1(&public.to_sec1()).unwrap(), public);
     assert!(VerifierPublicKey::from_sec1(&[4; 65]).is_err());
     assert!(!format!("{:?}", key()).contains("07, 07"));
+}
+
+#[test]
+fn numbers_of_every_kind_come_back_from_both_forms() {
+    let mut result = result();
+    let claims = json!({"most": u64::MAX, "least": i64::MIN, "share": 0.25});
+    result.submodules.get_mut("cpu").unwrap().claims = claims.clone();
+    let cwt = sign_cwt(&result, &key(), POLICY, NOW, 300).unwrap();
+    assert_eq!(verify_cwt(&cwt, &key().public(), NOW).unwrap().submodules["cpu"].claims, claims);
+    let jwt = sign_jwt(&result, &key(), POLICY, NOW, 300).unwrap();
+    assert_eq!(read_jwt(&jwt).unwrap().submodules["cpu"].claims, claims);
+}
+
+#[test]
+fn tokens_are_as_long_as_the_limit_and_no_longer() {
+    let of = |pad: usize| {
+        let mut result = result();
+        result.submodules.get_mut("cpu").unwrap().claims = json!({"long": "x".repeat(pad)});
+        sign_cwt(&result, &key(), POLICY, NOW, 300)
+    };
+    let pad = 100_000 + MAX_TOKEN - of(100_000).unwrap().len();
+    let longest = of(pad).unwrap();
+    assert_eq!(longest.len(), MAX_TOKEN);
+    assert!(verify_cwt(&longest, &key().public(), NOW).is_ok());
+    assert!(matches!(of(pad + 1), Err(EarError::TooLong { .. })));
+    let read = |len: usize| verify_jwt(&vec![b'a'; len], &key().public(), NOW);
+    assert!(matches!(read(MAX_TOKEN + 1), Err(EarError::TooLong { .. })));
+    assert!(!matches!(read(MAX_TOKEN), Ok(_) | Err(EarError::TooLong { .. })));
+}
+
+#[test]
+fn a_part_of_which_nothing_is_claimed_has_no_vector() {
+    let result = Case { bytes: Some(vec![]), ..Case::good() }.appraise();
+    let token = sign_jwt(&result, &key(), POLICY, NOW, 300).unwrap();
+    let submodules = part(&token, 1)["submods"].clone();
+    assert_eq!(result.submodules["guest"].trust, TrustVector::default());
+    assert_eq!(submodules["guest"].get("ear_trustworthiness_vector"), None);
+}
+
+/// A claim with a number has one spelling: a second one could say something else.
+#[test]
+fn a_claim_of_a_cwt_is_not_told_by_name_instead_of_number() {
+    let Cbor::Tag(18, message) = ciborium::from_reader(cwt().as_slice()).unwrap() else { panic!("COSE_Sign1 is tagged") };
+    let encode = |value: &Cbor| {
+        let mut bytes = Vec::new();
+        ciborium::into_writer(value, &mut bytes).unwrap();
+        bytes
+    };
+    let signed = |rename: bool| {
+        let mut parts = message.clone().into_array().unwrap();
+        let mut claims: Cbor = ciborium::from_reader(parts[2].as_bytes().unwrap().as_slice()).unwrap();
+        let (name, _) = claims.as_map_mut().unwrap().iter_mut().find(|(name, _)| *name == Cbor::from(6)).unwrap();
+        if rename {
+            *name = "iat".into();
+        }
+        parts[2] = Cbor::Bytes(encode(&claims));
+        let what = vec!["Signature1".into(), parts[0].clone(), Cbor::Bytes(vec![]), parts[2].clone()];
+        let signature: Signature = SigningKey::from_slice(&[7; 32]).unwrap().sign(&encode(&Cbor::Array(what)));
+        parts[3] = Cbor::Bytes(signature.to_bytes().to_vec());
+        verify_cwt(&encode(&Cbor::Tag(18, Box::new(Cbor::Array(parts)))), &key().public(), NOW)
+    };
+    assert!(signed(false).is_ok());
+    assert!(matches!(signed(true), Err(EarError::Cbor(_))), "{:?}", signed(true));
 }
 
 /// For a check by hand with other libraries: `CASEMATE_EAR_OUT=FOLDER cargo nextest run -p casemate-verifier tokens_for`.

@@ -344,6 +344,9 @@ fn what_is_no_request_is_told_from_what_is_refused() {
     let parse = |request: &Value| Request::from_json(request.to_string().as_bytes());
     let good = tpm();
     assert_eq!(parse(&good).unwrap().kind(), RequestKind::Tpm);
+    for name in ["snp", "tdx", "gpu", "tpm", "instance", "confidential"] {
+        assert_eq!(serde_json::from_value::<RequestKind>(json!(name)).unwrap().as_str(), name);
+    }
     assert_eq!(parse(&good).unwrap().at(), Some(UnixTime(1_800_000_000)));
     assert_eq!(parse(&good).unwrap().nonce(), Some(NONCE));
     let mut short = good.clone();
@@ -377,6 +380,7 @@ fn what_is_no_request_is_told_from_what_is_refused() {
     changed["anchors"] = json!({ "platform_ca": "", "vendor_roots": [] });
     assert!(matches!(parse(&changed), Err(RequestError::Json(_))));
     assert!(matches!(Request::from_json(b"{\"version\":1,\"version\":1,\"kind\":\"tpm\"}"), Err(RequestError::Json(_))));
+    assert!(matches!(Request::from_json(&vec![b' '; MAX_REQUEST]), Err(RequestError::Json(_))));
     assert!(matches!(Request::from_json(&vec![b' '; MAX_REQUEST + 1]), Err(RequestError::TooLong { .. })));
 }
 

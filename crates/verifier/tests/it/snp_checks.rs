@@ -57,6 +57,17 @@ fn good_reports_of_each_generation_and_signer_are_accepted() {
 }
 
 #[test]
+fn a_verified_report_says_what_was_compared() {
+    let case = Case::new(Generation::Genoa);
+    let appraised = case.appraise();
+    let verified = appraised.verified().unwrap();
+    assert_eq!((verified.host_data(), verified.report_data()), (&case.host_data, &case.report_data));
+    assert!(verified.simulated(), "its root is ours");
+    let warned = |text: &str| appraised.claims().unwrap().warnings.iter().any(|warning| warning.contains(text));
+    assert!(warned("roots that are not the vendor's are accepted"));
+}
+
+#[test]
 fn format_is_checked() {
     let case = Case::new(Generation::Genoa);
     let (mut report, chain) = (case.signed(), case.chain());
@@ -159,6 +170,29 @@ fn a_chips_identifier_may_be_wrapped_in_an_octet_string() {
     }
 }
 
+/// The bare bytes may look like the head of an OCTET STRING; and a head that does not fit is none.
+#[test]
+fn a_chips_identifier_is_taken_as_it_was_written() {
+    let with = |generation, id: &[u8], content: Vec<u8>| {
+        let mut case = Case::new(generation);
+        case.leaf.replace(&[4], Some(content));
+        case.report.chip_id = [0; 64];
+        case.report.chip_id[..id.len()].copy_from_slice(id);
+        case
+    };
+    for (generation, len) in [(Generation::Turin, 8_u8), (Generation::Genoa, 64)] {
+        for second in [len, len - 2] {
+            let mut id = vec![7; usize::from(len)];
+            (id[0], id[1]) = (4, second);
+            accepted(with(generation, &id, id.clone()), |_| ());
+        }
+        let id = vec![7; usize::from(len)];
+        accepted(with(generation, &id, [&[4, len], &id[..]].concat()), |_| ());
+        let appraised = with(generation, &id, [&[4, len + 1], &id[..]].concat()).appraise();
+        assert!(appraised.verified().is_none(), "{:?}", appraised.checks());
+    }
+}
+
 #[test]
 fn generations_are_named_by_the_policy() {
     let milan = Case::new(Generation::Milan);
@@ -198,6 +232,9 @@ fn a_fresh_revocation_list_is_needed() {
     refused("snp.revocation", "s old, more than", most(age_s - 1));
     accepted(Case::new(Generation::Genoa), most(age_s));
     accepted(Case::new(Generation::Genoa), |case| crl(case, |crl| crl.revoked = vec![5, INTERMEDIATE + 1]));
+    // Its first and its last second.
+    accepted(Case::new(Generation::Genoa), |case| crl(case, |crl| crl.this_update = "260601000000Z"));
+    accepted(Case::new(Generation::Genoa), |case| crl(case, |crl| crl.next_update = "260601000000Z"));
 }
 
 #[test]

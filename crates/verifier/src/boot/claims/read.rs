@@ -169,13 +169,42 @@ pub(super) fn utf16_or_ascii(bytes: &[u8]) -> String {
 }
 
 fn bounded(mut text: String) -> String {
-    if text.len() > MAX_LABEL {
-        let end = (0..=MAX_LABEL).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-        text.truncate(end);
-    }
+    text.truncate(text.floor_char_boundary(MAX_LABEL));
     text
 }
 
 const MAX_LABEL: usize = 256;
 /// LOAD_OPTIONS_EVENT_TAG_ID of Linux.
 const LOAD_OPTIONS: u32 = 0x8f3b_22ed;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_of_either_kind_is_shown_whole_and_what_is_not_text_is_escaped() {
+        let shown: [(&[u8], &str); 9] = [
+            (b"", ""),
+            (b"a\0b\0", "ab"),
+            (b"a\0b\0\0\0", "ab"),
+            (b"ab\0", "ab"),
+            // One byte more than UTF-16 has: nothing of it may get lost.
+            (b"a\0b\0c", "a\\x00b\\x00c"),
+            (b"a\0\0\0b\0", "a\\x00\\x00\\x00b"),
+            (b"a\nb", "a\\nb"),
+            ("\u{e9}".as_bytes(), "\u{e9}"),
+            (b"\xff", "\\xff"),
+        ];
+        for (bytes, expected) in shown {
+            assert_eq!(utf16_or_ascii(bytes), expected, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn labels_end_at_their_limit_and_at_a_whole_character() {
+        for len in [0, MAX_LABEL - 1, MAX_LABEL, MAX_LABEL + 1, 3 * MAX_LABEL] {
+            assert_eq!(bounded("x".repeat(len)).len(), len.min(MAX_LABEL));
+        }
+        assert_eq!(bounded("x".to_owned() + &"\u{e9}".repeat(MAX_LABEL)).len(), MAX_LABEL - 1);
+    }
+}

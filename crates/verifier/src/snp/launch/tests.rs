@@ -121,10 +121,22 @@ fn a_kernel_that_would_not_be_measured_is_refused() {
     let zero_table = Image { hashes_table: Some(0), ..Image::full() }.bytes();
     let elsewhere = Image { hashes_table: Some(0x81_1c00), ..Image::full() }.bytes();
     let at_the_end = Image { hashes_table: Some(0x81_0fff), ..Image::full() }.bytes();
-    for firmware in [Image::one_page().bytes(), without_table, zero_table, elsewhere, at_the_end] {
+    let behind = Image { hashes_table: Some(0x81_1000), ..Image::full() }.bytes();
+    for firmware in [Image::one_page().bytes(), without_table, zero_table, elsewhere, at_the_end, behind] {
         let with_kernel = LaunchInputs { kernel: kernel(true, ""), ..inputs(&firmware) };
         assert_eq!(launch_measurement(&with_kernel), Err(LaunchError::NoKernelHashes));
     }
+}
+
+#[test]
+fn digests_of_a_kernel_may_fill_the_last_bytes_of_their_page() {
+    let at = |address| {
+        let firmware = Image { hashes_table: Some(address), ..Image::full() }.bytes();
+        launch_measurement(&LaunchInputs { kernel: kernel(true, ""), ..inputs(&firmware) })
+    };
+    let last = 0x81_1000 - HASH_AREA_BYTES as u32;
+    assert!(at(0x81_0000).is_ok() && at(last).is_ok());
+    assert_eq!(at(last + 1), Err(LaunchError::NoKernelHashes));
 }
 
 #[test]
@@ -145,6 +157,7 @@ fn files_that_are_not_whole_pages_or_too_large_are_refused() {
         assert_eq!(refusal(&file), FirmwareError::Length { len }.into());
     }
     assert_eq!(refusal(&[0; PAGE_BYTES]), FirmwareError::NoTable.into());
+    assert!(Firmware::parse(&Image { pages: (16 << 20) / PAGE_BYTES, ..Image::full() }.bytes()).is_ok());
 }
 
 #[test]
@@ -196,6 +209,9 @@ fn sections_that_do_not_fit_are_refused() {
     for kind in [0, 5, 0x11, u32::MAX] {
         assert_eq!(refusal(&with([0, page, kind])), FirmwareError::Section { kind }.into());
     }
+    // As many as the limit.
+    let many = Image { sections: vec![[0, page, 1]; 64], ..Image::full() }.bytes();
+    assert_eq!(Firmware::parse(&many).unwrap().sections().len(), 64);
     let half = [0, 32 << 20, 1];
     assert!(launch_measurement(&inputs(&Image { sections: vec![half, half], ..Image::full() }.bytes())).is_ok());
     let more = Image { sections: vec![half, half, [0, page, 1]], ..Image::full() }.bytes();
