@@ -96,7 +96,7 @@ impl Home for Container {
     }
 
     fn open_port(&self) -> io::Result<Port> {
-        Ok(Port::of_socket(File::from(stdin().try_clone_to_owned()?))?)
+        Port::of_socket(File::from(stdin().try_clone_to_owned()?))
     }
 
     fn settle(&mut self) -> Result<(), Fatal> {

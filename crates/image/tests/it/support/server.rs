@@ -112,8 +112,11 @@ fn serve(mut stream: TcpStream, log: &Mutex<Vec<Request>>, reply: &dyn Fn(&Reque
     }
     stream.write_all(format!("{head}\r\n").as_bytes()).ok()?;
     stream.write_all(&reply.body).ok()?;
-    while reply.is_endless {
-        stream.write_all(&[b' '; 4096]).ok()?;
+    if reply.is_endless {
+        // Until the client hangs up.
+        loop {
+            stream.write_all(&[b' '; 4096]).ok()?;
+        }
     }
     Some(())
 }
