@@ -70,6 +70,9 @@ enum Task {
     Mutants {
         /// Only those in files whose paths end so
         files: Vec<String>,
+        /// Only those that the last report calls survivors
+        #[arg(long)]
+        again: bool,
         /// Tests at the same time
         #[arg(long, default_value_t = 2)]
         threads: usize,
@@ -106,7 +109,7 @@ fn run(task: Task) -> Result<()> {
         Task::DistroKernel { out } => guest_os::write_distro_kernel(&workspace, &out),
         Task::NodeKernels { out } => guest_os::write_node_kernels(&workspace, &out),
         Task::Ci => ci::run(&workspace),
-        Task::Mutants { files, threads } => mutants::run(&workspace, &files, threads),
+        Task::Mutants { files, again, threads } => mutants::run(&workspace, &files, again, threads),
         Task::KernelConfig { release } => {
             let packages = packages::Packages::of_release(&workspace, release_or_own(release)?)?;
             guest_os::check_kernel_config(&workspace, &packages)

@@ -12,7 +12,7 @@ mod sites;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
 
@@ -31,13 +31,22 @@ const PACKAGE: &str = "casemate-verifier";
 const LIBRARY: &str = "crates/verifier/src/lib.rs";
 /// It boots a machine, and what it shows other tests show in milliseconds.
 const WITHOUT: [&str; 1] = ["uefi::a_real_boot_is_accepted_and_one_with_another_command_line_is_not"];
+/// What the last run found.
+const REPORT: &str = "target/mutants/report.md";
+/// Heads the list of them in the report.
+const SURVIVORS: &str = "## Survivors";
 /// The mutants that are known to survive, each with the reason.
 const KNOWN: &str = "docs/mutation-testing.md";
 
-/// Runs the mutants in `names`, which are ends of paths; all if there is none.
-pub(crate) fn run(workspace: &Workspace, names: &[String], threads: usize) -> Result<()> {
+/// Runs the mutants in `names`, which are ends of paths; all if there is none. With `again` only those of them that survived the last time.
+pub(crate) fn run(workspace: &Workspace, names: &[String], again: bool, threads: usize) -> Result<()> {
     let vectors = named_vectors()?;
-    let mutants = list::of_package(workspace, PACKAGE, names)?;
+    let path = workspace.join(REPORT);
+    let mut mutants = list::of_package(workspace, PACKAGE, names)?;
+    if again {
+        let last = survivors(&files::read_text(&path)?);
+        mutants.retain(|mutant| last.contains(&mutant.title()));
+    }
     if mutants.is_empty() {
         bail!("there is no mutant in {names:?} (hint: give the ends of paths, as in `x509/path.rs`)");
     }
@@ -50,7 +59,6 @@ pub(crate) fn run(workspace: &Workspace, names: &[String], threads: usize) -> Re
     let outcomes = runner.run(&runnable)?;
     let known = files::read_text(&workspace.join(KNOWN))?;
     let report = report(&mutants, &built, &outcomes, &known);
-    let path = workspace.join("target/mutants/report.md");
     files::write(&path, report.text.as_bytes())?;
     print!("{}", report.text);
     note("mutants", &format!("the report is in {}", path.display()));
@@ -58,6 +66,12 @@ pub(crate) fn run(workspace: &Workspace, names: &[String], threads: usize) -> Re
         bail!("{} mutants survive that {KNOWN} does not explain", report.new);
     }
     Ok(())
+}
+
+/// The titles of the survivors in a report. Lines and columns have moved since.
+fn survivors(report: &str) -> BTreeSet<String> {
+    let listed = report.lines().skip_while(|line| *line != SURVIVORS).skip(1).take_while(|line| !line.starts_with('#'));
+    listed.filter_map(|line| line.split('`').nth(1)).map(list::title_of).collect()
 }
 
 struct Report {
@@ -96,8 +110,8 @@ fn report(mutants: &[Mutant], built: &Built, outcomes: &BTreeMap<u32, Outcome>, 
     text.push_str("|---|---|---|---|---|---|---|---|\n");
     files.iter().for_each(|(name, counts)| text.push_str(&row(name, counts)));
     text.push_str(&row("all", &total));
-    for (title, lines) in [("Survivors", survivors), ("Not behind a switch", apart)] {
-        text.push_str(&format!("\n## {title}\n\n{}\n", lines.join("\n")));
+    for (title, lines) in [(SURVIVORS, survivors), ("## Not behind a switch", apart)] {
+        text.push_str(&format!("\n{title}\n\n{}\n", lines.join("\n")));
     }
     Report { text, new }
 }

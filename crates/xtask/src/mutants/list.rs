@@ -52,10 +52,15 @@ impl Mutant {
 
     /// Its name without line and column, which change with the file.
     pub(super) fn title(&self) -> String {
-        let (place, what) = self.name.split_once(": ").unwrap_or(("", &self.name));
-        let file = place.split(':').next().unwrap_or(place);
-        format!("{}: {what}", file.trim_start_matches("crates/verifier/src/"))
+        title_of(&self.name)
     }
+}
+
+/// The same of a name.
+pub(super) fn title_of(name: &str) -> String {
+    let (place, what) = name.split_once(": ").unwrap_or(("", name));
+    let file = place.split(':').next().unwrap_or(place);
+    format!("{}: {what}", file.trim_start_matches("crates/verifier/src/"))
 }
 
 /// What `cargo mutants` lists for `package`, in those of its files whose paths end with one of `files`; in all if there is none.

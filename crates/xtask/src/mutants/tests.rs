@@ -68,3 +68,11 @@ fn ignored_tests_are_left_out_and_so_are_those_that_are_named() {
     assert_eq!(run::chosen(listed, "a::real: test\n\n1 test, 0 benchmarks\n", &["a::slow"]), ["a::made"]);
     assert_eq!(run::chosen(listed, "", &[]), ["a::real", "a::made", "a::slow"]);
 }
+
+#[test]
+fn survivors_of_a_report_are_known_by_what_was_changed() {
+    let report = "| all | 3 |\n\n## Survivors\n\n- NEW `crates/verifier/src/a/b.rs:7:9: replace > with >= in f` (no test reaches it)\n\
+        - known `crates/verifier/src/c.rs:1:1: delete !`\n\n## Not behind a switch\n\n- `crates/verifier/src/d.rs:1:1: delete -`: why\n";
+    let seen: Vec<String> = super::survivors(report).into_iter().collect();
+    assert_eq!(seen, ["a/b.rs: replace > with >= in f", "c.rs: delete !"]);
+}
