@@ -17,6 +17,7 @@ use casemate_verifier::{
     rego::{AppraisalPolicy, PolicyOptions, apply_policy},
     revocation::RevocationList,
 };
+use sha2::{Digest as _, Sha256};
 
 use crate::world::{
     AGENT, Case, INSTANCE, NONCE, NOW, Pki, References, VMM, WORKLOAD, events, name_of, only_failure, reference_key, revocations,
@@ -195,6 +196,37 @@ fn what_is_right_is_accepted_as_a_warning_that_says_what_it_does_not_protect_fro
         assert_eq!(part.claims["level"], level.as_str());
         assert_eq!(result.submodules["node"].claims["runtimes"].as_array().unwrap().len(), 2);
     }
+}
+
+#[test]
+fn a_warning_is_accepted_of_a_container_only_and_nothing_else_of_it() {
+    let good = World::good(ContainerLevel::Container).appraise();
+    let (mut machine, mut better) = (good.clone(), good);
+    machine.platform = "microvm".to_owned();
+    // Its guest is no better than a warning still.
+    better.status = Tier::Affirming;
+    for forged in [machine, better] {
+        assert!(!forged.is_accepted() && forged.guest().is_none(), "{}: {}", forged.platform, forged.status);
+    }
+}
+
+#[test]
+fn a_verdict_names_the_launch_that_it_is_about() {
+    let world = World::good(ContainerLevel::Sandbox);
+    let digest: [u8; 32] = Sha256::digest(world.launch.encode()).into();
+    let result = world.appraise();
+    assert_eq!(result.launch_record_digest, Some(hex::encode(digest)));
+    assert_eq!(result.guest().unwrap().launch_record_digest, digest);
+}
+
+#[test]
+fn a_node_may_have_eight_runtimes() {
+    let with = |more| {
+        World::with(|world| world.events.extend((0..more).map(|_| software_event("casemate-runtime", CRUN))))
+            .appraise()
+            .is_accepted()
+    };
+    assert_eq!((with(6), with(7)), (true, false));
 }
 
 #[test]
