@@ -67,7 +67,7 @@ pub use result::{
 };
 pub use time::UnixTime;
 
-// Behind all else: a test reads what is before tests, to hold that it is pure.
+// One for the unit tests and for `tests/it`.
 #[cfg(test)]
 #[path = "../tests/support/vectors.rs"]
 mod vectors;
