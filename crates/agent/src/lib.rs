@@ -37,6 +37,7 @@ mod inventory;
 mod journal;
 mod link;
 mod measure;
+mod network;
 mod platform;
 mod receipts;
 mod session;

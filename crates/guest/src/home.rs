@@ -68,6 +68,10 @@ pub(crate) trait Home {
     /// Gives the output directory to `owner`; what has to be mounted for the workload to see it at `path`.
     fn open_output(&self, path: &str, owner: &Identity) -> Result<Option<Bind>, Fatal>;
 
+    /// Sees to it that the workload has the network that its launch names; what has to be mounted for the workload to know whom to ask for
+    /// names.
+    fn connect(&self, network: &guest::Network) -> Result<Option<Bind>, Fatal>;
+
     /// Starts the workload and waits until the image's program runs.
     fn start(&self, plan: &Plan) -> impl Future<Output = Result<(Self::Process, Streams), Fatal>>;
 

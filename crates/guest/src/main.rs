@@ -19,6 +19,7 @@ mod evidence;
 mod fatal;
 mod home;
 mod life;
+mod network;
 mod phase;
 mod power;
 mod storage;

@@ -20,6 +20,7 @@ pub mod firecracker;
 pub mod jail;
 mod layout;
 mod memory;
+pub mod network;
 mod observe;
 pub mod oci;
 mod plan;

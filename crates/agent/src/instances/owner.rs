@@ -30,7 +30,7 @@ use crate::{
     guest_os::GuestOs,
     images::{self, Packing},
     journal::{Ending, Launched},
-    receipts,
+    network, receipts,
     vtpm::Measurements,
 };
 
@@ -159,6 +159,9 @@ impl Owner {
             .during(measure(&ctx, &driver))
             .await?
             .map_err(|detail| Ended::Failed(failure::at(Step::Prepared, check::PREPARE, detail)))?;
+        // To its end, also when somebody wants a stop meanwhile: what is there by then is taken away when the instance is wiped.
+        let link = network::attach(ctx.drivers.network(), &self.id, workload).await;
+        let network = link.map_err(|detail| Ended::Failed(failure::at(Step::Prepared, check::PREPARE, detail)))?;
         let parts = Parts {
             id: &self.id,
             workload,
@@ -167,6 +170,7 @@ impl Owner {
             layers: &layers,
             assets: &assets,
             entropy: clock::random(),
+            network,
         };
         let drawn = blueprint::draw(parts, system);
         drawn.map_err(|detail| Ended::Failed(failure::at(Step::Prepared, check::PREPARE, detail)))
@@ -257,6 +261,7 @@ impl Owner {
         receipts::doubt(&mut wipe, &self.book.journal);
         receipts::complete(&mut wipe, self.driver.capabilities().system);
         self.remove_assets().await;
+        network::release(self.ctx.drivers.network(), &self.id).await;
         let body = receipts::body(&self.book.journal, &self.ctx.node, &wipe, clock::now_ms());
         self.book.stage("wiped");
         self.book.receipted(receipts::sign(&body, &self.ctx.receipt_key));

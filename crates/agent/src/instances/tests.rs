@@ -140,6 +140,7 @@ fn config(dir: &Path) -> Config {
         max_instances: 4,
         memory_reserve_mib: 0,
         registries: None,
+        network: None,
         failpoint: None,
     })
     .unwrap()

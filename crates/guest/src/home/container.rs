@@ -159,6 +159,12 @@ impl Home for Container {
         Ok(None)
     }
 
+    /// The interface came from outside, with its addresses, before the runtime was started, and the runtime has mounted the file that says
+    /// who is asked for names. Nobody here has a privilege over either.
+    fn connect(&self, _: &guest::Network) -> Result<Option<Bind>, Fatal> {
+        Ok(None)
+    }
+
     async fn start(&self, plan: &Plan) -> Result<(Neighbour, Streams), Fatal> {
         Neighbour::start(plan).await
     }

@@ -82,7 +82,7 @@ pub(crate) fn reap_orphans() {
 
 fn fork(plan: &Plan, group: BorrowedFd<'_>) -> io::Result<(Receiver, AsyncFd<OwnedFd>, Streams)> {
     let (failure, failure_end, streams, ends) = pipes()?;
-    let pidfd = match sys::fork_into_namespaces(group)? {
+    let pidfd = match sys::fork_into_namespaces(group, plan.network)? {
         sys::Fork::Parent { pidfd } => pidfd,
         sys::Fork::Child => {
             // PID 1's hook would say that the machine ends.

@@ -221,6 +221,15 @@ pub(crate) fn receive<S: serde::de::DeserializeOwned>(control: &OwnedFd) -> Resu
     Ok((spec, descriptors))
 }
 
+/// Waits for a word of the agent's; its end is an error.
+pub(crate) fn hear(control: &OwnedFd) -> io::Result<()> {
+    let mut word = [0; 16];
+    match rustix::net::recv(control, word.as_mut_slice(), RecvFlags::empty())?.1 {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Best effort: an agent that went away is told nothing.
 pub(crate) fn report(control: &OwnedFd, report: &impl serde::Serialize) {
     let bytes = serde_json::to_vec(report).expect("a report has only texts");

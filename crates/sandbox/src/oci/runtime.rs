@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::spec::inside;
+use super::spec::{Connection, inside};
 use crate::{Capabilities, DriverError, Features, GuestChannel, Isolation, Support, SystemKind, error::Context, qemu::host};
 
 /// An OCI runtime.
@@ -49,19 +49,20 @@ impl Runtime {
     }
 
     /// Arguments before the command: no privilege over the host is assumed, and cgroups are ours.
-    pub(super) fn arguments(self) -> Vec<&'static str> {
-        let own: &[&str] = match self {
-            Self::Runc => &["--rootless", "true"],
-            Self::Crun => &["--cgroup-manager", "disabled"],
-            // The platform that needs nothing of the host; no network but loopback.
-            Self::Runsc => &["--platform", "ptrace", "--network", "none", "--ignore-cgroups"],
+    pub(super) fn arguments(self, network: Connection) -> Vec<&'static str> {
+        let own: &[&str] = match (self, network) {
+            (Self::Runc, _) => &["--rootless", "true"],
+            (Self::Crun, _) => &["--cgroup-manager", "disabled"],
+            // The platform that needs nothing of the host; the network is its own as well.
+            (Self::Runsc, Connection::None) => &["--platform", "ptrace", "--network", "none", "--ignore-cgroups"],
+            (Self::Runsc, Connection::Link) => &["--platform", "ptrace", "--network", "sandbox", "--ignore-cgroups"],
         };
         let common = ["--root", inside::STATE, "--log", LOG, "--log-format", "json"];
         own.iter().copied().chain(common).collect()
     }
 
     /// What it can do on this host, found out by starting it once.
-    pub(super) fn capabilities(self, program: &Path) -> Result<Capabilities, DriverError> {
+    pub(super) fn capabilities(self, program: &Path, network: Support) -> Result<Capabilities, DriverError> {
         let level = self.isolation();
         Ok(Capabilities {
             name: self.name(),
@@ -81,7 +82,7 @@ impl Runtime {
             features: Features {
                 vtpm: Support::no(format!("level {level} has no machine that a TPM could belong to")),
                 gpu: Support::no(format!("level {level} cannot give back a GPU whose memory is proven to be clean")),
-                network: Support::no("containers have loopback only"),
+                network,
                 sev_snp: Support::no(format!("level {level} runs in the host's memory")),
                 tdx: Support::no(format!("level {level} runs in the host's memory")),
                 pause: Support::no("the evidence of a container that stood still is not made"),

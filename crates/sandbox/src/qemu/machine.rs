@@ -25,7 +25,7 @@ use crate::{
     error::{Context, chain, millis},
     jail::{self, JailSpec},
     layout::{GUEST_SOCKET, Places, QMP_SOCKET},
-    memory, observe,
+    memory, network, observe,
     process::{self, Process, Users},
     record::{Record, Stage, sync_directory},
     socket::{listen, reach},
@@ -113,7 +113,7 @@ fn fresh_vtpm(host: &Host, places: &Places, record: &Record, users: Users) -> Re
 fn execute_early(host: &Arc<Host>, places: &Places, record: &Record, plan: &Plan, accel: Accel) -> Result<Early, DriverError> {
     let spec = jails::vmm(host, places, record, command::vmm(plan, accel), accel, largest_file(plan));
     let (vtpm_end, vmm_end) = vtpm::connection(places)?;
-    let descriptors = descriptors(places, vmm_end, plan)?;
+    let descriptors = descriptors(host, places, vmm_end, plan)?;
     let (host, record) = (Arc::clone(host), record.clone());
     let execution = std::thread::spawn(move || execute(&host, &record, &spec, &descriptors));
     Ok(Early { execution: Some(execution), vtpm_end: Some(vtpm_end) })
@@ -339,7 +339,7 @@ fn run_qemu(host: &Host, vmm: &Process, record: &Record, user: u32, places: &Pla
 }
 
 /// In the order of [`command::VmmFd`], after the log and the file for the exit status.
-fn descriptors(places: &Places, vtpm: OwnedFd, plan: &Plan) -> Result<Vec<OwnedFd>, DriverError> {
+fn descriptors(host: &Host, places: &Places, vtpm: OwnedFd, plan: &Plan) -> Result<Vec<OwnedFd>, DriverError> {
     let mut descriptors = outputs(places)?;
     descriptors.extend([listen(&places.run, QMP_SOCKET)?, listen(&places.run, GUEST_SOCKET)?, vtpm]);
     for disk in &plan.disks {
@@ -347,6 +347,9 @@ fn descriptors(places: &Places, vtpm: OwnedFd, plan: &Plan) -> Result<Vec<OwnedF
     }
     let scratch = places.scratch();
     descriptors.push(OpenOptions::new().read(true).write(true).open(&scratch).context("open", &scratch)?.into());
+    if let Some(network) = network::of(host.network.as_deref(), plan)? {
+        descriptors.push(network.plug_machine(&plan.id)?);
+    }
     Ok(descriptors)
 }
 

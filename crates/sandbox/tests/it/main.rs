@@ -6,6 +6,7 @@ mod conformance;
 mod fake;
 mod guest;
 mod monitors;
+mod network;
 mod oci;
 mod places;
 mod qemu;

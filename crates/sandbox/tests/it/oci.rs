@@ -16,6 +16,7 @@ use std::{
 use casemate_lifecycle::InstanceId;
 use casemate_sandbox::{
     ContainerSystem, Driver, DriverError, ExitCause, LayerFile, Plan, Presence, Shared, SharedKind, System,
+    network::Network,
     oci::{OciConfig, OciDriver, Runtime},
 };
 use sha2::{Digest, Sha256};
@@ -28,7 +29,7 @@ use crate::{
 
 /// Where the things of one test are; users of its own, so that tests can run side by side.
 #[derive(Clone)]
-struct Places {
+pub(crate) struct Places {
     _directory: Arc<tempfile::TempDir>,
     state: PathBuf,
     run: PathBuf,
@@ -37,7 +38,7 @@ struct Places {
 }
 
 impl Places {
-    fn new(runtime: Runtime) -> Self {
+    pub(crate) fn new(runtime: Runtime) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let directory = tempfile::tempdir().unwrap();
         // Of one process up to 32 tests, each with 4 instances of 65536 users.
@@ -47,10 +48,14 @@ impl Places {
     }
 
     fn driver(&self) -> OciDriver {
+        self.driver_with(None)
+    }
+
+    pub(crate) fn driver_with(&self, network: Option<Arc<Network>>) -> OciDriver {
         let config = OciConfig::new(self.state.clone(), self.run.clone(), vec![JAIL.into()], self.runtime);
         let name = self.runtime.name();
         assert!(config.program.is_file(), "{name} is not installed; hint: apt-get install {name}");
-        OciDriver::new(OciConfig { uid_base: self.uid_base, ..config }).unwrap()
+        OciDriver::new(OciConfig { network, uid_base: self.uid_base, ..config }).unwrap()
     }
 
     fn cgroups(&self) -> Vec<PathBuf> {
@@ -79,7 +84,7 @@ impl Places {
             .collect()
     }
 
-    fn assert_nothing_left(&self) {
+    pub(crate) fn assert_nothing_left(&self) {
         for directory in [self.state.join("instances"), self.run.join("instances"), self.run.join("ram")] {
             let left: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
             assert_eq!(left, Vec::<PathBuf>::new());
@@ -137,7 +142,7 @@ fn layers() -> &'static [LayerFile] {
     })
 }
 
-fn plan(id: &InstanceId, runtime: Runtime) -> Plan {
+pub(crate) fn plan(id: &InstanceId, runtime: Runtime) -> Plan {
     Plan {
         id: id.clone(),
         isolation: runtime.isolation(),

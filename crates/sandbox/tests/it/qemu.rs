@@ -13,6 +13,7 @@ use std::{
 use casemate_lifecycle::InstanceId;
 use casemate_sandbox::{
     Demand, Disk, Driver, DriverError, ExitCause, Isolation, MachineSystem, Plan, Presence, System, VtpmProvisioner,
+    network::Network,
     qemu::{AccelChoice, QemuConfig, QemuDriver},
 };
 use sha2::{Digest, Sha256};
@@ -31,7 +32,12 @@ pub(crate) struct Bench {
 
 impl Places {
     fn driver(&self) -> QemuDriver {
+        self.driver_with(None)
+    }
+
+    pub(crate) fn driver_with(&self, network: Option<Arc<Network>>) -> QemuDriver {
         let config = QemuConfig {
+            network,
             accel: AccelChoice::Tcg,
             uid_base: self.uid_base,
             ..QemuConfig::new(self.state.clone(), self.run.clone(), vec![JAIL.into()])
@@ -73,7 +79,7 @@ fn bench() -> Bench {
     Bench { subject, places }
 }
 
-fn plan(id: &InstanceId, tsc_khz: u64, root: &Path) -> Plan {
+pub(crate) fn plan(id: &InstanceId, tsc_khz: u64, root: &Path) -> Plan {
     Plan {
         id: id.clone(),
         isolation: Isolation::Microvm,
@@ -93,7 +99,7 @@ fn plan(id: &InstanceId, tsc_khz: u64, root: &Path) -> Plan {
     }
 }
 
-fn root_disk(places: &Places) -> PathBuf {
+pub(crate) fn root_disk(places: &Places) -> PathBuf {
     let path = places.directory.path().join("root.img");
     fs::write(&path, vec![b'r'; 8192]).unwrap();
     path
