@@ -49,8 +49,7 @@ pub(crate) async fn attach(
     link.map(|link| Some(message(&link, resolves))).map_err(|error| chain(&error))
 }
 
-/// What the driver's wipe did not take away, because it ends early where the driver has made nothing yet. Without an agent's network, or where
-/// nothing is left, nothing is done.
+/// Takes away what the driver's wipe has left, which ends early where the driver has made nothing yet. Where nothing is left nothing is done.
 pub(crate) async fn release(network: Option<Arc<Network>>, id: &InstanceId) {
     let Some(network) = network else { return };
     let left = id.clone();

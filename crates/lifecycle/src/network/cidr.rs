@@ -1,10 +1,8 @@
 //! Ranges of addresses, and those that nobody reaches.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    str::FromStr,
-};
+// Of `core`, which has addresses and no sockets: nothing here talks to anybody.
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{fmt, str::FromStr};
 
 use super::{PolicyError, clipped, decimal};
 

@@ -47,10 +47,6 @@ impl Places {
         Self { _directory: Arc::new(directory), state, run, uid_base: 0x2000_0000 + number * 4 * 65_536, runtime }
     }
 
-    fn driver(&self) -> OciDriver {
-        self.driver_with(None)
-    }
-
     pub(crate) fn driver_with(&self, network: Option<Arc<Network>>) -> OciDriver {
         let config = OciConfig::new(self.state.clone(), self.run.clone(), vec![JAIL.into()], self.runtime);
         let name = self.runtime.name();
@@ -204,7 +200,7 @@ fn bench(runtime: Runtime) -> Bench {
     let places = Places::new(runtime);
     let checked = places.clone();
     let subject = Subject {
-        driver: Arc::new(places.driver()),
+        driver: Arc::new(places.driver_with(None)),
         plan: Box::new(move |id| plan(id, runtime)),
         wiped: &[("cgroup", "removed"), ("guest-ram", "released-by-kernel"), ("jail", "removed"), ("scratch", "overwritten")],
         nothing_left: Box::new(move || checked.assert_nothing_left()),
@@ -468,7 +464,7 @@ async fn an_agent_killed_at_any_moment_leaves_what_the_next_one_wipes(runtime: R
         // The moment is what the test is about.
         std::thread::sleep(Duration::from_millis(delay_ms));
         drop(holder);
-        let driver = places.driver();
+        let driver = places.driver_with(None);
         driver.wipe(&id).await.unwrap();
         driver.forget(&id).await.unwrap();
         assert_eq!(driver.list().await.unwrap(), []);
