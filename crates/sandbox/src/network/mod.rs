@@ -218,7 +218,7 @@ impl Network {
         inside.set("ipv4/ip_unprivileged_port_start", "0")?;
         inside.ip(&format!(
             "link set dev lo up
-addr add {instance4} peer {node4}/32 dev eth0
+addr add {instance4}/31 dev eth0
 addr add {instance6}/127 dev eth0 nodad
 link set dev eth0 up
 route add default via {node4} dev eth0
@@ -240,7 +240,7 @@ route add default via {node6} dev eth0
     fn raise(&self, link: &Link) -> Result<(), NetworkError> {
         let Link { interface, mac, node4, instance4, node6, instance6, .. } = link;
         self.router.ip(&format!(
-            "addr add {node4} peer {instance4}/32 dev {interface}
+            "addr add {node4}/31 dev {interface}
 addr add {node6}/127 dev {interface} nodad
 link set dev {interface} up
 neigh replace {instance4} lladdr {mac} dev {interface} nud permanent

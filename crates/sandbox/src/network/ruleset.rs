@@ -111,10 +111,12 @@ pub(super) fn of_instance(link: &Link, policy: &Policy) -> String {
     add(format_args!("{from} ct state invalid {drop}"));
     add(format_args!("{from} ip daddr @forbidden4 {drop}"));
     add(format_args!("{from} ip6 daddr @forbidden6 {drop}"));
+    // A connection is new until it is answered; only its first packet is not in the node's table yet.
+    let first = "ct state new ct status & confirmed == 0";
     if let Some(limit) = policy.new_connections_limit {
-        add(format_args!("{from} ct state new limit rate over {limit}/second {drop}"));
+        add(format_args!("{from} {first} limit rate over {limit}/second {drop}"));
     }
-    add(format_args!("{from} ct state new ct count over {MAX_CONNECTIONS} {drop}"));
+    add(format_args!("{from} {first} ct count over {MAX_CONNECTIONS} {drop}"));
     for (index, rule) in policy.egress.iter().enumerate() {
         for condition in conditions(name, index, rule) {
             add(format_args!("{from} {condition} accept"));

@@ -53,9 +53,11 @@ impl Runtime {
         let own: &[&str] = match (self, network) {
             (Self::Runc, _) => &["--rootless", "true"],
             (Self::Crun, _) => &["--cgroup-manager", "disabled"],
-            // The platform that needs nothing of the host; the network is its own as well.
+            // The platform that needs nothing of the host.
             (Self::Runsc, Connection::None) => &["--platform", "ptrace", "--network", "none", "--ignore-cgroups"],
-            (Self::Runsc, Connection::Link) => &["--platform", "ptrace", "--network", "sandbox", "--ignore-cgroups"],
+            // "host" is the namespace that it is started in, the instance's own. To take the link over with a stack of its own, it would
+            // need privileges over that namespace.
+            (Self::Runsc, Connection::Link) => &["--platform", "ptrace", "--network", "host", "--ignore-cgroups"],
         };
         let common = ["--root", inside::STATE, "--log", LOG, "--log-format", "json"];
         own.iter().copied().chain(common).collect()

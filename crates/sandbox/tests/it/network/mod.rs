@@ -163,6 +163,9 @@ fn limits_hold() {
     let instance = Instance::new(&network, "limited", &policy);
     let heard = within(&world.outside, || UdpSocket::bind("0.0.0.0:9000").unwrap());
     heard.set_read_timeout(Some(DENIED)).unwrap();
+    // A link that has just come up may lose its first packets.
+    serve(&world.outside, 8000);
+    instance.may_reach(at(OUTSIDE[0], 8000));
 
     // One flow: bytes are limited.
     let began = Instant::now();
@@ -177,11 +180,12 @@ fn limits_hold() {
     }
     // The burst of the limiter comes beside the rate; slowness of this machine only gives it more time.
     let allowed = 20_000 * (began.elapsed().as_secs() + 1) + (128 << 10);
-    assert!((1..=allowed).contains(&bytes) && bytes < 400_000, "{bytes} of 400000 bytes, {allowed} allowed");
+    assert!((50_000..=allowed).contains(&bytes) && bytes < 400_000, "{bytes} of 400000 bytes, {allowed} allowed");
 
     // Many flows: their number is.
     let dropped = |instance: &Instance<'_>| network.statistics(&instance.id).unwrap().send_dropped.packets;
     let many = Instance::new(&network, "many", &Policy { new_connections_limit: limit(5), ..allowing(&["0.0.0.0/0"]) });
+    many.may_reach(at(OUTSIDE[0], 8000));
     within(&many.namespace, || {
         for _ in 0..200 {
             UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"x", at(OUTSIDE[0], 9000)).ok();

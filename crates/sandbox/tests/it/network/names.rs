@@ -38,7 +38,7 @@ impl Server {
                 // Somebody who guesses comes first, with the wrong number.
                 let mut guessed = answer.clone();
                 guessed.metadata.id = question.metadata.id.wrapping_add(1);
-                guessed.insert_answers(vec![a(&name, [198, 51, 100, 66], 60)]);
+                guessed.answers = vec![a(&name, [198, 51, 100, 66], 60)];
                 for message in [guessed, answer] {
                     socket.send_to(&message.to_vec().unwrap(), from).ok();
                 }
