@@ -72,6 +72,9 @@ pub struct File {
 pub struct NetworkFile {
     /// An interface of the host that becomes the router's own.
     pub uplink: String,
+    /// What the router's namespace is called; several agents on one host need several.
+    #[serde(default = "router_name")]
+    pub router: String,
     /// Its addresses, `ADDRESS/LENGTH`.
     pub addresses: Vec<String>,
     /// What it sends everything to, at most one of each family.
@@ -248,10 +251,14 @@ fn driver_kind(text: &str) -> Option<DriverKind> {
 
 /// All that there are, but for `fake`.
 const MOST_DRIVERS: usize = 4;
+
 fn network_settings(file: &NetworkFile, faults: &mut Vec<String>) -> Option<network::Settings> {
     let before = faults.len();
     if !is_interface_name(&file.uplink) {
         faults.push(format!("network.uplink: {:?} is no name of an interface", file.uplink));
+    }
+    if !is_interface_name(&file.router) {
+        faults.push(format!("network.router: {:?} is no name of a namespace", file.router));
     }
     let addresses: Vec<_> = file.addresses.iter().filter_map(|text| parse_interface_address(text)).collect();
     if addresses.is_empty() || addresses.len() != file.addresses.len() {
@@ -263,7 +270,11 @@ fn network_settings(file: &NetworkFile, faults: &mut Vec<String>) -> Option<netw
     }
     let uplink = Uplink { interface: file.uplink.clone(), addresses, gateways: file.gateways.clone() };
     let resolvers = file.resolvers.iter().map(|address| (*address, 53).into()).collect();
-    (faults.len() == before).then_some(network::Settings { uplink, resolvers })
+    (faults.len() == before).then_some(network::Settings { router: file.router.clone(), uplink, resolvers })
+}
+
+fn router_name() -> String {
+    "casemate".to_owned()
 }
 
 fn check_values(file: &File, faults: &mut Vec<String>) {

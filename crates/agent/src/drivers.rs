@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use casemate_api::{node, workload::Isolation};
 use casemate_lifecycle::InstanceId;
 use casemate_sandbox::{
-    Driver, DriverError, Presence, SystemKind,
+    Driver, DriverError, Presence, Support, SystemKind,
     fake::{FakeConfig, FakeDriver},
     network::Network,
     oci::{OciConfig, OciDriver, Runtime},
@@ -120,6 +120,7 @@ impl Drivers {
                 level: capabilities.isolation.as_str().into(),
                 version: capabilities.version.clone(),
                 problem: String::new(),
+                network: capabilities.features.network == Support::Yes,
             }
         });
         let missing = self.missing.iter().map(|missing| node::Driver {
@@ -127,6 +128,7 @@ impl Drivers {
             level: missing.level.as_str().into(),
             version: String::new(),
             problem: missing.problem.clone(),
+            network: false,
         });
         available.chain(missing).collect()
     }

@@ -12,6 +12,8 @@ use crate::{config::Config, failure::chain, files::off_thread};
 /// What the hoster gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settings {
+    /// The router's network namespace.
+    pub(crate) router: String,
     pub(crate) uplink: Uplink,
     /// None given: those of the host.
     pub(crate) resolvers: Vec<SocketAddr>,
@@ -19,14 +21,22 @@ pub(crate) struct Settings {
 
 /// Makes the router or takes it up, and takes away what instances that nobody knows have left. Blocking.
 pub(crate) fn open(config: &Config) -> anyhow::Result<Option<Arc<Network>>> {
-    let Some(settings) = &config.network else { return Ok(None) };
+    let state = config.state_dir.join("network");
+    let Some(settings) = &config.network else {
+        let is_empty = fs::read_dir(&state).map_or(true, |mut records| records.next().is_none());
+        anyhow::ensure!(
+            is_empty,
+            "instances still have a network, and [network] is no longer configured; hint: put it back and run casemate-agent drain first"
+        );
+        return Ok(None);
+    };
     let host = Place::here().context("find the host's network")?;
-    let router = make_router(&host, ROUTER, &settings.uplink).context("make the router of instances")?;
+    let router = make_router(&host, &settings.router, &settings.uplink).context("make the router of instances")?;
     let resolvers = match settings.resolvers.as_slice() {
         [] => resolvers_of(&fs::read_to_string(RESOLV_CONF).unwrap_or_default()),
         given => given.to_vec(),
     };
-    let opened = Network::open(NetworkConfig { state_dir: config.state_dir.join("network"), host, router, resolvers });
+    let opened = Network::open(NetworkConfig { state_dir: state, host, router, resolvers });
     let network = opened.context("open the network of instances")?;
     let known = fs::read_dir(config.instances_dir()).into_iter().flatten().flatten();
     let known: BTreeSet<InstanceId> = known.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
@@ -80,9 +90,6 @@ fn resolvers_of(text: &str) -> Vec<SocketAddr> {
 const MOST_RESOLVERS: usize = 3;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-
-/// The router's network namespace.
-const ROUTER: &str = "casemate-router";
 
 #[cfg(test)]
 mod tests {

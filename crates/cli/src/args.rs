@@ -112,6 +112,12 @@ pub(crate) struct Run {
     /// Environment variable of the workload.
     #[arg(long = "env", short = 'e', value_name = "NAME=VALUE")]
     pub(crate) env: Vec<String>,
+    /// What the workload may reach: a range or a name, with ports (docs/network.md); without any rule there is no network.
+    #[arg(long = "egress", value_name = "RANGE|NAME[:PROTOCOL/PORTS]")]
+    pub(crate) egress: Vec<String>,
+    /// A port of the node that leads to the workload.
+    #[arg(long = "publish", value_name = "NODE_PORT:PROTOCOL/PORT")]
+    pub(crate) publish: Vec<String>,
     /// Virtual CPUs.
     #[arg(long)]
     pub(crate) cpus: Option<u32>,

@@ -126,6 +126,11 @@ impl WorkloadFile {
             let (name, value) = pair(variable, "--env NAME=VALUE")?;
             workload.env.insert(name.to_owned(), value.to_owned());
         }
+        if !run.egress.is_empty() || !run.publish.is_empty() {
+            let network = workload.network.get_or_insert_default();
+            network.egress.extend(run.egress.iter().cloned());
+            network.publish.extend(run.publish.iter().cloned());
+        }
         workload.assets_from(run)?;
         Ok(workload)
     }
@@ -227,6 +232,24 @@ mod tests {
         assert!(parse(&["--asset", "data"]).is_err());
         assert!(parse(&["--key", "data=k"]).is_err());
         assert!(parse(&["--env", "=x"]).is_err());
+    }
+
+    #[test]
+    fn flags_give_a_network_or_add_to_that_of_the_file() {
+        assert!(parse(&[]).unwrap().network.is_none());
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("w.yaml");
+        fs::write(&file, "version: 1\nnetwork: {egress: [example.org], send_limit: 5}\n").unwrap();
+        let network =
+            parse(&[file.to_str().unwrap(), "--egress", "203.0.113.7:tcp/443", "--publish", "8080:tcp/80"]).unwrap().network;
+        let network = network.unwrap().resolve().unwrap();
+        assert_eq!(network.egress, ["example.org", "203.0.113.7/32:tcp/443"]);
+        assert_eq!(
+            (network.publish.as_slice(), network.send_limit.map(NonZeroU64::get)),
+            (&["8080:tcp/80".to_owned()][..], Some(5))
+        );
+        let only_flags = parse(&["--egress", "::/0"]).unwrap().network.unwrap();
+        assert_eq!((only_flags.egress.len(), only_flags.publish.len()), (1, 0));
     }
 
     #[test]

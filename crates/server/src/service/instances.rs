@@ -57,6 +57,7 @@ impl Service {
             cpus: workload.resources.cpus,
             memory_mib: workload.resources.memory_mib,
             scratch_mib: workload.resources.scratch_mib,
+            network: workload.network.is_some(),
             node: request.node.clone(),
         };
         let new = NewInstance {
