@@ -149,8 +149,8 @@ mod tests {
         let levels = vec![Isolation::Container, Isolation::Microvm];
         let node = Candidate { levels, levels_with_network: vec![Isolation::Microvm], ..node("n-a") };
         let with = |isolation, network| Request { isolation, network, ..request() };
-        assert_eq!(choose(&with(Isolation::Container, false), &[node.clone()]).unwrap().1, Isolation::Container);
-        assert_eq!(choose(&with(Isolation::Container, true), &[node.clone()]).unwrap().1, Isolation::Microvm);
+        assert_eq!(choose(&with(Isolation::Container, false), std::slice::from_ref(&node)).unwrap().1, Isolation::Container);
+        assert_eq!(choose(&with(Isolation::Container, true), std::slice::from_ref(&node)).unwrap().1, Isolation::Microvm);
         let weak = Candidate { levels_with_network: vec![Isolation::Container], ..node };
         let refused = choose(&with(Isolation::Microvm, true), &[weak]).unwrap_err();
         assert_eq!(refused.to_string(), "no node will do: 1 without a network for instances of the isolation level");

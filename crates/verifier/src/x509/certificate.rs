@@ -207,9 +207,9 @@ mod tests {
             Certificate::all_from_pem(text).map(|found| found.iter().map(|one| one.der().to_vec()).collect::<Vec<_>>())
         };
         let der = made.der().to_vec();
-        assert_eq!(found(&pem).unwrap(), [der.clone()]);
-        assert_eq!(found(&pem.replace('\n', "\r\n")).unwrap(), [der.clone()]);
-        assert_eq!(found(&format!("subject=x\n{pem}\0 y {pem}")).unwrap(), [der.clone(), der]);
+        for (text, count) in [(pem.clone(), 1), (pem.replace('\n', "\r\n"), 1), (format!("subject=x\n{pem}\0 y {pem}"), 2)] {
+            assert_eq!(found(&text).unwrap(), vec![der.clone(); count], "{text}");
+        }
         let inside = |text: &str| pem.replacen("-----\n", &format!("-----\n{text}"), 1);
         for broken in [
             String::new(),

@@ -204,7 +204,7 @@ async fn serve(mut client: Client) {
     let (room, mut pending) = (Arc::new(Semaphore::new(MAX_PENDING)), JoinSet::new());
     client.names.shrink_to_fit();
     let client = Arc::new(client);
-    let remembered: Arc<Mutex<HashMap<(String, Kind), (Instant, Found)>>> = Arc::default();
+    let remembered: Arc<Remembered> = Arc::default();
     let mut buffer = [0; MAX_QUESTION + 1];
     loop {
         while pending.try_join_next().is_some() {}
