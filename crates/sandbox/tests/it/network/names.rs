@@ -145,7 +145,7 @@ fn an_agent_that_starts_again_answers_those_that_run() {
     }
     // The container of the instance was this test's; another one takes its place at the same link.
     let second = world.network_asking(&[server.address]);
-    assert_eq!(second.attached().unwrap().into_iter().collect::<Vec<_>>(), [id.clone()]);
+    assert_eq!(second.attached().unwrap(), std::collections::BTreeSet::from([id.clone()]));
     let namespace = format!("cmtest-again-{}", unique());
     ip(&format!("netns add {namespace}"));
     second.plug(&id, &casemate_sandbox::network::Place::named(&namespace).unwrap()).unwrap();
