@@ -39,6 +39,7 @@ mod link;
 mod measure;
 mod platform;
 mod receipts;
+mod score;
 mod session;
 mod simulated;
 mod spool;

@@ -19,6 +19,7 @@ mod evidence;
 mod fatal;
 mod home;
 mod life;
+mod observe;
 mod phase;
 mod power;
 mod storage;

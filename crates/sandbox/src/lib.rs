@@ -21,6 +21,7 @@ pub mod jail;
 mod layout;
 mod memory;
 mod observe;
+mod observe_vmm;
 pub mod oci;
 mod plan;
 mod process;
@@ -36,7 +37,7 @@ pub use capabilities::{Capabilities, Demand, Features, GuestChannel, Isolation, 
 pub use error::DriverError;
 pub use plan::{
     ContainerSystem, Disk, Exit, ExitCause, JailReport, LayerFile, MachineSystem, Plan, Prepared, Presence, Shared, SharedKind,
-    Started, System, WipeEvidence, WipedItem,
+    Started, System, VmmReport, WipeEvidence, WipedItem,
 };
 
 use std::io;

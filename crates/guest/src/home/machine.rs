@@ -18,7 +18,7 @@ use crate::{
     boot,
     channel::port::Port,
     fatal::{Check, Fatal, OrFatal},
-    power,
+    observe, power,
     storage::{self, SCRATCH, assets, layers},
     workload::{Bind, Plan, cgroup, process::Process, process::Streams, user::Identity},
 };
@@ -127,6 +127,10 @@ impl Home for Machine {
 
     async fn start(&self, plan: &Plan) -> Result<(Process, Streams), Fatal> {
         Process::start(plan).await
+    }
+
+    fn observe(&self) -> Vec<guest::Observation> {
+        observe::machine()
     }
 
     fn end(&self) -> ! {

@@ -24,8 +24,7 @@ fn programs() -> Result<[BpfProgram; 2], BackendError> {
     let mut refused: BTreeMap<i64, Vec<SeccompRule>> = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
     refused.insert(libc::SYS_clone, vec![new_user_namespace()?]);
     refused.insert(libc::SYS_socket, vec![other_family()?]);
-    // Its flags are in memory, where a filter cannot look: "not implemented" makes libraries use clone.
-    let absent = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    let absent = ABSENT.iter().map(|call| (*call, Vec::new())).collect();
     Ok([compile(refused, libc::EPERM)?, compile(absent, libc::ENOSYS)?])
 }
 
@@ -42,6 +41,16 @@ fn new_user_namespace() -> Result<SeccompRule, BackendError> {
 fn other_family() -> Result<SeccompRule, BackendError> {
     SeccompRule::new(vec![SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, libc::AF_UNIX as u64)?])
 }
+
+/// As on a kernel without them: programs then do what they did before.
+const ABSENT: &[i64] = &[
+    // Its flags are in memory, where a filter cannot look; libraries use clone instead.
+    libc::SYS_clone3,
+    // What is asked for through a ring passes no filter.
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+];
 
 const REFUSED: &[i64] = &[
     // Other processes.
@@ -102,9 +111,9 @@ mod tests {
     #[test]
     fn the_filter_compiles_and_names_nothing_twice() {
         assert!(programs().is_ok());
-        let mut names = REFUSED.to_vec();
+        let mut names = [REFUSED, ABSENT].concat();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), REFUSED.len());
+        assert_eq!(names.len(), REFUSED.len() + ABSENT.len());
     }
 }

@@ -25,7 +25,7 @@ use crate::{
     error::{Context, chain, millis},
     jail::{self, JailSpec},
     layout::{GUEST_SOCKET, Places, QMP_SOCKET},
-    memory, observe,
+    memory, observe, observe_vmm,
     process::{self, Process, Users},
     record::{Record, Stage, sync_directory},
     socket::{listen, reach},
@@ -223,7 +223,8 @@ pub(crate) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
     if let Some(vmm) = record.running_vmm() {
         let jail = run_or_kill(host, &vmm, &record, &places, None)?;
         remove_staged(host, &places);
-        return Ok(Started { jail, since_execution: None });
+        let report = observe_vmm::observe(vmm.pid, user, &places, &record.group);
+        return Ok(Started { jail, vmm: report, since_execution: None });
     }
     if record.stage != Stage::Prepared {
         return Err(vmm_failed(host, "the instance is not prepared, or its machine has ended".to_owned()));
@@ -240,7 +241,9 @@ pub(crate) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
     };
     let jail = run_or_kill(host, &vmm, &record, &places, Some(plan))?;
     remove_staged(host, &places);
-    Ok(Started { jail, since_execution: executed.map(|at| at.elapsed()) })
+    let since_execution = executed.map(|at| at.elapsed());
+    let report = observe_vmm::observe(vmm.pid, user, &places, &record.group);
+    Ok(Started { jail, vmm: report, since_execution })
 }
 
 /// The VMM has read what boots; its memory is the guest's now. A VMM with an API would boot again by itself, and its jail still shows the

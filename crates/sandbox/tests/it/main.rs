@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 
+mod ask;
 mod conformance;
 mod fake;
 mod guest;
 mod monitors;
 mod oci;
 mod places;
+mod probes;
 mod qemu;

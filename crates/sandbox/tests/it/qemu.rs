@@ -59,7 +59,7 @@ impl Drop for Bench {
     }
 }
 
-fn bench() -> Bench {
+pub(crate) fn bench() -> Bench {
     let places = Places::new();
     let driver = places.driver();
     let khz = driver.capabilities().tsc_khz.unwrap();

@@ -14,6 +14,7 @@ mod kills;
 mod levels;
 mod main_job;
 mod memory;
+mod protection;
 mod refusals;
 mod renewal;
 mod support;
