@@ -148,14 +148,14 @@ pub const ITEMS: &[Item] = &[
     item("memory-no-swap", Layer::Vmm, Observer::Agent, "guest memory is never swapped", ""),
     item("memory-no-merge", Layer::Vmm, Observer::Agent, "guest memory is never merged with another's", ""),
     item("memory-no-dump", Layer::Vmm, Observer::Agent, "guest memory is in no core dump", ""),
-    item("vmm-verified", Layer::Vmm, Observer::Verifier, "the VMM is a known one, and the measured one", LAUNCH),
+    item("vmm-verified", Layer::Vmm, Observer::Verifier, "the VMM or OCI runtime is a known one, and the measured one", LAUNCH),
     item("guest-root-verity", Layer::Guest, Observer::Guest, "the root is on dm-verity, read-only", "vTPM quote (root hash)"),
     item("guest-scratch-encrypted", Layer::Guest, Observer::Guest, "scratch is on dm-crypt", ""),
     item("guest-no-swap", Layer::Guest, Observer::Guest, "the guest has no swap", ""),
-    item("guest-lockdown", Layer::Guest, Observer::Guest, "the guest's kernel is locked down", "vTPM quote (command line)"),
+    item("guest-lockdown", Layer::Guest, Observer::Guest, "the guest's kernel is locked down", KERNEL),
     item("guest-modules-off", Layer::Guest, Observer::Guest, "no kernel module can be loaded", ""),
     item("guest-settings", Layer::Guest, Observer::Guest, "the kernel's settings are the hardened ones", ""),
-    item("guest-kernel-options", Layer::Guest, Observer::Guest, "the kernel was booted hardened", "vTPM quote (command line)"),
+    item("guest-kernel-options", Layer::Guest, Observer::Guest, "no vsyscall page, no merged slabs", KERNEL),
     item("guest-workload-confined", Layer::Guest, Observer::Guest, "the workload is filtered and without privileges", ""),
     item(
         "guest-verified",
@@ -167,6 +167,8 @@ pub const ITEMS: &[Item] = &[
 ];
 
 const LAUNCH: &str = "launch record";
+
+const KERNEL: &str = "vTPM quote (kernel, command line)";
 
 const fn item(name: &'static str, layer: Layer, observer: Observer, what: &'static str, evidence: &'static str) -> Item {
     Item { name, layer, observer, what, evidence }

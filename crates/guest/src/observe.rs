@@ -126,14 +126,13 @@ fn settings(root: &Path) -> Option<(bool, String)> {
     Some(if bad.is_empty() { (good > 0, format!("{good} as set")) } else { (false, bad.join(" ")) })
 }
 
+/// Neither has a file that says it: a page that is there is mapped everywhere, and kinds of objects that were merged have a name of
+/// their own.
 fn options(root: &Path) -> Option<(bool, String)> {
-    let line = text(root, "proc/cmdline")??;
-    let has = |wanted: &&str| line.split_whitespace().any(|option| option == *wanted);
-    let missing: Vec<_> = OPTIONS.iter().filter(|wanted| !has(wanted)).copied().collect();
-    Some(match missing.is_empty() {
-        true => (true, OPTIONS.join(" ")),
-        false => (false, format!("without {}", missing.join(" "))),
-    })
+    let page = text(root, "proc/self/maps")??.contains("[vsyscall]");
+    let merged = fs::read_dir(root.join("sys/kernel/slab")).ok()?.flatten().any(|kind| kind.file_name().as_encoded_bytes().starts_with(b":"));
+    let (page_is, merged_are) = (if page { "a" } else { "no" }, if merged { "merged" } else { "not merged" });
+    Some((!page && !merged, format!("{page_is} vsyscall page, slabs are {merged_are}")))
 }
 
 /// Of a process that was executed already.
@@ -147,9 +146,6 @@ fn confined(status: &str) -> Option<Observation> {
     let seen = format!("no_new_privs {privileges}, seccomp {filter}, capabilities {capabilities}");
     Some(Observation::new("guest-workload-confined", held, seen))
 }
-
-/// Of the command line of a hardened boot; those of lockdown and modules have lines of their own.
-const OPTIONS: &[&str] = &["oops=panic", "vsyscall=none", "slab_nomerge", "page_alloc.shuffle=1", "random.trust_bootloader=off"];
 
 #[cfg(test)]
 mod tests {
@@ -193,7 +189,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for (path, text) in [
             ("proc/version", "Linux"),
-            ("proc/cmdline", "quiet oops=panic vsyscall=none slab_nomerge page_alloc.shuffle=1 random.trust_bootloader=off\n"),
+            ("proc/self/maps", "7f00-7f10 r-xp 00000000 00:00 0 [vdso]\n"),
+            ("sys/kernel/slab/dentry/aliases", "0\n"),
             ("proc/sys/kernel/kptr_restrict", "2\n"),
             ("sys/kernel/security/lockdown", "none integrity [confidentiality]\n"),
         ] {
@@ -217,7 +214,8 @@ mod tests {
             ("guest-lockdown", "sys/kernel/security/lockdown", "none [integrity] confidentiality\n"),
             ("guest-modules-off", "proc/modules", "x 1 0\n"),
             ("guest-settings", "proc/sys/kernel/yama/ptrace_scope", "0\n"),
-            ("guest-kernel-options", "proc/cmdline", "quiet oops=panic\n"),
+            ("guest-kernel-options", "proc/self/maps", "ff00-ff10 --xp 00000000 00:00 0 [vsyscall]\n"),
+            ("guest-kernel-options", "sys/kernel/slab/:0000064/aliases", "3\n"),
         ];
         for (item, path, text) in cases {
             let dir = tree();

@@ -8,6 +8,7 @@
 //! casemate-probes                       a table on standard output
 //! casemate-probes --out FILE            the same as JSON in a file
 //! casemate-probes --only NAME           one probe
+//! casemate-probes --wait                the table, once there is something on standard input
 //! ```
 //!
 //! Exit status: 0 nothing got through, 1 something did, 2 the program could not do its work.
@@ -17,7 +18,11 @@
 mod probes;
 mod sys;
 
-use std::{env, fs, process::ExitCode};
+use std::{
+    env, fs,
+    io::{self, Read as _},
+    process::ExitCode,
+};
 
 use serde::Serialize;
 
@@ -48,7 +53,11 @@ fn main() -> ExitCode {
         [] => (None, None),
         ["--out", file] => (Some(*file), None),
         ["--only", name] => (None, Some(*name)),
-        _ => return complain("usage: casemate-probes [--out FILE | --only NAME]"),
+        ["--wait"] => match io::stdin().read(&mut [0]) {
+            Ok(_) => (None, None),
+            Err(error) => return complain(&format!("wait for standard input: {error}")),
+        },
+        _ => return complain("usage: casemate-probes [--out FILE | --only NAME | --wait]"),
     };
     let chosen: Vec<&Probe> = PROBES.iter().filter(|probe| only.is_none_or(|name| probe.name == name)).collect();
     if chosen.is_empty() {

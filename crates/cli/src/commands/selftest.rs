@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::run;
 use crate::{
-    args::{self, Format, Globals, SelfTest},
+    args::{self, Format, Globals, Level, SelfTest},
+    client::Client,
+    context::ContextFile,
     exit::{Hinted, Status},
     printer,
 };
@@ -23,6 +25,15 @@ use crate::{
 struct Report {
     version: u32,
     findings: Vec<Finding>,
+}
+
+/// What `--output json` prints.
+#[derive(Serialize)]
+struct Tested {
+    instance: String,
+    level: String,
+    #[serde(flatten)]
+    report: Report,
 }
 
 /// What came of one probe.
@@ -55,7 +66,8 @@ pub(crate) async fn run(globals: &Globals, args: SelfTest) -> anyhow::Result<Sta
     let run = workload(args.level.as_str(), &layout, &results, args.node);
     // The run's own summary would stand before the report on standard output.
     let quiet = Globals { context: globals.context.clone(), json: false, quiet: globals.quiet };
-    let ran = run::run(&quiet, run).await?;
+    let (instance, ran) = run::run_named(&quiet, run).await?;
+    let level = level_of(globals, &instance, args.level).await?;
     let report = read(&results.join(REPORT))?;
     let through = report.findings.iter().any(|finding| finding.outcome == Outcome::Through);
     // The program says it twice; who changed one of them has something to hide.
@@ -64,7 +76,7 @@ pub(crate) async fn run(globals: &Globals, args: SelfTest) -> anyhow::Result<Sta
         "the probes' report and their exit status contradict each other: do not believe either"
     );
     if globals.json || args.output == Format::Json {
-        printer::json(&report)?;
+        printer::json(&Tested { instance, level, report })?;
     } else {
         let row = |finding: &Finding| {
             let outcome = match finding.outcome {
@@ -78,6 +90,19 @@ pub(crate) async fn run(globals: &Globals, args: SelfTest) -> anyhow::Result<Sta
         printer::table(&["RESULT", "PROBE", "TRIES TO", "SEEN"], &rows)?;
     }
     Ok(if through { Status::Error } else { Status::Ok })
+}
+
+/// The level that was asked for is the least: a stronger one would be taken for it.
+async fn level_of(globals: &Globals, instance: &str, asked: Level) -> anyhow::Result<String> {
+    let instance = Client::new(&ContextFile::load(globals)?)?.instance(instance).await?;
+    match instance.level {
+        Some(level) if level == asked.as_str() => Ok(level),
+        other => {
+            let asked = asked.as_str();
+            let message = format!("test level {asked}: the instance ran at level {}", other.as_deref().unwrap_or("unknown"));
+            Err(Hinted { message, hint: format!("`casemate nodes` shows which nodes offer {asked}; choose one with --node") }.into())
+        }
+    }
 }
 
 fn workload(level: &str, layout: &Path, results: &Path, node: Option<String>) -> args::Run {

@@ -44,7 +44,7 @@ use crate::{
     channel::port::Port,
     entropy,
     fatal::{Check, Fatal, OrFatal},
-    phase,
+    observe, phase,
     storage::assets,
     sys,
     workload::{
@@ -236,7 +236,8 @@ impl Running for Neighbour {
     }
 
     fn observe(&self) -> Option<guest::Observation> {
-        None
+        let status = fs::read_to_string(format!("/proc/{}/status", self.first.as_raw_nonzero())).ok()?;
+        observe::workload(&status)
     }
 
     fn terminate(&self) {

@@ -24,7 +24,7 @@ mod spec;
 mod supervise;
 
 pub(crate) use launch::{exchange, launch};
-pub(crate) use spec::{Access, CONSOLE_FD, Ended, FIRST_FD, Failed, Filter, JailMount, JailSpec, Mode};
+pub(crate) use spec::{Access, CONSOLE_FD, Ended, FIRST_FD, Failed, JailMount, JailSpec, Mode};
 pub(crate) use supervise::{LOG_LIMIT, append};
 
 use std::{
@@ -190,10 +190,7 @@ fn execute(spec: &JailSpec, output: std::os::fd::BorrowedFd<'_>, console: Option
         if let Some(console) = console {
             sys::place(console, CONSOLE_FD).attempt("place the console")?;
         }
-        match spec.filter {
-            Filter::Own => Ok(()),
-            Filter::Baseline => filter::apply(),
-        }
+        filter::apply()
     };
     if let Err(failure) = place() {
         return failure;

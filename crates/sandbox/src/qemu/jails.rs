@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     api_vmm::Launch,
-    jail::{Access, Filter, JailMount, JailSpec, LOG_LIMIT, Mode},
+    jail::{Access, JailMount, JailSpec, LOG_LIMIT, Mode},
     layout::Places,
     process::Users,
     record::Record,
@@ -46,7 +46,6 @@ pub(crate) fn vmm(
         mounts,
         file_size_limit: file_size_limit.max(2 * LOG_LIMIT),
         mode: Mode::Supervise,
-        filter: Filter::Own,
     }
 }
 
@@ -67,7 +66,6 @@ pub(crate) fn api_vmm(host: &Host, places: &Places, record: &Record, launch: Lau
         mounts,
         file_size_limit: file_size_limit.max(2 * LOG_LIMIT),
         mode: Mode::Supervise,
-        filter: Filter::Baseline,
     }
 }
 
@@ -84,7 +82,6 @@ pub(crate) fn vtpm(host: &Host, swtpm: &Path, places: &Places, record: &Record, 
         mounts,
         file_size_limit: VTPM_FILE_LIMIT,
         mode: Mode::Become,
-        filter: Filter::Own,
     }
 }
 

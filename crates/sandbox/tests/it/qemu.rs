@@ -122,6 +122,12 @@ impl Bench {
         (field(&status, "Pid").parse().unwrap(), status)
     }
 
+    /// The vTPM's process.
+    pub(crate) fn vtpm(&self) -> i32 {
+        let found = self.places.processes().into_iter().find(|status| field(status, "Name") == "swtpm");
+        field(&found.expect("the vTPM runs"), "Pid").parse().unwrap()
+    }
+
     pub(crate) fn has_vmm(&self) -> bool {
         self.find_vmm().is_some()
     }

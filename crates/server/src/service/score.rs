@@ -51,12 +51,15 @@ fn judged(verdict: &AttestationResult, item: &'static str, names: &[&str]) -> Op
     Some(Observation::new(item, true, format!("passed: {}", names.join(" "))))
 }
 
-/// Which checks a line rests on: all of them.
+/// Which checks a line rests on: all of them. A verdict has either the checks of a machine or those of a container, so a line with
+/// a way for each is there twice.
 const LINES: &[(&str, &[&str])] = &[
     ("tpm-verified", &["node.ek", "node.ak", "node.quote", "node.pcrs"]),
     ("node-software-verified", &["node.event-log", "node.software"]),
     ("jail-verified", &["vmm.jail"]),
+    ("jail-verified", &["container.jail"]),
     ("vmm-verified", &["vmm.digest"]),
+    ("vmm-verified", &["container.runtime"]),
     (
         "guest-verified",
         &["guest.kernel", "guest.initrd", "guest.command-line", "guest.root-hash", "guest.quote", "guest.pcrs", "guest.binding"],
@@ -66,25 +69,25 @@ const LINES: &[(&str, &[&str])] = &[
 #[cfg(test)]
 mod tests {
     use casemate_api::score::Item;
-    use casemate_verifier::INSTANCE_CHECKS;
+    use casemate_verifier::{CONTAINER_CHECKS, CheckName, INSTANCE_CHECKS};
     use serde_json::json;
 
     use super::*;
 
-    fn verdict(simulated: bool, failed: &str, secure_boot: Option<bool>) -> AttestationResult {
+    fn verdict(list: &[CheckName], simulated: bool, failed: &str, secure_boot: Option<bool>) -> AttestationResult {
         let mut after = false;
-        let checks: Vec<_> = LINES
+        let checks: Vec<_> = list
             .iter()
-            .flat_map(|(_, names)| *names)
-            .map(|name| {
+            .map(|check| {
+                let name = check.as_str();
                 let outcome = if after {
                     "not-reached"
-                } else if *name == failed {
+                } else if name == failed {
                     "fail"
                 } else {
                     "pass"
                 };
-                after |= *name == failed;
+                after |= name == failed;
                 json!({"name": name, "outcome": outcome, "detail": "seen"})
             })
             .collect();
@@ -109,14 +112,14 @@ mod tests {
         for (item, names) in LINES {
             assert_eq!(Item::find(item).unwrap().observer, Observer::Verifier);
             for name in *names {
-                assert!(INSTANCE_CHECKS.iter().any(|check| check.as_str() == *name), "{name}");
+                assert!(INSTANCE_CHECKS.iter().chain(CONTAINER_CHECKS).any(|check| check.as_str() == *name), "{name}");
             }
         }
     }
 
     #[test]
     fn a_failed_check_is_missing_and_what_follows_is_not_observed() {
-        let seen = verified(&verdict(false, "node.software", None));
+        let seen = verified(&verdict(INSTANCE_CHECKS, false, "node.software", None));
         assert_eq!(line(&seen, "tpm-verified"), Some(true));
         assert_eq!(line(&seen, "node-software-verified"), Some(false));
         assert_eq!(line(&seen, "jail-verified"), None);
@@ -124,13 +127,26 @@ mod tests {
     }
 
     #[test]
+    fn a_verdict_says_each_line_once() {
+        for (list, guest) in [(INSTANCE_CHECKS, Some(true)), (CONTAINER_CHECKS, None)] {
+            let seen = verified(&verdict(list, false, "", None));
+            let count = |item: &str| seen.iter().filter(|observation| observation.item == item).count();
+            assert!(LINES.iter().all(|(item, _)| count(item) <= 1), "{seen:?}");
+            assert_eq!((line(&seen, "jail-verified"), line(&seen, "vmm-verified")), (Some(true), Some(true)));
+            assert_eq!(line(&seen, "guest-verified"), guest, "a container has no kernel of its own");
+        }
+        let seen = verified(&verdict(CONTAINER_CHECKS, false, "container.jail", None));
+        assert_eq!((line(&seen, "jail-verified"), line(&seen, "vmm-verified")), (Some(false), Some(true)));
+    }
+
+    #[test]
     fn a_simulator_is_no_tpm() {
-        assert_eq!(line(&verified(&verdict(true, "", None)), "tpm-verified"), Some(false));
+        assert_eq!(line(&verified(&verdict(INSTANCE_CHECKS, true, "", None)), "tpm-verified"), Some(false));
     }
 
     #[test]
     fn secure_boot_is_believed_of_a_proven_log_only() {
-        let secure = |failed, on| line(&verified(&verdict(false, failed, on)), "secure-boot-verified");
+        let secure = |failed, on| line(&verified(&verdict(INSTANCE_CHECKS, false, failed, on)), "secure-boot-verified");
         assert_eq!((secure("", Some(true)), secure("", Some(false)), secure("", None)), (Some(true), Some(false), None));
         assert_eq!(secure("node.event-log", Some(true)), None);
     }

@@ -23,7 +23,7 @@ pub(super) fn write(to: &Path, program: &Path) -> anyhow::Result<PathBuf> {
     let (layer, layer_size) = blob(&layer(&bytes))?;
     let config = json!({
         "architecture": "amd64", "os": "linux",
-        "config": {"User": "65534:65534", "Entrypoint": [format!("/{NAME}"), "--out", "/out/report.json"], "WorkingDir": "/"},
+        "config": {"User": "0:0", "Entrypoint": [format!("/{NAME}"), "--out", "/out/report.json"], "WorkingDir": "/"},
         "rootfs": {"type": "layers", "diff_ids": [layer]},
     });
     let (config, config_size) = blob(config.to_string().as_bytes())?;
