@@ -274,7 +274,7 @@ pub(crate) fn launch_record(
 
 #[cfg(test)]
 mod tests {
-    use casemate_sandbox::{Features, GuestChannel};
+    use casemate_sandbox::{Features, GuestChannel, Topology};
 
     use super::*;
 
@@ -290,6 +290,7 @@ mod tests {
             max_disks: 8,
             max_cpus: 1,
             tsc_khz: None,
+            topology: Topology::default(),
             isolation: casemate_sandbox::Isolation::Microvm,
             system: SystemKind::Machine,
             channel: GuestChannel::Memory,

@@ -130,7 +130,10 @@ fn settings(root: &Path) -> Option<(bool, String)> {
 /// their own.
 fn options(root: &Path) -> Option<(bool, String)> {
     let page = text(root, "proc/self/maps")??.contains("[vsyscall]");
-    let merged = fs::read_dir(root.join("sys/kernel/slab")).ok()?.flatten().any(|kind| kind.file_name().as_encoded_bytes().starts_with(b":"));
+    let merged = fs::read_dir(root.join("sys/kernel/slab"))
+        .ok()?
+        .flatten()
+        .any(|kind| kind.file_name().as_encoded_bytes().starts_with(b":"));
     let (page_is, merged_are) = (if page { "a" } else { "no" }, if merged { "merged" } else { "not merged" });
     Some((!page && !merged, format!("{page_is} vsyscall page, slabs are {merged_are}")))
 }

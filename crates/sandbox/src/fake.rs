@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::{
     Capabilities, Channel, Driver, DriverError, Exit, ExitCause, Features, GuestChannel, Isolation, JailReport, Plan, Prepared,
-    Presence, Started, Support, SystemKind, VmmReport, VtpmProvisioner, WipeEvidence, WipedItem, error::Context,
+    Presence, Started, Support, SystemKind, Topology, VmmReport, VtpmProvisioner, WipeEvidence, WipedItem, error::Context,
 };
 
 /// Plays the guests.
@@ -146,6 +146,7 @@ impl FakeDriver {
             memory_mib: 1..=u64::from(u32::MAX),
             scratch_mib: 1..=u64::from(u32::MAX),
             tsc_khz: Some(1_000_000),
+            topology: Topology::default(),
             features: Features { vtpm: Support::Yes, ..Features::none("a played machine has none") },
         };
         let state = Mutex::new(State { machines: BTreeMap::new(), chance: config.faults.seed });

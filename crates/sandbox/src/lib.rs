@@ -29,6 +29,7 @@ pub mod qemu;
 mod record;
 mod socket;
 mod sys;
+mod topology;
 mod unix_http;
 mod vsock;
 mod work;
@@ -39,6 +40,7 @@ pub use plan::{
     ContainerSystem, Disk, Exit, ExitCause, JailReport, LayerFile, MachineSystem, Plan, Prepared, Presence, Shared, SharedKind,
     Started, System, VmmReport, WipeEvidence, WipedItem,
 };
+pub use topology::{CpuRange, Placement, Topology};
 
 use std::io;
 

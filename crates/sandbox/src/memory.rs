@@ -16,19 +16,29 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{DriverError, error::Context, layout::Places};
+use crate::{DriverError, Placement, error::Context, layout::Places};
 
-/// Mounts the instance's tmpfs, just large enough for `bytes`.
-pub(crate) fn mount(places: &Places, bytes: u64) -> Result<(), DriverError> {
+/// Mounts the instance's tmpfs, just large enough for `bytes`, with what the plan wishes of its pages.
+pub(crate) fn mount(places: &Places, bytes: u64, wishes: impl Iterator<Item = Placement>) -> Result<(), DriverError> {
     let path = &places.memory;
     fs::create_dir_all(path).context("create", path)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let wished: String = wishes.map(option).collect();
     // Kernels before 6.4 do not know `noswap`; there the cgroup forbids swapping.
     let mounted = ["mode=0700,noswap", "mode=0700"].into_iter().find_map(|options| {
-        let options = std::ffi::CString::new(format!("{options},size={bytes}")).ok()?;
+        let options = std::ffi::CString::new(format!("{options},size={bytes}{wished}")).ok()?;
         rustix::mount::mount("casemate", path, "tmpfs", flags, options.as_c_str()).ok()
     });
     mounted.ok_or_else(io::Error::last_os_error).context("mount guest memory at", path)
+}
+
+/// As a tmpfs is told.
+fn option(wish: Placement) -> String {
+    match wish {
+        Placement::HugePages => ",huge=always".to_owned(),
+        Placement::Node(number) => format!(",mpol=bind:{number}"),
+        Placement::Cpus(_) => String::new(),
+    }
 }
 
 /// Whether something is mounted at `path`.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use casemate_lifecycle::InstanceId;
 
-use crate::{Demand, Isolation};
+use crate::{CpuRange, Demand, Isolation, Placement};
 
 /// Everything an instance is made of, decided beforehand; the driver chooses nothing.
 #[derive(Debug, Clone)]
@@ -98,6 +98,22 @@ impl Plan {
             System::Machine(machine) => Some(machine),
             System::Container(_) => None,
         }
+    }
+
+    /// Where it shall lie on the host.
+    pub fn placements(&self) -> impl Iterator<Item = Placement> {
+        self.demands.iter().filter_map(|demand| match demand {
+            Demand::Placement(wish) => Some(*wish),
+            _ => None,
+        })
+    }
+
+    /// The host's processors that it shall run on, where it is not all of them.
+    pub fn cpus_of_host(&self) -> Option<CpuRange> {
+        self.placements().find_map(|wish| match wish {
+            Placement::Cpus(cpus) => Some(cpus),
+            Placement::HugePages | Placement::Node(_) => None,
+        })
     }
 
     /// What a container begins as, where it is one.

@@ -26,7 +26,10 @@ fn main() -> anyhow::Result<()> {
     println!("| level | process | PSS of one instance, KiB |\n|---|---|---|");
     for level in LEVELS {
         let bed = Bed::start(&BedOptions::default())?;
-        ImageBuilder::new().layer(&[("app", &static_program(PROGRAM)?)]).entrypoint(&["/app"]).write(&bed.work().join("image"))?;
+        ImageBuilder::new()
+            .layer(&[("app", &static_program(PROGRAM)?)])
+            .entrypoint(&["/app"])
+            .write(&bed.work().join("image"))?;
         // The first one fills the agent's caches, and is its own growth no more.
         let (first, mut child) = start(&bed, level)?;
         bed.casemate(&["stop", &first]).expect_code(0);

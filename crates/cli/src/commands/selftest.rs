@@ -100,7 +100,8 @@ async fn level_of(globals: &Globals, instance: &str, asked: Level) -> anyhow::Re
         other => {
             let asked = asked.as_str();
             let message = format!("test level {asked}: the instance ran at level {}", other.as_deref().unwrap_or("unknown"));
-            Err(Hinted { message, hint: format!("`casemate nodes` shows which nodes offer {asked}; choose one with --node") }.into())
+            Err(Hinted { message, hint: format!("`casemate nodes` shows which nodes offer {asked}; choose one with --node") }
+                .into())
         }
     }
 }

@@ -175,7 +175,10 @@ mod tests {
 
     #[test]
     fn what_is_not_listed_goes_on() {
-        assert_eq!(answers(vec![libc::SYS_read, libc::SYS_close]), [(libc::SYS_read, libc::EBADF), (libc::SYS_close, libc::EBADF)]);
+        assert_eq!(
+            answers(vec![libc::SYS_read, libc::SYS_close]),
+            [(libc::SYS_read, libc::EBADF), (libc::SYS_close, libc::EBADF)]
+        );
         let made = || {
             rustix::thread::set_no_new_privs(true).unwrap();
             apply().unwrap();

@@ -36,6 +36,8 @@ pub(crate) struct JailSpec {
     pub(crate) file_size_limit: u64,
     /// Who stays beside the program.
     pub(crate) mode: Mode,
+    /// The host's processors that it runs on; empty: all.
+    pub(crate) cpus: Vec<u32>,
 }
 
 /// Something of the host that is visible inside, at the same or another path.

@@ -7,10 +7,11 @@ use std::{
 
 use super::{
     Host,
-    command::inside,
+    command::{self, inside},
     host::{Accel, KVM},
 };
 use crate::{
+    Plan,
     api_vmm::Launch,
     jail::{Access, JailMount, JailSpec, LOG_LIMIT, Mode},
     layout::Places,
@@ -19,14 +20,7 @@ use crate::{
 };
 
 /// The jail of the VMM.
-pub(crate) fn vmm(
-    host: &Host,
-    places: &Places,
-    record: &Record,
-    args: Vec<String>,
-    accel: Accel,
-    file_size_limit: u64,
-) -> JailSpec {
+pub(crate) fn vmm(host: &Host, places: &Places, record: &Record, plan: &Plan, accel: Accel, file_size_limit: u64) -> JailSpec {
     let mut mounts = libraries(&host.program);
     mounts.extend(FIRMWARE.iter().filter_map(|path| existing(path)));
     mounts.push(mount(places.ram(), inside::RAM, Access::ReadWrite));
@@ -39,13 +33,14 @@ pub(crate) fn vmm(
     }
     JailSpec {
         program: host.program.clone(),
-        args,
+        args: command::vmm(plan, accel),
         uid: users(host, record).vmm,
         groups,
         root: places.jail_root(),
         mounts,
         file_size_limit: file_size_limit.max(2 * LOG_LIMIT),
         mode: Mode::Supervise,
+        cpus: plan.cpus_of_host().map(|cpus| cpus.numbers().collect()).unwrap_or_default(),
     }
 }
 
@@ -66,6 +61,7 @@ pub(crate) fn api_vmm(host: &Host, places: &Places, record: &Record, launch: Lau
         mounts,
         file_size_limit: file_size_limit.max(2 * LOG_LIMIT),
         mode: Mode::Supervise,
+        cpus: Vec::new(),
     }
 }
 
@@ -82,6 +78,7 @@ pub(crate) fn vtpm(host: &Host, swtpm: &Path, places: &Places, record: &Record, 
         mounts,
         file_size_limit: VTPM_FILE_LIMIT,
         mode: Mode::Become,
+        cpus: Vec::new(),
     }
 }
 

@@ -82,7 +82,7 @@ pub(crate) fn prepare(host: &Arc<Host>, plan: &Plan) -> Result<Begun, DriverErro
     let size = given.iter().try_fold(ram + MEMORY_SLACK, |sum, (from, _)| {
         fs::metadata(from).map(|metadata| sum + metadata.len()).context("measure", from)
     })?;
-    memory::mount(&places, size)?;
+    memory::mount(&places, size, plan.placements())?;
     let rest = || {
         if has_ram_file {
             memory::create_ram(&places, ram, users.vmm)?;
@@ -111,7 +111,7 @@ fn fresh_vtpm(host: &Host, places: &Places, record: &Record, users: Users) -> Re
 }
 
 fn execute_early(host: &Arc<Host>, places: &Places, record: &Record, plan: &Plan, accel: Accel) -> Result<Early, DriverError> {
-    let spec = jails::vmm(host, places, record, command::vmm(plan, accel), accel, largest_file(plan));
+    let spec = jails::vmm(host, places, record, plan, accel, largest_file(plan));
     let (vtpm_end, vmm_end) = vtpm::connection(places)?;
     let descriptors = descriptors(places, vmm_end, plan)?;
     let (host, record) = (Arc::clone(host), record.clone());
@@ -305,7 +305,7 @@ fn run_or_kill(
 ) -> Result<JailReport, DriverError> {
     let user = jails::users(host, record).vmm;
     let run = || match &host.kind {
-        Kind::Qemu(_) => run_qemu(host, vmm, record, user, places),
+        Kind::Qemu(_) => run_qemu(host, vmm, record, user, places, plan),
         Kind::Api(api) => {
             let scene = Scene { places, plan, user, group: &record.group };
             let last_words = || {
@@ -327,7 +327,14 @@ fn run_or_kill(
     })
 }
 
-fn run_qemu(host: &Host, vmm: &Process, record: &Record, user: u32, places: &Places) -> Result<JailReport, DriverError> {
+fn run_qemu(
+    host: &Host,
+    vmm: &Process,
+    record: &Record,
+    user: u32,
+    places: &Places,
+    plan: Option<&Plan>,
+) -> Result<JailReport, DriverError> {
     let socket = reach(&places.run)?;
     let talk = |error: io::Error| match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
@@ -337,6 +344,9 @@ fn run_qemu(host: &Host, vmm: &Process, record: &Record, user: u32, places: &Pla
     };
     let mut qmp = Qmp::connect(&socket.path(QMP_SOCKET), VMM_START_LIMIT).map_err(talk)?;
     let report = observe::observe(vmm.pid, user, &record.group)?;
+    if let Some(cpus) = plan.and_then(Plan::cpus_of_host) {
+        observe::processors(vmm.pid, cpus)?;
+    }
     qmp.execute("cont").map_err(talk)?;
     Ok(report)
 }

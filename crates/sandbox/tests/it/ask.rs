@@ -35,6 +35,20 @@ enum Answer {
     Ended,
 }
 
+/// Calls that swtpm's own filter knows.
+const ENDS_THE_VTPM: &[&str] = &[
+    "trace another process",
+    "read another process",
+    "take a descriptor of another",
+    "make a device",
+    "change the root",
+    "open by handle",
+    "load a module",
+    "load into BPF",
+    "handle page faults",
+    "add a key",
+    "reach I/O ports",
+];
 const BYTES: u64 = u64::MAX - 1;
 const NAME: &[u8] = b"casemate-ask";
 const CWD: u64 = libc::AT_FDCWD as u64;
@@ -75,7 +89,6 @@ fn refused() -> Vec<Question> {
         question("handle page faults", libc::SYS_userfaultfd, [1, 0, 0, 0, 0], b""),
         question("make an io_uring", libc::SYS_io_uring_setup, [1, BYTES, 0, 0, 0], &[0; 120]),
         question("add a key", libc::SYS_add_key, [BYTES, BYTES, BYTES, 1, (-2_i64) as u64], b"user"),
-        question("read the kernel's log", libc::SYS_syslog, [3, BYTES, 8, 0, 0], &[0; 16]),
         question("reach I/O ports", libc::SYS_ioperm, [0x80, 1, 1, 0, 0], b""),
         question(
             "raise a limit",
@@ -93,6 +106,7 @@ fn fatal() -> Vec<Question> {
         question("execute a program", libc::SYS_execve, [BYTES, 0, 0, 0, 0], b"/bin/sh"),
         question("mount", libc::SYS_mount, [BYTES, BYTES, BYTES, 0, 0], b"tmpfs"),
         question("make a user namespace", libc::SYS_unshare, [libc::CLONE_NEWUSER as u64, 0, 0, 0, 0], b""),
+        question("read the kernel's log", libc::SYS_syslog, [3, BYTES, 8, 0, 0], &[0; 16]),
         question("become root", libc::SYS_setuid, [0; 5], b""),
     ]
 }
@@ -104,9 +118,9 @@ async fn no_thread_of_the_vmm_gets_anything() {
     let pid = bench.vmm().0;
     let asked = tokio::task::spawn_blocking(move || {
         let threads = threads(pid);
-        // Some threads end when they have nothing to do.
+        // Some threads end when they have nothing to do; where all have, there is no answer, and that fails below.
         let alive = |answer: io::Result<Answer>| match answer {
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => None,
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) => None,
             answer => Some(answer.unwrap()),
         };
         let ask =
@@ -155,11 +169,22 @@ async fn the_vtpm_gets_nothing_either() {
     let bench = bench();
     let (plan, _line) = bench.started(|_| {}).await;
     let pid = bench.vtpm();
-    for question in refused() {
-        let name = question.name;
-        let answer = tokio::task::spawn_blocking(move || ask(pid, pid, &question)).await.unwrap();
-        eprintln!("{name}: {answer:?}");
-    }
+    let asked = tokio::task::spawn_blocking(move || {
+        // Its own filter ends it for what it knows; what it does not know is ours to refuse, and is asked first.
+        let (ours, its): (Vec<_>, Vec<_>) = refused().into_iter().partition(|question| !ENDS_THE_VTPM.contains(&question.name));
+        let mut asked = Vec::new();
+        for question in ours.iter().chain(its.first()) {
+            asked.push((question.name, ask(pid, pid, question).unwrap()));
+        }
+        asked
+    })
+    .await
+    .unwrap();
+    let (last, before) = asked.split_last().unwrap();
+    let granted: Vec<_> =
+        before.iter().filter(|(_, answer)| !matches!(answer, Answer::Returned(number) if *number < 0)).collect();
+    assert!(granted.is_empty() && before.len() >= 15, "{granted:?}");
+    assert_eq!(last.1, Answer::Ended, "{}: its own filter is in force as well", last.0);
     bench.end(&plan).await;
 }
 
