@@ -278,7 +278,7 @@ pub(crate) fn launch_record(
 
 #[cfg(test)]
 mod tests {
-    use casemate_sandbox::{Features, GuestChannel};
+    use casemate_sandbox::{Features, GuestChannel, Topology};
 
     use super::*;
 
@@ -294,6 +294,7 @@ mod tests {
             max_disks: 8,
             max_cpus: 1,
             tsc_khz: None,
+            topology: Topology::default(),
             isolation: casemate_sandbox::Isolation::Microvm,
             system: SystemKind::Machine,
             channel: GuestChannel::Memory,

@@ -40,6 +40,7 @@ mod measure;
 mod network;
 mod platform;
 mod receipts;
+mod score;
 mod session;
 mod simulated;
 mod spool;

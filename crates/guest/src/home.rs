@@ -75,6 +75,9 @@ pub(crate) trait Home {
     /// Starts the workload and waits until the image's program runs.
     fn start(&self, plan: &Plan) -> impl Future<Output = Result<(Self::Process, Streams), Fatal>>;
 
+    /// What is seen of its protection once everything is open, for the score card.
+    fn observe(&self) -> Vec<guest::Observation>;
+
     /// The only way out.
     fn end(&self) -> !;
 }
@@ -83,6 +86,9 @@ pub(crate) trait Home {
 pub(crate) trait Running {
     /// Waits for the end of the first process. 128 + signal number after a signal.
     fn exited(&self) -> impl Future<Output = io::Result<i32>>;
+
+    /// What is seen of how it is confined, for the score card.
+    fn observe(&self) -> Option<guest::Observation>;
 
     /// Asks it to end.
     fn terminate(&self);

@@ -20,6 +20,7 @@ mod fatal;
 mod home;
 mod life;
 mod network;
+mod observe;
 mod phase;
 mod power;
 mod storage;

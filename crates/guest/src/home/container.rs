@@ -44,7 +44,7 @@ use crate::{
     channel::port::Port,
     entropy,
     fatal::{Check, Fatal, OrFatal},
-    phase,
+    observe, phase,
     storage::assets,
     sys,
     workload::{
@@ -169,6 +169,11 @@ impl Home for Container {
         Neighbour::start(plan).await
     }
 
+    fn observe(&self) -> Vec<guest::Observation> {
+        // The kernel is the host's: what it is like is for the host to say.
+        Vec::new()
+    }
+
     fn end(&self) -> ! {
         std::process::exit(0)
     }
@@ -234,6 +239,11 @@ impl Running for Neighbour {
             }
             self.children.lock().await.recv().await;
         }
+    }
+
+    fn observe(&self) -> Option<guest::Observation> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.first.as_raw_nonzero())).ok()?;
+        observe::workload(&status)
     }
 
     fn terminate(&self) {

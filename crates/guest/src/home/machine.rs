@@ -19,7 +19,7 @@ use crate::{
     channel::port::Port,
     fatal::{Check, Fatal, OrFatal},
     network::Link,
-    power,
+    observe, power,
     storage::{self, SCRATCH, assets, layers},
     workload::{Bind, Plan, cgroup, process::Process, process::Streams, user::Identity},
 };
@@ -136,6 +136,10 @@ impl Home for Machine {
 
     async fn start(&self, plan: &Plan) -> Result<(Process, Streams), Fatal> {
         Process::start(plan).await
+    }
+
+    fn observe(&self) -> Vec<guest::Observation> {
+        observe::machine()
     }
 
     fn end(&self) -> ! {

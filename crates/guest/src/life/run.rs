@@ -24,12 +24,14 @@ impl<H: Home> Life<H> {
         let plan = prepare(&self.home, &configured, &keys)?;
         // The keys did their work; they wipe themselves.
         drop(keys);
+        self.progress.observed(self.home.observe());
         self.reach(Phase::Keyed).await;
         let sealer = configured.sealer()?;
         let spool = self.spool.clone();
         let recorder = Recorder::new(&spool, &sealer);
         let deadlines = Deadlines::after(Duration::from_secs(configured.workload.ttl_s));
         let (process, streams) = self.home.start(&plan).await?;
+        self.progress.observed(process.observe());
         self.reach(Phase::Running).await;
 
         let code = self.supervise(&mut configured, &process, streams, &recorder, deadlines).await?;

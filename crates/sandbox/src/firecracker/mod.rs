@@ -18,7 +18,7 @@ use std::{
 };
 
 use crate::{
-    Capabilities, DriverError, Features, GuestChannel, Isolation, Plan, Support, SystemKind,
+    Capabilities, DriverError, Features, GuestChannel, Isolation, Plan, Support, SystemKind, Topology,
     api_vmm::{self, API, ApiVmm, GuestMemory, Launch, REQUEST_LIMIT, Scene, VSOCK, inside},
     capabilities::SCRATCH,
     error::Context,
@@ -108,6 +108,7 @@ fn capabilities(program: &Path, accel_reason: String) -> Result<Capabilities, Dr
         memory_mib: 64..=MOST_MIB,
         scratch_mib: 1..=MOST_MIB,
         tsc_khz: None,
+        topology: Topology::default(),
         features: Features {
             vtpm: Support::no("Firecracker has no TPM device"),
             gpu: Support::no("Firecracker has no PCI pass-through; hint: use the QEMU or Cloud Hypervisor driver for GPUs"),
@@ -117,6 +118,7 @@ fn capabilities(program: &Path, accel_reason: String) -> Result<Capabilities, Dr
             pause: Support::no("the evidence of a machine that stood still is not made"),
             snapshot: Support::no("a copy of guest memory would outlive its wipe"),
             hot_plug: Support::no("the machine has no bus for it"),
+            placement: Support::no("its memory is its own, and is not placed yet"),
         },
     })
 }

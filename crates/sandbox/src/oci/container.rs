@@ -22,7 +22,7 @@ use super::{
     spec::{Answer, Connection, ContainerSpec},
 };
 use crate::{
-    ContainerSystem, DriverError, Exit, ExitCause, JailReport, Plan, SharedKind, Started,
+    ContainerSystem, DriverError, Exit, ExitCause, JailReport, Plan, SharedKind, Started, VmmReport,
     cgroup::Limits,
     console,
     error::{Context, chain},
@@ -170,7 +170,7 @@ pub(super) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
     let places = host.layout.places(&plan.id);
     let mut record = Record::load(&places)?.ok_or_else(|| DriverError::NoSuchInstance(plan.id.clone()))?;
     if record.stage == Stage::Started && keeper(&record).is_some() {
-        return Ok(Started { jail: observed(host, &record)?, since_execution: None });
+        return Ok(Started { jail: observed(host, &record)?, vmm: memory(&record), since_execution: None });
     }
     if record.stage != Stage::Prepared {
         return Err(host.failed("the instance is not prepared, or its container has ended".to_owned()));
@@ -182,7 +182,7 @@ pub(super) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
         record.save(&places)?;
         observed(host, &record)
     });
-    started.map(|jail| Started { jail, since_execution: None }).inspect_err(|_| {
+    started.map(|jail| Started { jail, vmm: memory(&record), since_execution: None }).inspect_err(|_| {
         // Whatever it was that started, none of it goes on.
         if let Err(error) = record.group.kill() {
             tracing::error!(instance.id = %plan.id, error = %chain(&error), "could not end a failed container");
@@ -250,6 +250,11 @@ fn observed(host: &Host, record: &Record) -> Result<JailReport, DriverError> {
             Err(_) => std::thread::sleep(PAUSE),
         }
     }
+}
+
+/// There is no VMM: its memory is that of the processes in its group.
+fn memory(record: &Record) -> VmmReport {
+    VmmReport { memory_no_swap: Some(record.group.forbids_swap()), ..VmmReport::default() }
 }
 
 /// Process 1 of the outermost PID namespace of the instance.

@@ -8,7 +8,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::spec::{Connection, inside};
-use crate::{Capabilities, DriverError, Features, GuestChannel, Isolation, Support, SystemKind, error::Context, qemu::host};
+use crate::{
+    Capabilities, DriverError, Features, GuestChannel, Isolation, Support, SystemKind, Topology, error::Context, qemu::host,
+};
 
 /// An OCI runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +83,7 @@ impl Runtime {
             memory_mib: LEAST_MIB..=MOST_MIB,
             scratch_mib: 1..=MOST_MIB,
             tsc_khz: None,
+            topology: Topology::default(),
             features: Features {
                 vtpm: Support::no(format!("level {level} has no machine that a TPM could belong to")),
                 gpu: Support::no(format!("level {level} cannot give back a GPU whose memory is proven to be clean")),
@@ -90,6 +93,7 @@ impl Runtime {
                 pause: Support::no("the evidence of a container that stood still is not made"),
                 snapshot: Support::no("a copy of the container's memory would outlive its wipe"),
                 hot_plug: Support::no("containers have no devices that come and go"),
+                placement: Support::no("containers take what the host gives them"),
             },
         })
     }

@@ -11,7 +11,7 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::q35::probe::probe;
-use crate::{Capabilities, DriverError, Features, GuestChannel, Isolation, Support, SystemKind, error::Context, sys};
+use crate::{Capabilities, DriverError, Features, GuestChannel, Isolation, Support, SystemKind, Topology, error::Context, sys};
 
 /// How guest code is executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +62,7 @@ pub(crate) fn capabilities(qemu: &Path, choice: AccelChoice, network: Support) -
         max_cpus: MOST_CPUS,
         memory_mib: LEAST_MEMORY_MIB..=MOST_MIB,
         scratch_mib: 1..=MOST_MIB,
+        topology: Topology::read(Path::new("/")),
         features: features(qemu, network),
         tsc_khz: match accel {
             // Under KVM the guest's kernel reads it from kvmclock.
@@ -83,6 +84,7 @@ fn features(qemu: &Path, network: Support) -> Features {
         pause: Support::no("the evidence of a machine that stood still is not made"),
         snapshot: Support::no("a copy of guest memory would outlive its wipe"),
         hot_plug: Support::no("the microvm machine has no bus for it"),
+        placement: Support::Yes,
     }
 }
 

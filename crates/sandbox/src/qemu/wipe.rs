@@ -169,10 +169,12 @@ fn guest_ram(wipe: &mut Wipe<'_>) -> Result<WipedItem, DriverError> {
             method: "overwritten",
             verified: found.dirty == 0 && blocks_left == 0 && !path.exists(),
             detail: format!(
-                "{} of {} MiB were touched by the guest and overwritten with zeros; {} pages read back, {} not zero; \
+                "{} of {} MiB were touched by the guest and overwritten with zeros by {} threads{}; {} pages read back, {} not zero; \
                  {blocks_left} blocks left after release",
                 found.touched >> 20,
                 found.bytes >> 20,
+                found.threads,
+                found.rate().map_or_else(String::new, |rate| format!(" at {rate} MiB/s")),
                 found.sampled,
                 found.dirty,
             ),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 
+mod ask;
 mod conformance;
 mod fake;
 mod guest;
@@ -9,4 +10,5 @@ mod monitors;
 mod network;
 mod oci;
 mod places;
+mod probes;
 mod qemu;

@@ -159,8 +159,8 @@ pub(crate) fn plan(id: &InstanceId, runtime: Runtime) -> Plan {
     }
 }
 
-struct Bench {
-    subject: Subject,
+pub(crate) struct Bench {
+    pub(crate) subject: Subject,
     places: Places,
 }
 
@@ -188,7 +188,7 @@ impl Bench {
         (plan, line)
     }
 
-    async fn end(&self, plan: &Plan) {
+    pub(crate) async fn end(&self, plan: &Plan) {
         let evidence = self.subject.driver.wipe(&plan.id).await.unwrap();
         assert!(evidence.items.values().all(|item| item.verified), "{evidence:?}");
         self.subject.driver.forget(&plan.id).await.unwrap();
@@ -196,7 +196,7 @@ impl Bench {
     }
 }
 
-fn bench(runtime: Runtime) -> Bench {
+pub(crate) fn bench(runtime: Runtime) -> Bench {
     let places = Places::new(runtime);
     let checked = places.clone();
     let subject = Subject {

@@ -12,7 +12,8 @@ use std::{
 
 use casemate_lifecycle::InstanceId;
 use casemate_sandbox::{
-    Demand, Disk, Driver, DriverError, ExitCause, Isolation, MachineSystem, Plan, Presence, System, VtpmProvisioner,
+    CpuRange, Demand, Disk, Driver, DriverError, ExitCause, Isolation, MachineSystem, Placement, Plan, Presence, System,
+    VtpmProvisioner,
     network::Network,
     qemu::{AccelChoice, QemuConfig, QemuDriver},
 };
@@ -65,7 +66,7 @@ impl Drop for Bench {
     }
 }
 
-fn bench() -> Bench {
+pub(crate) fn bench() -> Bench {
     let places = Places::new();
     let driver = places.driver();
     let khz = driver.capabilities().tsc_khz.unwrap();
@@ -126,6 +127,12 @@ impl Bench {
     pub(crate) fn vmm(&self) -> (i32, String) {
         let status = self.find_vmm().expect("the VMM runs");
         (field(&status, "Pid").parse().unwrap(), status)
+    }
+
+    /// The vTPM's process.
+    pub(crate) fn vtpm(&self) -> i32 {
+        let found = self.places.processes().into_iter().find(|status| field(status, "Name") == "swtpm");
+        field(&found.expect("the vTPM runs"), "Pid").parse().unwrap()
     }
 
     pub(crate) fn has_vmm(&self) -> bool {
@@ -352,7 +359,27 @@ async fn refuses_what_the_machine_cannot_have() {
     refused(|plan| plan.cpus = 0).await;
     refused(|plan| plan.isolation = Isolation::Confidential).await;
     refused(|plan| plan.demands.push(Demand::Gpus(1))).await;
+    refused(|plan| plan.demands.push(Demand::Placement(Placement::Node(1000)))).await;
+    refused(|plan| plan.demands.push(Demand::Placement(Placement::Cpus(CpuRange { first: 900, count: 2 })))).await;
     bench.places.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_lies_where_its_plan_says() {
+    let bench = bench();
+    let wishes = [Placement::HugePages, Placement::Node(0), Placement::Cpus(CpuRange { first: 1, count: 1 })];
+    let (plan, mut line) = bench.started(|plan| plan.demands.extend(wishes.map(Demand::Placement))).await;
+    assert_eq!(line.ask("echo placed").await, "placed");
+    for thread in fs::read_dir(format!("/proc/{}/task", bench.vmm().0)).unwrap().flatten() {
+        // Some threads end when they have nothing to do.
+        let Ok(status) = fs::read_to_string(thread.path().join("status")) else { continue };
+        assert_eq!(field(&status, "Cpus_allowed_list"), "1");
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let point = bench.places.ram(&plan.id).parent().unwrap().display().to_string();
+    let memory = mounts.lines().find(|line| line.split(' ').nth(4) == Some(&point)).unwrap();
+    assert!(memory.contains("huge=always") && memory.contains("mpol=bind:0"), "{memory}");
+    bench.end(&plan).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

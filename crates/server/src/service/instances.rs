@@ -185,6 +185,7 @@ fn new_instance(caller: &Caller, workload: &Workload, text: String, now_ms: u64)
         attested_at_ms: None,
         verdict: None,
         stages_ms: Default::default(),
+        observed: None,
         sealed_release: None,
         last_event: 0,
         notes: 0,

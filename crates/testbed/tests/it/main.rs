@@ -15,6 +15,7 @@ mod levels;
 mod main_job;
 mod memory;
 mod network;
+mod protection;
 mod refusals;
 mod renewal;
 mod support;
