@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, net::SocketAddr, sync::Arc};
 use anyhow::Context as _;
 use casemate_api::{guest, workload::Workload};
 use casemate_lifecycle::InstanceId;
-use casemate_sandbox::network::{Link, Network, NetworkConfig, Place, Uplink, make_router};
+use casemate_sandbox::network::{Link, Network, NetworkConfig, Place, Statistics, Uplink, make_router};
 
 use crate::{config::Config, failure::chain, files::off_thread};
 
@@ -67,6 +67,15 @@ pub(crate) async fn release(network: Option<Arc<Network>>, id: &InstanceId) {
         let error = chain(&error);
         tracing::error!(instance.id = %id, error, "could not take away the instance's network; a later agent does");
     }
+}
+
+/// What went over an instance's link so far, where it has one.
+pub(crate) async fn statistics(network: Option<Arc<Network>>, id: &InstanceId) -> Option<Statistics> {
+    let (network, asked) = (network?, id.clone());
+    let counted = off_thread(move || network.statistics(&asked)).await;
+    counted
+        .inspect_err(|error| tracing::debug!(instance.id = %id, error = chain(error), "could not count the instance's packets"))
+        .ok()
 }
 
 fn message(link: &Link, resolves: bool) -> guest::Network {

@@ -11,6 +11,7 @@ use casemate_api::{
     score::Observation,
 };
 use casemate_lifecycle::{Failure, InstanceId, Scope, Step};
+use casemate_sandbox::network::Statistics;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -311,6 +312,21 @@ fn instance_report(id: &InstanceId, view: &View) -> node::InstanceReport {
         observed: observations(&view.observed.agent),
         guest_observed: observations(&view.observed.guest),
         observed_at_ms: view.observed.at_ms,
+        network: view.network.map(network_use),
+    }
+}
+
+fn network_use(counted: Statistics) -> node::NetworkUse {
+    node::NetworkUse {
+        sent_bytes: counted.sent.bytes,
+        sent_packets: counted.sent.packets,
+        sent_dropped: counted.send_dropped.packets,
+        received_bytes: counted.received.bytes,
+        received_packets: counted.received.packets,
+        received_dropped: counted.receive_dropped.packets,
+        names_asked: counted.names.asked,
+        names_refused: counted.names.refused,
+        names_failed: counted.names.failed,
     }
 }
 

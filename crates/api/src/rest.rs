@@ -92,8 +92,33 @@ pub struct Instance {
     pub created_at_ms: u64,
     /// Milliseconds by stage, as measured by the node.
     pub stages_ms: BTreeMap<String, u64>,
+    /// What went over its link so far, as the node counted it; absent where it has no network.
+    pub network: Option<NetworkUse>,
     /// Whether a receipt is there.
     pub has_receipt: bool,
+}
+
+/// What an instance sent and got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NetworkUse {
+    /// Bytes that it sent by its rules.
+    pub sent_bytes: u64,
+    /// Packets that it sent by its rules.
+    pub sent_packets: u64,
+    /// Packets that it sent and no rule allowed.
+    pub sent_dropped: u64,
+    /// Bytes that it got.
+    pub received_bytes: u64,
+    /// Packets that it got.
+    pub received_packets: u64,
+    /// Packets that were sent to it and no rule allowed.
+    pub received_dropped: u64,
+    /// Questions for names.
+    pub names_asked: u64,
+    /// Those for names that no rule allows.
+    pub names_refused: u64,
+    /// Those that had no answer which could be passed on.
+    pub names_failed: u64,
 }
 
 /// Why an instance failed.

@@ -8,6 +8,7 @@ use casemate_api::{
     workload::Workload,
 };
 use casemate_lifecycle::{Actual, Event, Failure, Hold, Intent, Step, apply};
+use casemate_sandbox::network::Statistics;
 use tokio::sync::watch;
 
 use super::View;
@@ -30,6 +31,7 @@ pub(super) struct Book {
     /// Records below are at the platform.
     stored: u64,
     note: String,
+    network: Option<Statistics>,
     uses: InUse,
     view: watch::Sender<View>,
     failpoints: Failpoints,
@@ -51,12 +53,14 @@ impl Book {
             stages_ms: Default::default(),
             observed: Default::default(),
             note: String::new(),
+            network: None,
             records: 0..0,
             receipt: None,
             in_use: uses,
         };
         let view = watch::Sender::new(blank);
-        let book = Self { journal, folder, spool, durable: kept.end, stored: kept.start, note, uses, view, failpoints };
+        let book =
+            Self { journal, folder, spool, durable: kept.end, stored: kept.start, note, network: None, uses, view, failpoints };
         book.publish();
         Ok(book)
     }
@@ -91,6 +95,11 @@ impl Book {
     /// A stage as the guest's own clock saw it.
     pub(super) fn guest_stage(&mut self, name: &str, ms: u64) {
         self.journal.stages_ms.entry(format!("guest.{name}")).or_insert(ms);
+    }
+
+    /// What went over its link so far.
+    pub(super) fn counted(&mut self, network: Statistics) {
+        self.network = Some(network);
     }
 
     /// What the agent saw of the instance's protection.
@@ -217,6 +226,7 @@ impl Book {
                 stages_ms: journal.stages_ms.clone(),
                 observed: journal.observed.clone(),
                 note: self.note.clone(),
+                network: self.network,
                 records: self.stored..self.durable,
                 receipt,
                 in_use: if ended { InUse::default() } else { self.uses },

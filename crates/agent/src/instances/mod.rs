@@ -19,6 +19,7 @@ mod tests;
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use casemate_lifecycle::{Actual, Failure, Hold, InstanceId};
+use casemate_sandbox::network::Statistics;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use registry::{Registry, Told};
@@ -60,6 +61,7 @@ pub(crate) struct View {
     pub(crate) stages_ms: BTreeMap<String, u64>,
     pub(crate) observed: Observed,
     pub(crate) note: String,
+    pub(crate) network: Option<Statistics>,
     /// Durable records that the platform does not have yet.
     pub(crate) records: Range<u64>,
     pub(crate) receipt: Option<Arc<SignedReceipt>>,

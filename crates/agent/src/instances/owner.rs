@@ -219,6 +219,22 @@ impl Owner {
         Ok(())
     }
 
+    /// Whether its workload has a network.
+    pub(super) fn is_connected(&self) -> bool {
+        let text = self.book.journal.order.body.workload.as_bytes();
+        Workload::from_canonical(text).is_ok_and(|workload| workload.network.is_some())
+    }
+
+    /// Shows what is new, and with it what went over the link so far.
+    pub(super) async fn count(&mut self) {
+        if self.is_connected()
+            && let Some(counted) = network::statistics(self.ctx.drivers.network(), &self.id).await
+        {
+            self.book.counted(counted);
+        }
+        self.book.publish();
+    }
+
     /// Looks at what holds the machine, for the score card.
     async fn observe(&mut self, started: &Started) {
         let mut seen = off_thread(|| score::node(Path::new("/"))).await;
@@ -267,7 +283,7 @@ impl Owner {
         self.book.end(ending, failure);
         self.refuse_challenges();
         self.save_whatever_it_takes().await;
-        self.book.publish();
+        self.count().await;
         self.book.pass(Failpoint::Wiping);
         let mut wipe = self.wipe().await;
         self.book.pass(Failpoint::Wiped);

@@ -8,7 +8,7 @@ use casemate_sandbox::{DriverError, Exit, ExitCause, SystemKind};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, sleep_until},
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until},
 };
 
 use super::owner::{Challenge, Ended, Owner};
@@ -23,6 +23,8 @@ use crate::{
 
 /// After the end of the grace period, for the guest's last records.
 const STOP_MARGIN: Duration = Duration::from_secs(5);
+/// Between two counts of what went over its link.
+const COUNT_EVERY: Duration = Duration::from_secs(10);
 /// From the exit of the workload to the end of the machine: the guest waits 30 s for acknowledgements.
 const EXIT_LIMIT: Duration = Duration::from_secs(45);
 /// From a fatal message to the end of the machine.
@@ -72,6 +74,9 @@ impl Owner {
         let mut serving = Serving::start(self, launched.message);
         let exit = driver.wait(&id);
         tokio::pin!(exit);
+        let is_connected = self.is_connected();
+        let mut count = interval_at(Instant::now() + COUNT_EVERY, COUNT_EVERY);
+        count.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if let Some(ended) = self.advance(&mut serving) {
                 return ended;
@@ -84,6 +89,7 @@ impl Owner {
                 Some(synced) = serving.syncing.join_next() => self.synced(&serving, synced),
                 Some(_) = serving.completing.join_next() => { self.book.stage("evidence"); Ok(()) }
                 request = self.requests.recv() => { self.take_or_sleep(request).await; Ok(()) }
+                _ = count.tick(), if is_connected => { self.count().await; Ok(()) }
                 () = at(until) => self.too_late(&serving),
                 exit = &mut exit => return self.machine_ended(serving, exit).await,
             };

@@ -1,6 +1,6 @@
 //! `casemate inspect`.
 
-use casemate_api::rest::{Instance, ScoreCard};
+use casemate_api::rest::{Instance, NetworkUse, ScoreCard};
 use casemate_verifier::AttestationResult;
 use serde::Serialize;
 
@@ -31,6 +31,9 @@ pub(crate) async fn run(globals: &Globals, args: Inspect) -> anyhow::Result<Stat
         row("workload", &instance.workload_digest),
         row("receipt", if instance.has_receipt { "yes" } else { "not yet" }),
     ];
+    if let Some(network) = &instance.network {
+        rows.extend(traffic(network));
+    }
     if let Some(failure) = &instance.failure {
         rows.push(row("failed at", &failure.step));
         rows.push(row("failed check", &failure.check));
@@ -50,6 +53,16 @@ pub(crate) async fn run(globals: &Globals, args: Inspect) -> anyhow::Result<Stat
     println!();
     print_card(&score_card)?;
     Ok(Status::Ok)
+}
+
+fn traffic(network: &NetworkUse) -> [Vec<String>; 3] {
+    let counted = |packets: u64, bytes: u64, dropped: u64| format!("{packets} packets, {bytes} bytes; {dropped} packets dropped");
+    let NetworkUse { names_asked, names_refused, names_failed, .. } = network;
+    [
+        row("sent", &counted(network.sent_packets, network.sent_bytes, network.sent_dropped)),
+        row("received", &counted(network.received_packets, network.received_bytes, network.received_dropped)),
+        row("names", &format!("{names_asked} asked, {names_refused} refused by the rules, {names_failed} not found")),
+    ]
 }
 
 /// What `--output json` prints.

@@ -186,6 +186,7 @@ fn new_instance(caller: &Caller, workload: &Workload, text: String, now_ms: u64)
         verdict: None,
         stages_ms: Default::default(),
         observed: None,
+        network: None,
         sealed_release: None,
         last_event: 0,
         notes: 0,
@@ -243,6 +244,7 @@ pub(super) fn view(instance: Instance) -> rest::Instance {
         platform_verdict: instance.verdict.and_then(|text| serde_json::from_str(&text).ok()),
         created_at_ms: instance.created_at_ms,
         stages_ms: instance.stages_ms,
+        network: instance.network,
         has_receipt: instance.has_receipt,
     }
 }

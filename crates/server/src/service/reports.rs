@@ -2,6 +2,7 @@
 
 use casemate_api::{
     node,
+    rest::NetworkUse,
     score::{Observation, Observer, believable},
 };
 use casemate_lifecycle::{Failure, NodeId, Reported, Step, believed};
@@ -67,6 +68,9 @@ fn believe(instance: &mut Instance, report: node::InstanceReport, out: &mut Vec<
     if !agent.is_empty() || !guest.is_empty() {
         instance.observed = Some(Observed { at_ms: report.observed_at_ms, agent, guest });
     }
+    if let Some(counted) = report.network {
+        instance.network = Some(network_use(counted));
+    }
     let failure = report.failure.map(|failure| Failure {
         step: Step::parse(&failure.step).unwrap_or(life::next_step(instance.actual.step)),
         check: life::clipped(&failure.check, 100),
@@ -75,6 +79,20 @@ fn believe(instance: &mut Instance, report: node::InstanceReport, out: &mut Vec<
     let reported = Reported { step: Step::parse(&report.step), exit_code: report.exit_code, failure };
     for event in believed(&instance.actual, reported) {
         life::happen(instance, event, out);
+    }
+}
+
+fn network_use(counted: node::NetworkUse) -> NetworkUse {
+    NetworkUse {
+        sent_bytes: counted.sent_bytes,
+        sent_packets: counted.sent_packets,
+        sent_dropped: counted.sent_dropped,
+        received_bytes: counted.received_bytes,
+        received_packets: counted.received_packets,
+        received_dropped: counted.received_dropped,
+        names_asked: counted.names_asked,
+        names_refused: counted.names_refused,
+        names_failed: counted.names_failed,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use casemate_api::{score::Observation, workload::Isolation};
+use casemate_api::{rest::NetworkUse, score::Observation, workload::Isolation};
 use casemate_lifecycle::{Actual, Failure, InstanceId, Intent, NodeId, Step};
 use serde::{Deserialize, Serialize};
 use sqlx::{Sqlite, SqliteConnection, Transaction, sqlite::SqliteRow};
@@ -56,6 +56,8 @@ pub struct Instance {
     pub stages_ms: BTreeMap<String, u64>,
     /// What node and guest saw of its protection, once they did.
     pub observed: Option<Observed>,
+    /// What went over its link, as the node counted it.
+    pub network: Option<NetworkUse>,
     /// Sealed keys on their way to the guest.
     pub sealed_release: Option<Vec<u8>>,
     /// Number of the newest event.
@@ -331,7 +333,7 @@ async fn update(connection: &mut SqliteConnection, instance: &Instance) -> Resul
     let failure = instance.actual.failure.as_ref();
     sqlx::query(
         "UPDATE instances SET node = ?, level = ?, memory_mib = ?, intent = ?, step = ?, exit_code = ?, failure_step = ?, failure_check = ?, \
-         failure_detail = ?, generation = ?, attested_at_ms = ?, verdict = ?, stages = ?, observed = ?, sealed_release = ?, last_event = ?, \
+         failure_detail = ?, generation = ?, attested_at_ms = ?, verdict = ?, stages = ?, observed = ?, network = ?, sealed_release = ?, last_event = ?, \
          notes = ?, next_record = ?, record_bytes = ? WHERE id = ?",
     )
     .bind(instance.node.as_ref().map(NodeId::as_str))
@@ -348,6 +350,7 @@ async fn update(connection: &mut SqliteConnection, instance: &Instance) -> Resul
     .bind(instance.verdict.as_deref())
     .bind(serde_json::to_string(&instance.stages_ms).expect("a map of numbers always serialises"))
     .bind(instance.observed.as_ref().map(|observed| serde_json::to_string(observed).expect("plain data always serialises")))
+    .bind(instance.network.as_ref().map(|network| serde_json::to_string(network).expect("plain data always serialises")))
     .bind(instance.sealed_release.as_deref())
     .bind(int(instance.last_event))
     .bind(int(instance.notes))
@@ -419,6 +422,10 @@ pub(super) fn from_row(row: &SqliteRow) -> Result<Instance> {
         stages_ms: columns.json("stages")?,
         observed: match columns.opt_text("observed")? {
             Some(_) => Some(columns.json("observed")?),
+            None => None,
+        },
+        network: match columns.opt_text("network")? {
+            Some(_) => Some(columns.json("network")?),
             None => None,
         },
         sealed_release: columns.opt_blob("sealed_release")?,

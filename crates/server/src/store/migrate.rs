@@ -3,12 +3,13 @@
 use sqlx::{AssertSqlSafe, SqlitePool};
 
 /// One file per version, in order, never changed once released.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("../../migrations/sqlite/0001_first.sql"),
     include_str!("../../migrations/sqlite/0002_appraisals.sql"),
     include_str!("../../migrations/sqlite/0003_ima_memory.sql"),
     include_str!("../../migrations/sqlite/0004_levels.sql"),
     include_str!("../../migrations/sqlite/0005_observed.sql"),
+    include_str!("../../migrations/sqlite/0006_network.sql"),
 ];
 
 /// Why the schema could not be brought up to date.

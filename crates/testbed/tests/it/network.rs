@@ -10,6 +10,7 @@ use std::{
 };
 
 use casemate_testbed::{Bed, BedOptions, ImageBuilder, static_program};
+use serde_json::Value;
 
 use crate::{
     deaths::PATIENT_MS,
@@ -246,6 +247,11 @@ fn a_workload_reaches_what_its_rules_allow_at_every_level_and_nothing_is_left() 
         let instance = outcome.instance();
         let receipt = bed.casemate(&["receipt", "verify", &instance]).expect_code(0);
         assert!(receipt.stdout.contains("network"), "{}", receipt.stdout);
+        let counted: Value = serde_json::from_str(&bed.casemate(&["inspect", &instance, "--output", "json"]).stdout).unwrap();
+        let counted = |name: &str| counted["network"][name].as_u64().unwrap_or_else(|| panic!("{name} in {counted}"));
+        // The end of a connection with the published port may still be on its way.
+        assert!(counted("sent_packets") >= 8 && counted("received_bytes") > 500 && counted("sent_dropped") >= 2, "{level}");
+        assert_eq!(counted("names_asked"), 0);
         bed.assert_no_instance_remains();
         outside.assert_no_instance_remains();
     }
