@@ -46,7 +46,7 @@ impl CpuRange {
         }
     }
 
-    /// Their numbers; none beyond [`MOST_CPU`].
+    /// Their numbers; none beyond 1023.
     pub fn numbers(self) -> impl Iterator<Item = u32> {
         (self.first..self.first.saturating_add(self.count)).take_while(|number| *number <= MOST_CPU)
     }

@@ -3,7 +3,8 @@
 //! `cargo run --package casemate-testbed --example overhead [INSTANCES]`, as root, after `make build`. Prints Markdown.
 //!
 //! Proportional set sizes (a page that n processes share counts for 1/n) of everything in the instances' control groups, less the
-//! guest's memory; and how much the agent grew, once all of them run. Memory of the kernel itself is not in it.
+//! guest's memory and the workload itself; and how much anonymous memory the agent has gained, once all of them run. Memory of the
+//! kernel itself is not in it.
 
 use std::{
     collections::BTreeMap,
@@ -50,18 +51,21 @@ fn measure(bed: &Bed, level: &str, instances: u64) -> anyhow::Result<()> {
     let (mut parts, mut guests): (BTreeMap<String, u64>, u64) = (BTreeMap::new(), 0);
     for (instance, _) in &running {
         for (name, memory) in processes(instance)? {
-            *parts.entry(name).or_default() += memory.own_kib;
             guests += memory.guest_kib;
+            match name.as_str() {
+                "app" => guests += memory.own_kib,
+                _ => *parts.entry(name).or_default() += memory.own_kib,
+            }
         }
     }
-    let agent = after.own_kib.saturating_sub(before.own_kib);
+    let agent = after.anonymous_kib.saturating_sub(before.anonymous_kib);
     let all = parts.values().sum::<u64>() + agent;
     for (name, kib) in &parts {
         println!("| {level} | {name} | {} |", kib / instances);
     }
     println!("| {level} | the agent's growth | {} |", agent / instances);
     println!("| {level} | **all of it** | **{}** |", all / instances);
-    println!("| {level} | beside it: memory of the guest that it has touched | {} |", guests / instances);
+    println!("| {level} | beside it: what the guest, or the workload, has touched | {} |", guests / instances);
     for (instance, mut child) in running {
         bed.casemate(&["stop", &instance]).expect_code(0);
         child.wait()?;
@@ -100,8 +104,13 @@ fn processes(instance: &str) -> anyhow::Result<Vec<(String, Memory)>> {
         }
         let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let program = String::from_utf8_lossy(command.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned();
-        let name = Path::new(&program).file_name().map(|name| name.to_string_lossy().into_owned());
-        found.push((name.unwrap_or_else(|| "?".to_owned()), Memory::of(pid)?));
+        let name = match Path::new(&program).file_name().map(|name| name.to_string_lossy().into_owned()) {
+            // As the agent starts itself.
+            Some(name) if name == "exe" => "jail helper".to_owned(),
+            Some(name) => name,
+            None => "without a name".to_owned(),
+        };
+        found.push((name, Memory::of(pid)?));
     }
     anyhow::ensure!(!found.is_empty(), "no process is in the group of {instance}");
     Ok(found)
@@ -111,20 +120,27 @@ fn processes(instance: &str) -> anyhow::Result<Vec<(String, Memory)>> {
 struct Memory {
     own_kib: u64,
     guest_kib: u64,
+    /// Of no file; not proportional.
+    anonymous_kib: u64,
 }
 
 impl Memory {
     fn of(pid: i32) -> anyhow::Result<Self> {
         let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).with_context(|| format!("read the mappings of {pid}"))?;
-        let (mut of_guest, mut sum) = (false, Self { own_kib: 0, guest_kib: 0 });
+        let (mut of_guest, mut sum) = (false, Self { own_kib: 0, guest_kib: 0, anonymous_kib: 0 });
         for line in maps.lines() {
             if let Some(size) = line.strip_prefix("Pss:") {
-                let kib: u64 = size.trim().trim_end_matches(" kB").parse().context("read a size")?;
-                *(if of_guest { &mut sum.guest_kib } else { &mut sum.own_kib }) += kib;
+                *(if of_guest { &mut sum.guest_kib } else { &mut sum.own_kib }) += kib(size)?;
+            } else if let Some(size) = line.strip_prefix("Anonymous:") {
+                sum.anonymous_kib += kib(size)?;
             } else if line.split(' ').next().is_some_and(|addresses| addresses.contains('-')) {
                 of_guest = line.ends_with("/ram");
             }
         }
         Ok(sum)
     }
+}
+
+fn kib(text: &str) -> anyhow::Result<u64> {
+    text.trim().trim_end_matches(" kB").parse().context("read a size")
 }

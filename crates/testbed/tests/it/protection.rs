@@ -74,6 +74,33 @@ fn nothing_gets_out_of_a_machine() {
     bed.finish();
 }
 
+#[test]
+fn nothing_gets_out_of_a_container_or_sandbox_and_the_card_says_what_holds_it() {
+    let bed = Bed::start(&BedOptions::default()).unwrap();
+    for level in ["container", "sandbox"] {
+        let tried = bed.casemate(&["selftest", "--level", level, "--output", "json"]).expect_code(0);
+        let report: Value = serde_json::from_str(&tried.stdout).unwrap();
+        assert_eq!(report["level"], level);
+        let findings = report["findings"].as_array().unwrap();
+        let blocked = findings.iter().filter(|finding| finding["outcome"] == "blocked").count();
+        assert!(blocked >= 15 && findings.iter().all(|finding| finding["outcome"] != "through"), "{report}");
+        let instance = report["instance"].as_str().unwrap();
+        let inspected = bed.casemate(&["inspect", instance, "--output", "json"]).expect_code(0);
+        let inspected: Value = serde_json::from_str(&inspected.stdout).unwrap();
+        let lines = inspected["score_card"]["lines"].as_array().unwrap();
+        let state = |item: &str| lines.iter().find(|line| line["item"] == item).unwrap()["state"].clone();
+        for item in ["jail-user", "jail-seccomp", "jail-namespaces", "jail-cgroup", "jail-verified", "vmm-verified"] {
+            assert_eq!(state(item), "held", "{level}: {item}");
+        }
+        // There is neither a VMM nor a kernel of the guest's own.
+        for item in ["vmm-kvm", "memory-private", "guest-root-verity", "guest-lockdown", "guest-verified"] {
+            assert_eq!(state(item), "not-observed", "{level}: {item}");
+        }
+    }
+    bed.assert_no_instance_remains();
+    bed.finish();
+}
+
 /// A program in the place of the probes, which says what the test wants.
 fn a_report_is_taken_for_what_it_is(bed: &Bed) {
     let through = r#"{\"version\":1,\"findings\":[{\"probe\":\"p\",\"tries\":\"t\",\"outcome\":\"through\",\"reason\":\"r\"}]}"#;
