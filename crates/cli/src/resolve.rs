@@ -9,8 +9,9 @@ use std::{
 
 use anyhow::Context as _;
 use casemate_api::workload::{self, Isolation, Layer, Process, Workload};
-use casemate_image::{Blobs, Cache, ImageInfo, Source};
+use casemate_image::{BlobInfo, Blobs, Cache, ImageInfo, Source};
 use casemate_seal::{Dek, HpkeSecret};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -91,25 +92,27 @@ pub(crate) fn os_rng() -> impl casemate_seal::rand_core::CryptoRng {
     casemate_seal::rand_core::UnwrapErr(getrandom::SysRng)
 }
 
+/// The next layer is fetched while one is converted.
 async fn layers(blobs: &Blobs, cache: &Cache, info: &ImageInfo, printer: &Printer) -> anyhow::Result<(Vec<Layer>, Vec<Upload>)> {
-    let (mut layers, mut uploads) = (Vec::new(), Vec::new());
-    for (number, blob) in info.layers.iter().enumerate() {
+    let resolve = |(number, blob): (usize, BlobInfo)| async move {
         printer.note(
             "image",
             &format!("layer {} of {}, {} KiB: verify and convert", number + 1, info.layers.len(), blob.size >> 10),
         );
-        let file = blobs.fetch(blob).await.with_context(|| format!("fetch layer {}", blob.digest))?;
+        let file = blobs.fetch(&blob).await.with_context(|| format!("fetch layer {}", blob.digest))?;
         let (cache, digest, media_type) = (cache.clone(), blob.digest, blob.media_type.clone());
         let converted = tokio::task::spawn_blocking(move || cache.convert_layer(&digest, &media_type)).await?;
         let converted = converted.with_context(|| format!("convert layer {}", blob.digest))?;
-        uploads.push(Upload { digest: blob.digest.to_string(), file, size_bytes: blob.size });
-        layers.push(Layer {
+        let layer = Layer {
             blob: blob.digest.to_string(),
             root_hash: hex::encode(converted.root_hash),
             data_blocks: converted.data_blocks,
-        });
-    }
-    Ok((layers, uploads))
+        };
+        anyhow::Ok((layer, Upload { digest: blob.digest.to_string(), file, size_bytes: blob.size }))
+    };
+    let resolved = stream::iter(info.layers.iter().cloned().enumerate()).map(resolve).buffered(PARALLEL_LAYERS);
+    let resolved: Vec<(Layer, Upload)> = resolved.try_collect().await?;
+    Ok(resolved.into_iter().unzip())
 }
 
 fn process(file: &WorkloadFile, info: &ImageInfo) -> anyhow::Result<Process> {
@@ -191,3 +194,6 @@ fn default_name(image: &str) -> String {
     let name: String = last.chars().filter(|c| !c.is_control()).take(60).collect();
     if name.is_empty() { "workload".to_owned() } else { name }
 }
+
+/// Layers that are fetched or converted at the same time.
+const PARALLEL_LAYERS: usize = 2;
