@@ -374,7 +374,7 @@ mod tests {
 
     #[test]
     fn names_the_layer_whose_root_is_another_one() {
-        let layer = Layer { blob: format_digest(&[1; 32]), root_hash: hex::encode([2; 32]), data_blocks: 3 };
+        let layer = Layer { blob: format_digest(&[1; 32]), root_hash: hex::encode([2; 32]), data_blocks: 3, key: None };
         let same = ConvertedLayer { path: "/x".into(), root_hash: [2; 32], data_blocks: 3, size_bytes: 4096 };
         assert!(compare(&layer, &same).is_ok());
         for other in [ConvertedLayer { root_hash: [9; 32], ..same.clone() }, ConvertedLayer { data_blocks: 4, ..same.clone() }] {

@@ -14,6 +14,7 @@ use casemate_seal::{Dek, HpkeSecret};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
 
+pub(crate) use self::layer_keys::{layer_key_file, layer_key_name};
 use crate::{
     context,
     exit::Hinted,
@@ -26,7 +27,7 @@ pub(crate) struct Resolved {
     pub(crate) workload: Workload,
     /// Blobs that the platform must have first.
     pub(crate) uploads: Vec<Upload>,
-    /// Keys by asset name.
+    /// Keys by the name of what they open: assets, and layers.
     pub(crate) keys: BTreeMap<String, Dek>,
     /// Key of this one instance.
     pub(crate) tenant: HpkeSecret,
@@ -44,13 +45,16 @@ pub(crate) struct Upload {
 pub(crate) async fn resolve(file: &WorkloadFile, printer: &Printer) -> anyhow::Result<Resolved> {
     let image_text = file.image.as_deref().context("no image: give --image or `image:` in the workload file")?;
     let isolation: Isolation = file.isolation.as_deref().unwrap_or("microvm").parse()?;
-    let keys = keys(file)?;
+    let mut keys = keys(file)?;
     let source = Source::parse(image_text).with_context(|| format!("read image reference {image_text}"))?;
     let cache_dir = context::cache_dir()?.join("images");
     let cache = Cache::open(&cache_dir).with_context(|| format!("open image cache {}", cache_dir.display()))?;
     let blobs = Blobs::open(&source, &cache).await.with_context(|| format!("open image {image_text}"))?;
     let info = blobs.inspect().await.with_context(|| format!("read image {image_text}"))?;
+    layer_keys::check(file, &source, isolation, &info)?;
+    let layer_keys = layer_keys::read(file, &info)?;
     let (layers, mut uploads) = layers(&blobs, &cache, &info, printer).await?;
+    keys.extend(layer_keys);
     let assets = assets(file, &mut uploads)?;
     let seed = zeroize::Zeroizing::new(random32()?);
     let tenant = HpkeSecret::from_seed(*seed);
@@ -107,6 +111,7 @@ async fn layers(blobs: &Blobs, cache: &Cache, info: &ImageInfo, printer: &Printe
             blob: blob.digest.to_string(),
             root_hash: hex::encode(converted.root_hash),
             data_blocks: converted.data_blocks,
+            key: blob.is_encrypted().then(|| layer_key_name(&blob)),
         };
         anyhow::Ok((layer, Upload { digest: blob.digest.to_string(), file, size_bytes: blob.size }))
     };
@@ -175,6 +180,14 @@ pub(crate) fn read_key(path: &Path) -> anyhow::Result<Dek> {
     Dek::from_hex(text.trim()).with_context(attempt)
 }
 
+/// Writes a key file, for its owner only.
+pub(crate) fn write_key(path: &Path, key: &Dek) -> anyhow::Result<()> {
+    let mut text = key.to_hex();
+    text.push('\n');
+    let path = std::path::absolute(path).with_context(|| format!("find {}", path.display()))?;
+    context::write_private(&path, text.as_bytes())
+}
+
 fn digest_file(path: &Path) -> anyhow::Result<([u8; 32], u64)> {
     let attempt = || format!("read asset {}", path.display());
     let mut file = fs::File::open(path).with_context(attempt)?;
@@ -194,6 +207,8 @@ fn default_name(image: &str) -> String {
     let name: String = last.chars().filter(|c| !c.is_control()).take(60).collect();
     if name.is_empty() { "workload".to_owned() } else { name }
 }
+
+mod layer_keys;
 
 /// Layers that are fetched or converted at the same time.
 const PARALLEL_LAYERS: usize = 2;

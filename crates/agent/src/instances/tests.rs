@@ -176,7 +176,7 @@ fn layer(dir: &Path) -> Layer {
     let cache = Cache::open(dir.join("images")).unwrap();
     cache.add_blob_from_reader(&digest, Some(1024), &blob[..]).unwrap();
     let converted = cache.convert_layer(&digest, "").unwrap();
-    Layer { blob: digest.to_string(), root_hash: hex::encode(converted.root_hash), data_blocks: converted.data_blocks }
+    Layer { blob: digest.to_string(), root_hash: hex::encode(converted.root_hash), data_blocks: converted.data_blocks, key: None }
 }
 
 fn tenant() -> HpkeSecret {
