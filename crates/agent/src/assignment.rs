@@ -182,7 +182,7 @@ pub(crate) mod tests {
             image: Image {
                 source: String::new(),
                 manifest: format_digest(&[1; 32]),
-                layers: vec![Layer { blob: format_digest(&[2; 32]), root_hash: hex::encode([3; 32]), data_blocks: 9 }],
+                layers: vec![Layer { blob: format_digest(&[2; 32]), root_hash: hex::encode([3; 32]), data_blocks: 9, key: None }],
             },
             process: Process { args: vec!["x".into()], env: BTreeMap::new(), cwd: "/".into(), user: String::new() },
             resources: Resources { cpus: 1, memory_mib: 256, scratch_mib: 64 },
@@ -274,6 +274,12 @@ pub(crate) mod tests {
         assert_eq!(start(0, none, |w| w.ttl_s = 0).unwrap_err(), check::WORKLOAD);
         assert_eq!(start(0, none, |w| w.isolation = Isolation::Confidential).unwrap_err(), check::LEVEL);
         assert!(start(0, none, |w| w.isolation = Isolation::Container).is_ok(), "a stronger level than asked for");
+        let readable_by_the_node: Break = |w| {
+            w.isolation = Isolation::Container;
+            w.image.layers[0].key = Some("layer-0".into());
+        };
+        assert_eq!(start(0, none, readable_by_the_node).unwrap_err(), check::WORKLOAD);
+        assert!(start(0, none, |w| w.image.layers[0].key = Some("layer-0".into())).is_ok());
         assert_eq!(start(0, none, |w| w.resources.memory_mib = 1000).unwrap_err(), check::CAPACITY);
         assert_eq!(start(0, none, |w| w.resources.cpus = 3).unwrap_err(), check::CAPACITY);
         assert_eq!(start(0, none, |w| w.resources.scratch_mib = 2000).unwrap_err(), check::CAPACITY);

@@ -1,12 +1,14 @@
 //! The agent's configuration: one TOML file, parsed to checked types, all faults reported together.
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use casemate_api::workload::Isolation;
+use casemate_image::{Access, Mirror};
 use casemate_sandbox::{
     network::{Uplink, is_interface_name, parse_interface_address},
     oci::Runtime,
@@ -62,6 +64,16 @@ pub struct File {
     pub registries: Option<Vec<String>>,
     /// The network of instances; absent: they have none.
     pub network: Option<NetworkFile>,
+    /// By registry: servers that are asked for its content first, in order.
+    #[serde(default)]
+    pub mirrors: BTreeMap<String, Vec<String>>,
+    /// Credentials for registries, in the form of Docker's `config.json`; absent: that of the user who runs the agent.
+    pub registry_auth_file: Option<PathBuf>,
+    /// What the image cache may take; layers that instances need are never removed, and may take more.
+    #[serde(default = "defaults::image_cache_mib")]
+    pub image_cache_mib: u64,
+    /// Layers that are converted at the same time, of all instances; absent: half the CPUs, and at least 2.
+    pub layers_at_once: Option<usize>,
     /// For tests only: where the agent dies; see [`crate::failpoint`].
     pub failpoint: Option<String>,
 }
@@ -103,6 +115,9 @@ pub struct Config {
     pub(crate) memory_reserve_mib: u64,
     pub(crate) registries: Registries,
     pub(crate) network: Option<network::Settings>,
+    pub(crate) access: Access,
+    pub(crate) image_cache_bytes: u64,
+    pub(crate) layers_at_once: usize,
     pub(crate) failpoint: Option<Failpoint>,
 }
 
@@ -184,6 +199,7 @@ impl Config {
             .and_then(|name| name.parse().map_err(|problem: String| faults.push(format!("failpoint: {problem}"))).ok());
         let drivers = drivers(&file, &mut faults);
         let network = file.network.as_ref().and_then(|network| network_settings(network, &mut faults));
+        let mirrors = mirrors(&file.mirrors, &mut faults);
         check_values(&file, &mut faults);
         if !faults.is_empty() {
             return Err(faults);
@@ -205,6 +221,9 @@ impl Config {
             memory_reserve_mib: file.memory_reserve_mib,
             registries: Registries(file.registries),
             network,
+            access: Access { mirrors, auth_file: file.registry_auth_file },
+            image_cache_bytes: file.image_cache_mib << 20,
+            layers_at_once: file.layers_at_once.unwrap_or_else(defaults::layers_at_once),
             failpoint,
         })
     }
@@ -277,6 +296,19 @@ fn router_name() -> String {
     "casemate".to_owned()
 }
 
+fn mirrors(texts: &BTreeMap<String, Vec<String>>, faults: &mut Vec<String>) -> BTreeMap<String, Vec<Mirror>> {
+    let mut parse = |registry: &String, text: &String| match Mirror::parse(text) {
+        Ok(mirror) => Some(mirror),
+        Err(error) => {
+            faults.push(format!("mirrors of {registry}: {error}"));
+            None
+        }
+    };
+    let pairs =
+        texts.iter().map(|(registry, texts)| (registry.clone(), texts.iter().filter_map(|text| parse(registry, text)).collect()));
+    pairs.collect()
+}
+
 fn check_values(file: &File, faults: &mut Vec<String>) {
     let mut ensure = |ok: bool, fault: &str| {
         if !ok {
@@ -291,6 +323,12 @@ fn check_values(file: &File, faults: &mut Vec<String>) {
     ensure(file.platform.starts_with("https://"), "platform: must begin with https://");
     ensure((1_000..=3_600_000).contains(&file.boot_timeout_ms), "boot_timeout_ms: must be 1000 to 3600000");
     ensure((1..=1_000).contains(&file.max_instances), "max_instances: must be 1 to 1000");
+    ensure(file.image_cache_mib <= 1 << 40, "image_cache_mib: must be at most 1099511627776");
+    ensure(file.layers_at_once.is_none_or(|count| (1..=64).contains(&count)), "layers_at_once: must be 1 to 64");
+    ensure(
+        file.registry_auth_file.as_ref().is_none_or(|path| path.is_absolute()),
+        "registry_auth_file: must be an absolute path",
+    );
 }
 
 fn is_tpm_access(text: &str) -> bool {
@@ -355,6 +393,14 @@ mod defaults {
     pub(super) fn memory_reserve_mib() -> u64 {
         512
     }
+    pub(super) fn image_cache_mib() -> u64 {
+        50 << 10
+    }
+    /// One conversion keeps two CPUs busy: one decompresses, one writes and hashes.
+    pub(super) fn layers_at_once() -> usize {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        (cpus / 2).clamp(2, 16)
+    }
 }
 
 #[cfg(test)]
@@ -377,14 +423,14 @@ mod tests {
     fn reports_all_faults_together() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.toml");
-        let broken = EXAMPLE
-            .replace("device:/dev/tpmrm0", "usb")
-            .replace("\"qemu\"", "\"quemu\"")
-            .replace("https://", "http://")
-            .replace("accel = \"auto\"", "accel = \"fast\"\nfailpoint = \"lunch\"");
+        let broken =
+            EXAMPLE.replace("device:/dev/tpmrm0", "usb").replace("\"qemu\"", "\"quemu\"").replace("https://", "http://").replace(
+                "accel = \"auto\"",
+                "accel = \"fast\"\nlayers_at_once = 0\nfailpoint = \"lunch\"\nmirrors = { \"docker.io\" = [\"http://m.example\"] }",
+            );
         std::fs::write(&path, broken).unwrap();
         let text = Config::load(&path).unwrap_err().to_string();
-        for field in ["tpm:", "driver:", "platform:", "accel:", "failpoint:"] {
+        for field in ["tpm:", "driver:", "platform:", "accel:", "failpoint:", "layers_at_once:", "mirrors of docker.io:"] {
             assert!(text.contains(field), "{field} in {text}");
         }
     }

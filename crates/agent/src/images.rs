@@ -5,28 +5,34 @@ use std::{
     io::{self, Read, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use casemate_api::{
     node::node_client::NodeClient,
     workload::{Asset, Image, Layer, parse_digest},
 };
-use casemate_image::{Blobs, Cache, ConvertedLayer, Digest, ImageError, Source};
-use casemate_lifecycle::{Failure, Step};
+use casemate_image::{Access, BlobInfo, Blobs, Cache, ConvertedLayer, Digest, ImageError, Source};
+use casemate_lifecycle::{Failure, InstanceId, Step};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::transport::Channel;
 
 use crate::{
     blueprint::{AssetFile, Layers},
-    config::Registries,
+    config::{Config, Registries},
     download::{ChunkReader, download},
     failure::{self, check},
     files::off_thread,
 };
 
-/// Layers that are fetched or converted at the same time.
+/// Blobs of one image that are fetched at the same time.
 const PARALLEL: usize = 2;
+/// Layers of an image that nobody waits for, fetched or converted at the same time.
+const PREFETCHED: usize = 4;
+/// Layers of one image that are in work; how many are converted is bounded for the whole node.
+const MOST_AT_ONCE: usize = 16;
 /// The driver wants whole sectors; the guest wants whole pages.
 const DISK_UNIT: u64 = 4096;
 
@@ -35,9 +41,86 @@ const DISK_UNIT: u64 = 4096;
 pub(crate) struct Images {
     pub(crate) cache: Cache,
     pub(crate) registries: Registries,
+    pub(crate) access: Access,
+    /// What the cache may take.
+    pub(crate) most_bytes: u64,
+    /// One permit for each layer that is converted, whatever the instance.
+    converting: Arc<Semaphore>,
 }
 
 impl Images {
+    /// The cache and the registries of this node.
+    pub(crate) fn open(config: &Config) -> Result<Self, ImageError> {
+        let cache = Cache::open(config.state_dir.join("images"))?;
+        Ok(Self {
+            cache,
+            registries: config.registries.clone(),
+            access: config.access.clone(),
+            most_bytes: config.image_cache_bytes,
+            converting: Arc::new(Semaphore::new(config.layers_at_once)),
+        })
+    }
+
+    /// Keeps the image's layers for an instance, until [`Images::release`]. To be called before any of them is looked for.
+    pub(crate) async fn lease(&self, id: &InstanceId, image: &Image) -> Result<(), Failure> {
+        let (cache, name) = (self.cache.clone(), lease_name(id));
+        let blobs: Vec<Digest> = image.layers.iter().map(|layer| digest(&layer.blob)).collect();
+        let leased = off_thread(move || cache.lease(&name, &blobs)).await;
+        leased.map_err(|error| failure::at(Step::Prepared, check::PREPARE, failure::chain(&error)))
+    }
+
+    /// Ends an instance's lease, and removes what the cache has too much of. A failure costs disk and is tried again by
+    /// the next agent.
+    pub(crate) async fn release(&self, id: &InstanceId) {
+        let (cache, name, most) = (self.cache.clone(), lease_name(id), self.most_bytes);
+        let collected = off_thread(move || {
+            cache.release(&name)?;
+            cache.collect(most)
+        });
+        if let Err(error) = collected.await {
+            tracing::error!(instance.id = %id, error = failure::chain(&error), "could not give an instance's layers back");
+        }
+    }
+
+    /// Ends the leases of instances that are not among `known`.
+    pub(crate) fn release_all_but(&self, known: &[InstanceId]) -> Result<(), ImageError> {
+        let known: Vec<String> = known.iter().map(lease_name).collect();
+        let leases = self.cache.leases()?;
+        leases.iter().filter(|name| !known.contains(name)).try_for_each(|name| self.cache.release(name))
+    }
+
+    /// Fetches and converts an image before anybody needs it; its manifest's digest and the number of its layers.
+    pub(crate) async fn prefetch(&self, reference: &str) -> Result<(Digest, usize), Failure> {
+        let fail = |error: ImageError| image_failure(&error);
+        let blobs = self.open_registry(reference).await?;
+        let info = blobs.inspect().await.map_err(fail)?;
+        let layers: Vec<Digest> = info.layers.iter().map(|layer| layer.digest).collect();
+        let cache = self.cache.clone();
+        let hold = off_thread(move || cache.hold(&layers)).await.map_err(fail)?;
+        // The next layers are fetched while others are converted.
+        let prepare = |layer: BlobInfo| self.prefetch_layer(&blobs, layer);
+        let prepared = stream::iter(info.layers.clone()).map(prepare).buffer_unordered(PREFETCHED);
+        prepared.try_collect::<()>().await.map_err(fail)?;
+        drop(hold);
+        Ok((info.manifest_digest, info.layers.len()))
+    }
+
+    async fn prefetch_layer(&self, blobs: &Blobs, layer: BlobInfo) -> Result<(), ImageError> {
+        let (cache, blob) = (self.cache.clone(), layer.digest);
+        if off_thread(move || cache.converted_layer(&blob)).await.is_some() {
+            return Ok(());
+        }
+        blobs.fetch(&layer).await?;
+        let cache = self.cache.clone();
+        let permit = self.permit().await;
+        off_thread(move || {
+            let _permit = permit;
+            cache.convert_layer(&layer.digest, &layer.media_type)?;
+            cache.remove_blob(&layer.digest)
+        })
+        .await
+    }
+
     /// Makes every blob available whose layer is not converted yet; says which layers are ready already.
     pub(crate) async fn fetch(
         &self,
@@ -77,7 +160,7 @@ impl Images {
                 None => self.convert_one(&layer).await?.ok_or_else(|| missing(&layer)),
             }
         };
-        let layers: Vec<_> = stream::iter(pairs).map(convert).buffered(PARALLEL).try_collect().await?;
+        let layers: Vec<_> = stream::iter(pairs).map(convert).buffered(MOST_AT_ONCE).try_collect().await?;
         match pack {
             Packing::Single => Ok(Layers::Single(layers)),
             Packing::Packed => {
@@ -96,7 +179,13 @@ impl Images {
     /// `None` when neither the layer nor its blob is here.
     async fn convert_one(&self, layer: &Layer) -> Result<Option<ConvertedLayer>, Failure> {
         let (cache, blob) = (self.cache.clone(), digest(&layer.blob));
-        let converted = off_thread(move || cache.convert_layer(&blob, "")).await;
+        // One that is kept takes no time, and waits for nobody.
+        let permit = if self.cache.has_blob(&blob) { Some(self.permit().await) } else { None };
+        let converted = off_thread(move || {
+            let _permit = permit;
+            cache.convert_layer(&blob, "")
+        })
+        .await;
         let converted = match converted {
             Ok(converted) => converted,
             Err(ImageError::BlobMissing { .. }) => return Ok(None),
@@ -110,6 +199,11 @@ impl Images {
         Ok(Some(converted))
     }
 
+    /// Goes with the thread that converts, which ends its work also when nobody waits for it any more.
+    async fn permit(&self) -> OwnedSemaphorePermit {
+        self.converting.clone().acquire_owned().await.expect("nobody closes it")
+    }
+
     async fn fetch_from_platform(&self, blob: Digest, platform: NodeClient<Channel>) -> Result<(), Failure> {
         let cache = self.cache.clone();
         let consume = move |reader: ChunkReader| cache.add_blob_from_reader(&blob, None, reader);
@@ -119,13 +213,7 @@ impl Images {
     /// From the image's registry, by digest: the manifest named by the workload says which blobs there are.
     async fn pull(&self, image: &Image, missing: &[Digest]) -> Result<(), Failure> {
         let fail = |error: ImageError| image_failure(&error);
-        // Only ever a registry: a workload must not name files of this node.
-        let source = Source::parse(&format!("docker://{}@{}", image.source, image.manifest)).map_err(fail)?;
-        let Source::Registry(reference) = &source else {
-            return Err(failure::at(Step::Prepared, check::FETCH, "the image's source is no registry"));
-        };
-        self.registries.admit(reference.registry()).map_err(|detail| failure::at(Step::Prepared, check::FETCH, detail))?;
-        let blobs = Blobs::open(&source, &self.cache).await.map_err(fail)?;
+        let blobs = self.open_registry(&format!("docker://{}@{}", image.source, image.manifest)).await?;
         let info = blobs.inspect().await.map_err(fail)?;
         if info.manifest_digest != digest(&image.manifest) {
             return Err(failure::at(Step::Prepared, check::BLOB_DIGEST, "the registry's manifest is another one"));
@@ -138,6 +226,16 @@ impl Images {
             blobs.fetch(described).await.map_err(fail)?;
         }
         Ok(())
+    }
+
+    /// Only ever a registry, and one that the hoster allows: a workload must not name files of this node.
+    async fn open_registry(&self, reference: &str) -> Result<Blobs, Failure> {
+        let source = Source::parse(reference).map_err(|error| image_failure(&error))?;
+        let Source::Registry(parsed) = &source else {
+            return Err(failure::at(Step::Prepared, check::FETCH, "the image's source is no registry"));
+        };
+        self.registries.admit(parsed.registry()).map_err(|detail| failure::at(Step::Prepared, check::FETCH, detail))?;
+        Blobs::open_with(&source, &self.cache, &self.access).await.map_err(|error| image_failure(&error))
     }
 
     /// Fetches assets into `folder`, each file padded with zeros to whole pages.
@@ -225,6 +323,10 @@ fn image_failure(error: &ImageError) -> Failure {
     failure::at(Step::Prepared, error.check(), failure::chain(error))
 }
 
+fn lease_name(id: &InstanceId) -> String {
+    format!("instance-{id}")
+}
+
 fn digest(text: &str) -> Digest {
     Digest::from_bytes(parse_digest(text).expect("the workload's digests were checked when it was admitted"))
 }
@@ -272,7 +374,7 @@ mod tests {
 
     #[test]
     fn names_the_layer_whose_root_is_another_one() {
-        let layer = Layer { blob: format_digest(&[1; 32]), root_hash: hex::encode([2; 32]), data_blocks: 3 };
+        let layer = Layer { blob: format_digest(&[1; 32]), root_hash: hex::encode([2; 32]), data_blocks: 3, key: None };
         let same = ConvertedLayer { path: "/x".into(), root_hash: [2; 32], data_blocks: 3, size_bytes: 4096 };
         assert!(compare(&layer, &same).is_ok());
         for other in [ConvertedLayer { root_hash: [9; 32], ..same.clone() }, ConvertedLayer { data_blocks: 4, ..same.clone() }] {

@@ -1,4 +1,4 @@
-//! `casemate-agent run|check|drain|jail`.
+//! `casemate-agent run|check|drain|prefetch|collect|jail`.
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -22,6 +22,24 @@ enum Command {
         /// Configuration file.
         #[arg(long)]
         config: PathBuf,
+    },
+    /// Fetch and convert images before an assignment needs them; also beside an agent that runs.
+    Prefetch {
+        /// Configuration file.
+        #[arg(long)]
+        config: PathBuf,
+        /// Images of registries, best by digest: `HOST/NAME@sha256:...`.
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+    /// Remove from the image cache what no instance needs; also while an agent runs.
+    Collect {
+        /// Configuration file.
+        #[arg(long)]
+        config: PathBuf,
+        /// Go down to this size and not to the configured one.
+        #[arg(long)]
+        most_mib: Option<u32>,
     },
     /// Say what this node has and how its machines would run.
     Check {
@@ -58,6 +76,15 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             let config = Config::load(&config)?;
             let count = on_runtime(async { service::drain(config, signal()).await })?;
             println!("{count} instances ended and wiped");
+            Ok(())
+        }
+        Command::Prefetch { config, images } => {
+            let config = Config::load(&config)?;
+            print!("{}", on_runtime(async { service::prefetch(&config, &images).await })?);
+            Ok(())
+        }
+        Command::Collect { config, most_mib } => {
+            print!("{}", service::collect(&Config::load(&config)?, most_mib.map(|mib| u64::from(mib) << 20))?);
             Ok(())
         }
         Command::Check { config } => {

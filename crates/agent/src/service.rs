@@ -9,7 +9,6 @@ use std::{
 };
 
 use anyhow::Context as _;
-use casemate_image::Cache;
 use casemate_sandbox::SystemKind;
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::watch;
@@ -115,6 +114,30 @@ pub fn check(config: &Config) -> anyhow::Result<String> {
     Ok(lines.into_iter().map(|(name, value)| format!("{name}: {value}\n")).collect())
 }
 
+/// Fetches and converts images before anybody needs them, beside a running agent or without one; a line for each.
+pub async fn prefetch(config: &Config, references: &[String]) -> anyhow::Result<String> {
+    let images = Images::open(config).context("open the image cache")?;
+    let mut lines = String::new();
+    for reference in references {
+        let prefetched = images.prefetch(reference).await;
+        let (manifest, layers) =
+            prefetched.map_err(|failure| anyhow::anyhow!("prefetch {reference}: {}: {}", failure.check, failure.detail))?;
+        lines += &format!("{reference}: {manifest}, {layers} layers are ready\n");
+    }
+    images.cache.collect(images.most_bytes).context("collect in the image cache")?;
+    Ok(lines)
+}
+
+/// Removes what no instance needs until the image cache has at most `most_bytes` (if not said, what the configuration allows).
+pub fn collect(config: &Config, most_bytes: Option<u64>) -> anyhow::Result<String> {
+    let images = Images::open(config).context("open the image cache")?;
+    let most = most_bytes.unwrap_or(images.most_bytes);
+    let done = images.cache.collect(most).context("collect in the image cache")?;
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    let (freed, left, leased) = (mib(done.freed_bytes), mib(done.left_bytes), mib(done.leased_bytes));
+    Ok(format!("{} removed, {freed} MiB freed; {left} MiB left, {leased} MiB of it needed by instances\n", done.removed))
+}
+
 async fn serve(config: Config) -> anyhow::Result<()> {
     // It says that a session is open, which is not so yet.
     if let Err(error) = std::fs::remove_file(config.run_dir.join("agent.json"))
@@ -169,7 +192,7 @@ fn context(
         async move { tpm.quote(root).await }
     });
     let context = Context {
-        images: images(&config)?,
+        images: Images::open(&config).context("open the image cache")?,
         node: credential.node.clone(),
         capacity: inventory::capacity(&config, inventory),
         drivers,
@@ -196,11 +219,6 @@ async fn credential(enroller: &Enroller) -> anyhow::Result<Credential> {
     let credential = enroller.enrol_until_done().await;
     tracing::info!(node.id = %credential.node, "node enrolled");
     Ok(credential)
-}
-
-fn images(config: &Config) -> anyhow::Result<Images> {
-    let cache = Cache::open(config.state_dir.join("images")).context("open the image cache")?;
-    Ok(Images { cache, registries: config.registries.clone() })
 }
 
 async fn drivers_off_thread(config: &Config) -> anyhow::Result<Drivers> {

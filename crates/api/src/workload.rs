@@ -16,6 +16,8 @@ pub const MAX_BYTES: usize = 256 << 10;
 pub const MAX_LAYERS: usize = 127;
 /// Most assets.
 pub const MAX_ASSETS: usize = 16;
+/// Most encrypted layers: with the assets' keys, all that one key release holds.
+pub const MAX_ENCRYPTED_LAYERS: usize = 48;
 
 /// A resolved workload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,6 +113,9 @@ pub struct Layer {
     pub root_hash: String,
     /// Number of 4096-byte data blocks before the hash tree.
     pub data_blocks: u64,
+    /// Name, among the keys of the release, of the one that the layer's blocks are encrypted under; none where they are plain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
 /// The process, with the image's configuration already applied.
@@ -278,7 +283,10 @@ pub fn format_digest(digest: &[u8; 32]) -> String {
 }
 
 mod checks {
-    use super::{Asset, Layer, MAX_ASSETS, MAX_LAYERS, Process, Workload, WorkloadError, parse_digest, parse_hex32};
+    use super::{
+        Asset, Isolation, Layer, MAX_ASSETS, MAX_ENCRYPTED_LAYERS, MAX_LAYERS, Process, Workload, WorkloadError, parse_digest,
+        parse_hex32,
+    };
 
     type Checked = Result<(), WorkloadError>;
 
@@ -291,6 +299,7 @@ mod checks {
             format!("must be 1 to {MAX_LAYERS}, got {}", w.image.layers.len())
         })?;
         w.image.layers.iter().enumerate().try_for_each(|(i, layer)| self::layer(i, layer))?;
+        layer_keys(w)?;
         process(&w.process)?;
         ensure((1..=64).contains(&w.resources.cpus), "resources.cpus", || "must be 1 to 64".into())?;
         ensure((192..=4 << 20).contains(&w.resources.memory_mib), "resources.memory_mib", || "must be 192 or more".into())?;
@@ -313,6 +322,28 @@ mod checks {
         ensure(parse_digest(&layer.blob).is_some(), name("blob"), || "must be sha256:<64 hex digits>".into())?;
         ensure(parse_hex32(&layer.root_hash).is_some(), name("root_hash"), || "must be 64 hex digits".into())?;
         ensure((1..=1 << 32).contains(&layer.data_blocks), name("data_blocks"), || "must be 1 to 2^32".into())
+    }
+
+    /// Each key opens one thing, and a layer that nobody else may read is opened by a kernel of its own.
+    fn layer_keys(w: &Workload) -> Checked {
+        let encrypted = w.image.layers.iter().enumerate().filter_map(|(i, layer)| Some((i, layer.key.as_deref()?)));
+        for (i, key) in encrypted.clone() {
+            let name = format!("image.layers[{i}].key");
+            ensure(is_asset_name(key), name.clone(), || "must match [a-z0-9][a-z0-9._-]{0,62}".into())?;
+            let other = |(j, other): (usize, &str)| j < i && other == key;
+            let is_taken = encrypted.clone().any(other) || w.assets.iter().any(|asset| asset.name == key);
+            ensure(!is_taken, name.clone(), || format!("{key} is the key of something else, too"))?;
+            ensure(w.isolation >= Isolation::Microvm, name, || {
+                let level = w.isolation.as_str();
+                format!(
+                    "an encrypted layer is opened in a machine of its own only (level microvm or confidential): at level {level} \
+                     the node's kernel would have to read it"
+                )
+            })?;
+        }
+        ensure(encrypted.count() <= MAX_ENCRYPTED_LAYERS, "image.layers", || {
+            format!("at most {MAX_ENCRYPTED_LAYERS} may be encrypted")
+        })
     }
 
     fn process(process: &Process) -> Checked {
@@ -355,113 +386,4 @@ mod checks {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sample() -> Workload {
-        Workload {
-            version: 1,
-            name: "demo".into(),
-            isolation: Isolation::Microvm,
-            image: Image {
-                source: String::new(),
-                manifest: format_digest(&[1; 32]),
-                layers: vec![Layer { blob: format_digest(&[2; 32]), root_hash: hex::encode([3; 32]), data_blocks: 9 }],
-            },
-            process: Process {
-                args: vec!["python3".into(), "/train.py".into()],
-                env: BTreeMap::from([("PATH".into(), "/usr/bin".into())]),
-                cwd: "/".into(),
-                user: "65534".into(),
-            },
-            resources: Resources { cpus: 1, memory_mib: 512, scratch_mib: 64 },
-            assets: vec![Asset {
-                name: "data".into(),
-                digest: format_digest(&[4; 32]),
-                size_bytes: 10,
-                path: "/data/data".into(),
-            }],
-            network: None,
-            output_path: "/out".into(),
-            ttl_s: 600,
-            tenant_key: hex::encode([5; 32]),
-        }
-    }
-
-    #[test]
-    fn canonical_bytes_round_trip_and_no_other_spelling_is_accepted() {
-        let bytes = sample().to_canonical();
-        assert_eq!(Workload::from_canonical(&bytes).unwrap(), sample());
-        let spaced = String::from_utf8(bytes.clone()).unwrap().replacen(':', ": ", 1);
-        assert!(matches!(
-            Workload::from_canonical(spaced.as_bytes()),
-            Err(WorkloadError::Canonical(CanonicalError::NotCanonical))
-        ));
-        let pretty = serde_json::to_vec(&sample()).unwrap();
-        assert_ne!(pretty, bytes, "declaration order is not the canonical order, or this test proves nothing");
-        assert!(Workload::from_canonical(&pretty).is_err());
-    }
-
-    #[test]
-    fn a_workload_without_a_network_has_the_bytes_that_it_always_had() {
-        let text = String::from_utf8(sample().to_canonical()).unwrap();
-        assert!(!text.contains("network"), "{text}");
-        let with_null = text.replacen("\"output_path\"", "\"network\":null,\"output_path\"", 1);
-        assert!(Workload::from_canonical(with_null.as_bytes()).is_err());
-    }
-
-    #[test]
-    fn the_network_is_a_part_of_the_digest_and_has_one_way_of_being_written() {
-        let with = |egress: &[&str], publish: &[&str]| {
-            let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
-            Workload {
-                network: Some(Network { egress: texts(egress), publish: texts(publish), ..Network::default() }),
-                ..sample()
-            }
-        };
-        let good = with(&["203.0.113.0/24:tcp/443", "*.example.org:tcp/443"], &["8080:tcp/80"]);
-        assert_eq!(Workload::from_canonical(&good.to_canonical()).unwrap(), good);
-        let digests = [sample().digest(), good.digest(), with(&[], &[]).digest(), with(&["0.0.0.0/0"], &[]).digest()];
-        assert!(digests.iter().enumerate().all(|(index, digest)| !digests[..index].contains(digest)));
-        let cases: [(&[&str], &[&str], &str); 7] = [
-            (&["203.0.113.1"], &[], "network.egress[0]: must be written as \"203.0.113.1/32\""),
-            (&["::/0", "Example.org"], &[], "network.egress[1]: must be written as \"example.org\""),
-            (&["10.0.0.0/8"], &[], "network: 10.0.0.0/8 lies in 10.0.0.0/8, which no instance may reach: private networks"),
-            (&["a b"], &[], "network.egress[0]: "),
-            (&[], &["80"], "network.publish[0]: "),
-            (&[], &["80:tcp/1", "80:tcp/2"], "network: port 80 of the node is published twice"),
-            (&["1.1.1.1/32"; 257], &[], "network.egress: at most 256"),
-        ];
-        for (egress, publish, expected) in cases {
-            let error = with(egress, publish).check().unwrap_err().to_string();
-            assert!(error.starts_with(&format!("workload field {expected}")), "{error}");
-        }
-    }
-
-    #[test]
-    fn names_the_field_that_breaks_its_rule() {
-        type Break = fn(&mut Workload);
-        let cases: [(&str, Break); 12] = [
-            ("version", |w| w.version = 2),
-            ("image.manifest", |w| w.image.manifest = "sha256:zz".into()),
-            ("image.layers", |w| w.image.layers.clear()),
-            ("image.layers[0].root_hash", |w| w.image.layers[0].root_hash = "A".repeat(64)),
-            ("process.args", |w| w.process.args.clear()),
-            ("process", |w| w.process.args.push("\0".into())),
-            ("process.cwd", |w| w.process.cwd = "/a/../b".into()),
-            ("resources.memory_mib", |w| w.resources.memory_mib = 1),
-            ("assets[0].name", |w| w.assets[0].name = "../x".into()),
-            ("assets[0].path", |w| w.assets[0].path = "/".into()),
-            ("output_path", |w| w.output_path = "out".into()),
-            ("tenant_key", |w| w.tenant_key = "00".into()),
-        ];
-        for (expected, break_it) in cases {
-            let mut workload = sample();
-            break_it(&mut workload);
-            match workload.check() {
-                Err(WorkloadError::Field { field, .. }) => assert_eq!(field, expected),
-                other => panic!("{expected}: {other:?}"),
-            }
-        }
-    }
-}
+mod tests;

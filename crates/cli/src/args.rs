@@ -71,6 +71,8 @@ pub(crate) enum Command {
     Nodes(Nodes),
     /// Encrypt and decrypt assets.
     Asset(Asset),
+    /// Encrypt layers of an image.
+    Image(Image),
     /// Check whether this machine can be a node.
     Doctor(Doctor),
     /// Run a workload that tries well-known ways out of an instance, and show which of them were open.
@@ -106,9 +108,12 @@ pub(crate) struct Run {
     /// Encrypted input, placed at PATH in the guest (default /data/NAME).
     #[arg(long = "asset", value_name = "NAME=FILE[:PATH]")]
     pub(crate) assets: Vec<String>,
-    /// Key file of an asset; it leaves this machine only sealed to the verified guest.
+    /// Key file of an asset or an encrypted layer; it leaves this machine only sealed to the verified guest.
     #[arg(long = "key", value_name = "NAME=FILE")]
     pub(crate) keys: Vec<String>,
+    /// Folder with the key files of the image's encrypted layers, as `casemate image encrypt` made it.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) layer_keys: Option<PathBuf>,
     /// Folder for the results; must be new or empty.
     #[arg(long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
@@ -275,6 +280,38 @@ pub(crate) enum AssetCommand {
         input: PathBuf,
         output: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Image {
+    #[command(subcommand)]
+    pub(crate) command: ImageCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Write a copy of an image of which only the guest can read the layers, once it has their keys.
+    Encrypt(ImageEncrypt),
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true))]
+pub(crate) struct ImageEncrypt {
+    /// OCI image: oci:PATH (layout or archive), docker://HOST/NAME@DIGEST.
+    #[arg(long = "in", value_name = "IMAGE")]
+    pub(crate) input: String,
+    /// New OCI layout: oci:PATH (a folder that is empty or does not exist).
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) out: String,
+    /// Encrypt this layer, counted from 1, the lowest; can be given several times.
+    #[arg(long = "layer", value_name = "NUMBER", group = "which")]
+    pub(crate) layers: Vec<usize>,
+    /// Encrypt every layer.
+    #[arg(long, group = "which")]
+    pub(crate) all: bool,
+    /// Folder for the key files, one for each layer (mode 0600); whoever has them can read the layers.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) key_out: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -120,6 +120,7 @@ pub(crate) fn check_hint(check: &str) -> &'static str {
         "keys.authentic" => {
             "the sealed keys were altered on their way; the guest refused them and powered off. Nobody could read them"
         }
+        "layer.decrypt" => "the key does not fit the encrypted layer: it is the key of another one, or the file was exchanged",
         "asset.digest" | "asset.decrypt" => "the encrypted asset differs from what you named, or the key does not fit it",
         "receipt.signature" | "receipt.node" | "receipt.content" => {
             "do not rely on this receipt; ask the platform's operator for the node's journal"

@@ -51,7 +51,7 @@ fn main() -> std::process::ExitCode {
 
 async fn dispatch(cli: Cli) -> anyhow::Result<Status> {
     let globals = cli.globals;
-    if matches!(cli.command, Command::Run(_) | Command::Logs(_) | Command::Asset(_)) {
+    if matches!(cli.command, Command::Run(_) | Command::Logs(_) | Command::Asset(_) | Command::Image(_)) {
         guard_keys(&Printer::new(&globals));
     }
     match cli.command {
@@ -68,6 +68,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Status> {
         Command::Receipt(receipt) => commands::receipt::run(&globals, receipt).await,
         Command::Nodes(nodes) => commands::nodes::run(&globals, nodes).await,
         Command::Asset(asset) => commands::asset::run(&globals, asset),
+        Command::Image(image) => commands::image::run(&globals, image).await,
         Command::Doctor(doctor) => commands::doctor::run(&globals, doctor),
         Command::SelfTest(test) => commands::selftest::run(&globals, test).await,
         Command::Dev(dev) => commands::dev::run(&globals, dev).await,

@@ -9,10 +9,12 @@ use std::{
 
 use anyhow::Context as _;
 use casemate_api::workload::{self, Isolation, Layer, Process, Workload};
-use casemate_image::{Blobs, Cache, ImageInfo, Source};
+use casemate_image::{BlobInfo, Blobs, Cache, ImageInfo, Source};
 use casemate_seal::{Dek, HpkeSecret};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
 
+pub(crate) use self::layer_keys::{layer_key_file, layer_key_name};
 use crate::{
     context,
     exit::Hinted,
@@ -25,7 +27,7 @@ pub(crate) struct Resolved {
     pub(crate) workload: Workload,
     /// Blobs that the platform must have first.
     pub(crate) uploads: Vec<Upload>,
-    /// Keys by asset name.
+    /// Keys by the name of what they open: assets, and layers.
     pub(crate) keys: BTreeMap<String, Dek>,
     /// Key of this one instance.
     pub(crate) tenant: HpkeSecret,
@@ -43,13 +45,16 @@ pub(crate) struct Upload {
 pub(crate) async fn resolve(file: &WorkloadFile, printer: &Printer) -> anyhow::Result<Resolved> {
     let image_text = file.image.as_deref().context("no image: give --image or `image:` in the workload file")?;
     let isolation: Isolation = file.isolation.as_deref().unwrap_or("microvm").parse()?;
-    let keys = keys(file)?;
+    let mut keys = keys(file)?;
     let source = Source::parse(image_text).with_context(|| format!("read image reference {image_text}"))?;
     let cache_dir = context::cache_dir()?.join("images");
     let cache = Cache::open(&cache_dir).with_context(|| format!("open image cache {}", cache_dir.display()))?;
     let blobs = Blobs::open(&source, &cache).await.with_context(|| format!("open image {image_text}"))?;
     let info = blobs.inspect().await.with_context(|| format!("read image {image_text}"))?;
+    layer_keys::check(file, &source, isolation, &info)?;
+    let layer_keys = layer_keys::read(file, &info)?;
     let (layers, mut uploads) = layers(&blobs, &cache, &info, printer).await?;
+    keys.extend(layer_keys);
     let assets = assets(file, &mut uploads)?;
     let seed = zeroize::Zeroizing::new(random32()?);
     let tenant = HpkeSecret::from_seed(*seed);
@@ -91,25 +96,28 @@ pub(crate) fn os_rng() -> impl casemate_seal::rand_core::CryptoRng {
     casemate_seal::rand_core::UnwrapErr(getrandom::SysRng)
 }
 
+/// The next layer is fetched while one is converted.
 async fn layers(blobs: &Blobs, cache: &Cache, info: &ImageInfo, printer: &Printer) -> anyhow::Result<(Vec<Layer>, Vec<Upload>)> {
-    let (mut layers, mut uploads) = (Vec::new(), Vec::new());
-    for (number, blob) in info.layers.iter().enumerate() {
+    let resolve = |(number, blob): (usize, BlobInfo)| async move {
         printer.note(
             "image",
             &format!("layer {} of {}, {} KiB: verify and convert", number + 1, info.layers.len(), blob.size >> 10),
         );
-        let file = blobs.fetch(blob).await.with_context(|| format!("fetch layer {}", blob.digest))?;
+        let file = blobs.fetch(&blob).await.with_context(|| format!("fetch layer {}", blob.digest))?;
         let (cache, digest, media_type) = (cache.clone(), blob.digest, blob.media_type.clone());
         let converted = tokio::task::spawn_blocking(move || cache.convert_layer(&digest, &media_type)).await?;
         let converted = converted.with_context(|| format!("convert layer {}", blob.digest))?;
-        uploads.push(Upload { digest: blob.digest.to_string(), file, size_bytes: blob.size });
-        layers.push(Layer {
+        let layer = Layer {
             blob: blob.digest.to_string(),
             root_hash: hex::encode(converted.root_hash),
             data_blocks: converted.data_blocks,
-        });
-    }
-    Ok((layers, uploads))
+            key: blob.is_encrypted().then(|| layer_key_name(&blob)),
+        };
+        anyhow::Ok((layer, Upload { digest: blob.digest.to_string(), file, size_bytes: blob.size }))
+    };
+    let resolved = stream::iter(info.layers.iter().cloned().enumerate()).map(resolve).buffered(PARALLEL_LAYERS);
+    let resolved: Vec<(Layer, Upload)> = resolved.try_collect().await?;
+    Ok(resolved.into_iter().unzip())
 }
 
 fn process(file: &WorkloadFile, info: &ImageInfo) -> anyhow::Result<Process> {
@@ -172,6 +180,14 @@ pub(crate) fn read_key(path: &Path) -> anyhow::Result<Dek> {
     Dek::from_hex(text.trim()).with_context(attempt)
 }
 
+/// Writes a key file, for its owner only.
+pub(crate) fn write_key(path: &Path, key: &Dek) -> anyhow::Result<()> {
+    let mut text = key.to_hex();
+    text.push('\n');
+    let path = std::path::absolute(path).with_context(|| format!("find {}", path.display()))?;
+    context::write_private(&path, text.as_bytes())
+}
+
 fn digest_file(path: &Path) -> anyhow::Result<([u8; 32], u64)> {
     let attempt = || format!("read asset {}", path.display());
     let mut file = fs::File::open(path).with_context(attempt)?;
@@ -191,3 +207,8 @@ fn default_name(image: &str) -> String {
     let name: String = last.chars().filter(|c| !c.is_control()).take(60).collect();
     if name.is_empty() { "workload".to_owned() } else { name }
 }
+
+mod layer_keys;
+
+/// Layers that are fetched or converted at the same time.
+const PARALLEL_LAYERS: usize = 2;

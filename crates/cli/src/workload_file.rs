@@ -39,6 +39,11 @@ pub(crate) struct WorkloadFile {
     pub(crate) assets: Vec<Asset>,
     /// Without it there is no network.
     pub(crate) network: Option<Network>,
+    /// Folder with the key files of encrypted layers.
+    pub(crate) layer_keys: Option<PathBuf>,
+    /// Key files that `--key` names for something else than an asset.
+    #[serde(skip)]
+    pub(crate) layer_key: BTreeMap<String, PathBuf>,
     #[serde(default)]
     pub(crate) output: Output,
     pub(crate) ttl_s: Option<u64>,
@@ -119,6 +124,7 @@ impl WorkloadFile {
         override_with(&mut workload.resources.memory_mib, &run.memory_mib);
         override_with(&mut workload.resources.scratch_mib, &run.scratch_mib);
         override_with(&mut workload.ttl_s, &run.ttl_s);
+        override_with(&mut workload.layer_keys, &run.layer_keys);
         if !run.command.is_empty() {
             workload.command.clone_from(&run.command);
         }
@@ -147,8 +153,11 @@ impl WorkloadFile {
         }
         for text in &run.keys {
             let (name, file) = pair(text, "--key NAME=FILE")?;
-            let asset = self.assets.iter_mut().find(|asset| asset.name == name);
-            asset.with_context(|| format!("--key {name}=…: there is no asset of that name"))?.key = Some(file.into());
+            match self.assets.iter_mut().find(|asset| asset.name == name) {
+                Some(asset) => asset.key = Some(file.into()),
+                // Of a layer, if the image has one of that name: known when the image is.
+                None => drop(self.layer_key.insert(name.to_owned(), file.into())),
+            }
         }
         Ok(())
     }
@@ -168,6 +177,7 @@ fn read(path: &Path) -> anyhow::Result<WorkloadFile> {
         asset.file = base.join(&asset.file);
         asset.key = asset.key.take().map(|key| base.join(key));
     }
+    workload.layer_keys = workload.layer_keys.take().map(|folder| base.join(folder));
     if let Some(image) = &mut workload.image {
         rebase_image(image, base);
     }
@@ -230,7 +240,8 @@ mod tests {
         assert_eq!(workload.assets[0].file, Path::new("./x.enc"));
         assert_eq!(workload.assets[0].path.as_deref(), Some("/in/x"));
         assert!(parse(&["--asset", "data"]).is_err());
-        assert!(parse(&["--key", "data=k"]).is_err());
+        assert_eq!(parse(&["--key", "layer-1=k"]).unwrap().layer_key["layer-1"], Path::new("k"));
+        assert!(parse(&["--key", "layer-1"]).is_err());
         assert!(parse(&["--env", "=x"]).is_err());
     }
 

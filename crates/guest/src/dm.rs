@@ -59,12 +59,22 @@ impl Table {
         Self { sectors, kind: "linear", parameters, access: Access::ReadOnly }
     }
 
+    /// A layer's blocks as its owner encrypted them; see casemate-seal. Never written.
+    pub(crate) fn layer(device: &str, sectors: u64, key: &[u8; 64]) -> Self {
+        Self { access: Access::ReadOnly, ..Self::aes_xts(device, sectors, key, "3 sector_size:4096") }
+    }
+
     /// AES-256-XTS over a device. `option_count` and options may follow later (integrity would stand here).
     pub(crate) fn crypt(device: &str, sectors: u64, key: &[u8; 64]) -> Self {
+        Self::aes_xts(device, sectors, key, "2")
+    }
+
+    /// `options`: the number of all, and those before the two that are always there.
+    fn aes_xts(device: &str, sectors: u64, key: &[u8; 64], options: &str) -> Self {
         let key = Zeroizing::new(hex::encode(key));
         // All capacity at once: a growing string would leave copies of the key behind.
         let mut parameters = Zeroizing::new(String::with_capacity(256 + device.len()));
-        for part in ["aes-xts-plain64 ", &key, " 0 ", device, " 0 2 no_read_workqueue no_write_workqueue"] {
+        for part in ["aes-xts-plain64 ", &key, " 0 ", device, " 0 ", options, " no_read_workqueue no_write_workqueue"] {
             parameters.push_str(part);
         }
         Self { sectors, kind: "crypt", parameters, access: Access::ReadWrite }
@@ -211,6 +221,13 @@ mod tests {
             format!("aes-xts-plain64 {} 0 254:16 0 2 no_read_workqueue no_write_workqueue", "cd".repeat(64))
         );
         assert!(table.parameters.capacity() >= 256);
+        let layer = Table::layer("254:17", 4096, &[0xcd; 64]);
+        assert_eq!(
+            *layer.parameters,
+            format!("aes-xts-plain64 {} 0 254:17 0 3 sector_size:4096 no_read_workqueue no_write_workqueue", "cd".repeat(64))
+        );
+        assert_eq!((layer.access, table.access), (Access::ReadOnly, Access::ReadWrite));
+        assert!(layer.parameters.len() <= 256 + "254:17".len());
     }
 
     #[test]

@@ -44,11 +44,14 @@ pub(crate) trait Home {
     /// What vouches for a guest binding, as far as anything here can.
     fn vouch(&mut self, binding: &Sha256Digest) -> Result<Vouched, Fatal>;
 
-    /// Opens the image's layers.
+    /// Opens the image's layers, as far as that needs no keys.
     fn open_layers(&mut self, layers: &[Layer], slices: &[guest::Slice]) -> Result<(), Fatal>;
 
     /// Does one of the things that the workload needs and evidence does not; `false` when none was left.
     fn next_chore(&mut self) -> Result<bool, Fatal>;
+
+    /// Opens what the keys are needed for before the image is complete. All chores are done.
+    fn unlock_layers(&mut self, keys: &KeyRelease) -> Result<(), Fatal>;
 
     /// Where the image is.
     fn image(&self) -> &'static Path;

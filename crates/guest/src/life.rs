@@ -113,6 +113,7 @@ impl<H: Home> Life<H> {
         let keys = configured.open(&release)?;
         self.idle = false;
         while self.home.next_chore()? {}
+        self.home.unlock_layers(&keys)?;
         self.run(configured, keys).await
     }
 

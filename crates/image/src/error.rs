@@ -117,6 +117,12 @@ pub enum LayerError {
         /// What the first bytes say.
         found: &'static str,
     },
+    /// Not an encrypted layer that we read.
+    #[error("read the encrypted layer: {problem}")]
+    Encrypted {
+        /// What is wrong.
+        problem: String,
+    },
     /// Not a tar archive that we read.
     #[error("read tar header at byte {offset}: {problem}")]
     Tar {

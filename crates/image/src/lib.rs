@@ -11,6 +11,8 @@
 //! computes it, the workload names it, the node must arrive at the same one. Changing any byte of what is written here is
 //! therefore a change of format: [`cache::FORMAT`] goes up with it, and the golden test says so.
 //!
+//! An encrypted layer is the EROFS image of one, encrypted by its owner; its root hash is a function of the ciphertext.
+//!
 //! **How a layer is read.** As containerd does, with the refusals where containerd would have to guess:
 //! * An absolute name is taken as relative to the layer's root; `.` and empty parts are dropped; a `..` part is refused.
 //! * An entry's parent that is not a folder (a symbolic link, too) is refused: nothing is written *through* a link.
@@ -40,6 +42,7 @@ mod tar;
 pub use cache::{Cache, Collected, ConvertedLayer, Hold, Pack, Progress, Stage};
 pub use digest::Digest;
 pub use error::{ImageError, LayerError};
+pub use layer::encrypted::ENCRYPTED_TYPE;
 pub use limits::Limits;
 pub use oci_client::Reference;
-pub use source::{Access, BlobInfo, Blobs, ImageConfig, ImageInfo, Mirror, Source, inspect};
+pub use source::{Access, BlobInfo, Blobs, ImageConfig, ImageInfo, LayoutWriter, Mirror, Source, inspect};

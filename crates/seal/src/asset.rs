@@ -293,7 +293,7 @@ fn read_header(reader: &mut impl Read) -> Result<[u8; HEADER_LEN], AssetError> {
     }
 }
 
-fn mac(key: &Dek, label: &[u8], data: &[u8]) -> Zeroizing<[u8; 32]> {
+pub(crate) fn mac(key: &Dek, label: &[u8], data: &[u8]) -> Zeroizing<[u8; 32]> {
     let mut mac = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(key.as_bytes()).expect("HMAC takes a key of any length");
     mac.update(label);
     mac.update(data);

@@ -6,6 +6,7 @@
 //! | [`release`] | data keys, sealed to the guest's attested HPKE key | tenant | guest |
 //! | [`record`] | output, sealed to the tenant's HPKE key | guest | tenant |
 //! | [`asset`] | a file encrypted under a data key | tenant | guest |
+//! | [`layer`] | the blocks of an image's layer, encrypted under a data key for dm-crypt | tenant | guest |
 //!
 //! Releases and records use HPKE (RFC 9180) in *Auth* mode with DHKEM(X25519, HKDF-SHA256), HKDF-SHA256 and
 //! AES-256-GCM: the receiver also knows who sent.
@@ -18,6 +19,7 @@
 
 pub mod asset;
 pub mod key;
+pub mod layer;
 pub mod record;
 pub mod release;
 mod suite;

@@ -142,6 +142,9 @@ impl Owner {
         let ctx = self.ctx.clone();
         let platform = ctx.platform.borrow().client();
         let folder = self.book.folder.clone();
+        // Before anything is looked for in the cache: what it has is only kept for those who have said so.
+        let id = self.id.clone();
+        self.during(ctx.images.lease(&id, &workload.image)).await?.map_err(Ended::Failed)?;
         let fetch = async {
             tokio::try_join!(
                 ctx.images.fetch(&workload.image, &platform),
@@ -302,6 +305,7 @@ impl Owner {
         }
         self.book.publish();
         tracing::info!(instance.id = %self.id, reason = body.reason, "wiped");
+        self.ctx.images.release(&self.id).await;
     }
 
     async fn wipe(&mut self) -> WipeEvidence {

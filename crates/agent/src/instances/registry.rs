@@ -308,7 +308,21 @@ impl State {
         for (id, held) in machines {
             self.wipe_orphans(&id, held).await;
         }
+        self.release_layers().await;
         Ok(())
+    }
+
+    /// Layers that an earlier agent kept for instances which are wiped by now.
+    async fn release_layers(&self) {
+        let needs_layers = |handle: &Handle| handle.view.borrow().receipt.is_none();
+        let known: Vec<InstanceId> = {
+            let directory = self.directory.borrow();
+            directory.iter().filter(|(_, handle)| needs_layers(handle)).map(|(id, _)| id.clone()).collect()
+        };
+        let images = self.ctx.images.clone();
+        if let Err(error) = off_thread(move || images.release_all_but(&known)).await {
+            tracing::error!(error = failure::chain(&error), "could not end the leases of earlier instances");
+        }
     }
 
     async fn take_over(&mut self, journal: Journal, folder: PathBuf, mut held: Vec<Held>) -> Result<(), RecoverError> {

@@ -111,7 +111,7 @@ async fn agent(dir: &Path, driver: Arc<dyn Driver>) -> (Registry, Vec<JoinHandle
     let config = config(dir);
     let platform = Platform::unreachable(signed::key().verifying_key());
     let context = Context {
-        images: Images { cache: Cache::open(dir.join("images")).unwrap(), registries: config.registries.clone() },
+        images: Images::open(&config).unwrap(),
         node: "n-1".parse().unwrap(),
         drivers: Drivers::of(vec![driver]),
         digests: Arc::new(DigestCache::default()),
@@ -146,6 +146,10 @@ fn config(dir: &Path) -> Config {
         memory_reserve_mib: 0,
         registries: None,
         network: None,
+        mirrors: std::collections::BTreeMap::new(),
+        registry_auth_file: None,
+        image_cache_mib: 1000,
+        layers_at_once: None,
         failpoint: None,
     })
     .unwrap()
@@ -172,7 +176,7 @@ fn layer(dir: &Path) -> Layer {
     let cache = Cache::open(dir.join("images")).unwrap();
     cache.add_blob_from_reader(&digest, Some(1024), &blob[..]).unwrap();
     let converted = cache.convert_layer(&digest, "").unwrap();
-    Layer { blob: digest.to_string(), root_hash: hex::encode(converted.root_hash), data_blocks: converted.data_blocks }
+    Layer { blob: digest.to_string(), root_hash: hex::encode(converted.root_hash), data_blocks: converted.data_blocks, key: None }
 }
 
 fn tenant() -> HpkeSecret {
@@ -465,4 +469,31 @@ async fn orphans_are_wiped_and_unreadable_journals_are_given_up() {
     std::fs::write(node.dir.path().join("machines/i-9.fake"), "").unwrap();
     node.restart().await;
     assert_eq!(node.driver.list().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn layers_stay_for_an_instance_whatever_is_collected_and_no_longer() {
+    let mut node = Node::new().await;
+    let cache = Cache::open(node.dir.path().join("images")).unwrap();
+    let blob: Digest = node.layer.blob.parse().unwrap();
+    let (_, handle) = node.boot(&["x"]).await;
+    cache.collect(0).unwrap();
+    assert!(cache.converted_layer(&blob).is_some());
+    // Nor while no agent is there, nor by the next one, which also ends leases that nobody needs.
+    cache.lease("instance-i-forgotten", &[blob]).unwrap();
+    node.restart().await;
+    assert_eq!(cache.leases().unwrap(), ["instance-i-1"]);
+    cache.collect(0).unwrap();
+    assert!(cache.converted_layer(&blob).is_some());
+    drop(handle);
+    node.registry.apply(vec![], Scope::Whole).await;
+    until(&node.registry.find("i-1").unwrap(), |view| view.receipt.is_some()).await;
+    let ended = async {
+        while !cache.leases().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(20), ended).await.unwrap();
+    cache.collect(0).unwrap();
+    assert_eq!(cache.converted_layer(&blob), None);
 }

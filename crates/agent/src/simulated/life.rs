@@ -145,6 +145,11 @@ impl Life {
             Ok(keys) => keys,
             Err(error) => return fatal("keys.authentic", &error.to_string()),
         };
+        if let Some(missing) =
+            workload.image.layers.iter().filter_map(|layer| layer.key.as_ref()).find(|key| keys.dek(key).is_none())
+        {
+            return fatal("layer.decrypt", &format!("there is no key {missing}"));
+        }
         if let Some(missing) = workload.assets.iter().find(|asset| keys.dek(&asset.name).is_none()) {
             return fatal("asset.decrypt", &format!("there is no key for asset {}", missing.name));
         }

@@ -11,7 +11,6 @@ use casemate_seal::Dek;
 
 use crate::{
     args::{Asset, AssetCommand, Globals},
-    context,
     exit::Status,
     printer::Printer,
     resolve,
@@ -40,9 +39,7 @@ fn key_or_new(path: &Path, printer: &Printer) -> anyhow::Result<Dek> {
         return resolve::read_key(path);
     }
     let dek = Dek::generate(&mut resolve::os_rng());
-    let mut text = dek.to_hex();
-    text.push('\n');
-    context::write_private(&absolute(path)?, text.as_bytes())?;
+    resolve::write_key(path, &dek)?;
     printer.done("key", &format!("made {} (mode 0600); whoever has it can read the data", path.display()));
     Ok(dek)
 }

@@ -114,6 +114,7 @@ fn workload(level: &str, layout: &Path, results: &Path, node: Option<String>) ->
         name: Some("selftest".to_owned()),
         assets: Vec::new(),
         keys: Vec::new(),
+        layer_keys: None,
         output: Some(results.to_owned()),
         env: Vec::new(),
         egress: Vec::new(),

@@ -20,7 +20,10 @@ use crate::{
     fatal::{Check, Fatal, OrFatal},
     network::Link,
     observe, power,
-    storage::{self, SCRATCH, assets, layers},
+    storage::{
+        self, SCRATCH, assets,
+        layers::{self, Locked},
+    },
     workload::{Bind, Plan, cgroup, process::Process, process::Streams, user::Identity},
 };
 
@@ -30,6 +33,8 @@ pub(crate) struct Machine {
     /// The vTPM with its attestation key.
     quoter: Option<TpmAttester<Device>>,
     chores: Vec<Chore>,
+    /// Layers that wait for their keys, and the number of all.
+    locked: (Vec<Locked>, usize),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,10 +89,24 @@ impl Home for Machine {
     }
 
     fn open_layers(&mut self, layers: &[Layer], slices: &[guest::Slice]) -> Result<(), Fatal> {
-        layers::open_all(layers, slices)?;
-        // The last one is done first.
-        self.chores = vec![Chore::Group, Chore::Root(layers.len()), Chore::Scratch];
+        let locked = layers::open_all(layers, slices)?;
+        // The last one is done first. What is still locked cannot be put together.
+        self.chores = vec![Chore::Group];
+        if locked.is_empty() {
+            self.chores.push(Chore::Root(layers.len()));
+        }
+        self.chores.push(Chore::Scratch);
+        self.locked = (locked, layers.len());
         Ok(())
+    }
+
+    fn unlock_layers(&mut self, keys: &KeyRelease) -> Result<(), Fatal> {
+        let (locked, count) = std::mem::take(&mut self.locked);
+        if locked.is_empty() {
+            return Ok(());
+        }
+        layers::unlock_all(&locked, keys)?;
+        layers::mount_root(count)
     }
 
     fn next_chore(&mut self) -> Result<bool, Fatal> {

@@ -1,11 +1,17 @@
-//! The image: one verity device per layer, an overlay on top.
+//! The image: one verity device per layer, dm-crypt over those that are encrypted, an overlay on top.
 
-use std::{ffi::CString, fs, io};
+use std::{
+    ffi::CString,
+    fs::{self, File},
+    io::{self, Read as _},
+    path::Path,
+};
 
 use casemate_api::{
     guest,
     workload::{self, Layer},
 };
+use casemate_seal::{KeyRelease, layer::xts_key};
 use rustix::mount::{MountFlags, mount};
 use sha2::{Digest as _, Sha256};
 
@@ -18,17 +24,42 @@ use crate::{
 /// Where the workload's root file system is mounted.
 pub(crate) const ROOT: &str = "/run/root";
 
-/// Opens all layers, lowest first. What is opened is decided by the workload's root hashes and sizes alone; the host only
-/// says where to look.
-pub(crate) fn open_all(layers: &[Layer], slices: &[guest::Slice]) -> Result<(), Fatal> {
+/// An encrypted layer, whose ciphertext is open and verified.
+#[derive(Debug)]
+pub(crate) struct Locked {
+    index: usize,
+    key: String,
+    number: String,
+    sectors: u64,
+}
+
+/// Opens all layers, lowest first; those that need keys are returned. What is opened is decided by the workload's root hashes
+/// and sizes alone; the host only says where to look.
+pub(crate) fn open_all(layers: &[Layer], slices: &[guest::Slice]) -> Result<Vec<Locked>, Fatal> {
     if layers.len() != slices.len() {
         let detail = format!("{} slices for {} layers", slices.len(), layers.len());
         return Err(Fatal::new(Check::Protocol, detail));
     }
+    let mut locked = Vec::new();
     for (index, (layer, slice)) in layers.iter().zip(slices).enumerate() {
-        mount_layer(index, layer, slice)?;
+        locked.extend(open_layer(index, layer, slice)?);
     }
-    Ok(())
+    Ok(locked)
+}
+
+/// Decrypts layers, from the blocks that verity lets through.
+pub(crate) fn unlock_all(locked: &[Locked], keys: &KeyRelease) -> Result<(), Fatal> {
+    locked.iter().try_for_each(|layer| unlock(layer, keys))
+}
+
+fn unlock(Locked { index, key, number, sectors }: &Locked, keys: &KeyRelease) -> Result<(), Fatal> {
+    let context = || format!("decrypt layer {index} by the key {key}");
+    let missing = || Fatal::new(Check::LayerDecrypt, format!("the key release has no key {key}, which layer {index} needs"));
+    let xts = xts_key(&keys.dek(key).ok_or_else(missing)?);
+    let device = dm::create(&format!("plain{index}"), &dm::Table::layer(number, *sectors, &xts));
+    let device = device.or_fatal(Check::LayerDecrypt, context())?;
+    // Each block is the workload's, so that only the key can be the wrong one where no file system shows.
+    mount_layer(*index, &device.node()).or_fatal(Check::LayerDecrypt, context())
 }
 
 /// Mounts the open layers as the workload's root file system, which it changes on the scratch volume.
@@ -36,7 +67,7 @@ pub(crate) fn mount_root(layers: usize) -> Result<(), Fatal> {
     mount_overlay(layers).or_fatal(Check::LayerVerity, "mount the layers as one root file system")
 }
 
-fn mount_layer(index: usize, layer: &Layer, slice: &guest::Slice) -> Result<(), Fatal> {
+fn open_layer(index: usize, layer: &Layer, slice: &guest::Slice) -> Result<Option<Locked>, Fatal> {
     let context = || format!("open layer {index}");
     let part = slice::find(slice).or_fatal(Check::LayerVerity, context())?;
     let verity = verity_of(layer).ok_or_else(|| Fatal::new(Check::WorkloadFormat, context()))?;
@@ -49,11 +80,22 @@ fn mount_layer(index: usize, layer: &Layer, slice: &guest::Slice) -> Result<(), 
     };
     announce(&name, &number);
     let device = dm::create(&name, &dm::Table::verity(&number, &verity)).or_fatal(Check::LayerVerity, context())?;
+    let Some(key) = &layer.key else {
+        mount_layer(index, &device.node()).or_fatal(Check::LayerVerity, format!("mount layer {index}"))?;
+        return Ok(None);
+    };
+    // As a mount would: another layer in this one's place is noticed before anybody releases a key.
+    let first = File::open(device.node()).and_then(|mut device| device.read_exact(&mut [0; BLOCK as usize]));
+    first.or_fatal(Check::LayerVerity, format!("read layer {index}"))?;
+    let sectors = layer.data_blocks.saturating_mul(BLOCK / 512);
+    Ok(Some(Locked { index, key: key.clone(), number: device.number(), sectors }))
+}
+
+fn mount_layer(index: usize, device: &Path) -> io::Result<()> {
     let target = layer_dir(index);
-    fs::create_dir_all(&target).or_fatal(Check::LayerVerity, context())?;
+    fs::create_dir_all(&target)?;
     // Set-uid files keep their mode bits; the overlay on top, through which they are reached, is mounted nosuid.
-    mount(device.node(), &target, "erofs", MountFlags::RDONLY | MountFlags::NODEV, None)
-        .or_fatal(Check::LayerVerity, format!("mount layer {index}"))
+    Ok(mount(device, &target, "erofs", MountFlags::RDONLY | MountFlags::NODEV, None)?)
 }
 
 /// The block after the data holds the verity superblock, which is not read: all that it says comes from the workload.
@@ -84,6 +126,8 @@ fn layer_dir(index: usize) -> String {
     format!("/run/layers/{index}")
 }
 
+/// Of verity, and of the encryption.
+const BLOCK: u64 = 4096;
 const SALT_TEXT: &str = "casemate/layer-salt/v1";
 
 #[cfg(test)]
@@ -101,8 +145,15 @@ mod tests {
     }
 
     #[test]
+    fn a_layer_without_its_key_is_named() {
+        let layer = Locked { index: 2, key: "layer-2".into(), number: "254:3".into(), sectors: 8 };
+        let fatal = unlock_all(&[layer], &KeyRelease::default()).unwrap_err();
+        assert_eq!(fatal.to_string(), "CASEMATE-FATAL layer.decrypt the key release has no key layer-2, which layer 2 needs");
+    }
+
+    #[test]
     fn verity_comes_from_the_workload_alone() {
-        let layer = Layer { blob: String::new(), root_hash: "0c".repeat(32), data_blocks: 9 };
+        let layer = Layer { blob: String::new(), root_hash: "0c".repeat(32), data_blocks: 9, key: None };
         let verity = verity_of(&layer).unwrap();
         assert_eq!((verity.root_hash, verity.data_blocks, verity.hash_start_block), ([12; 32], 9, 10));
         assert_eq!(hex::encode(verity.salt).len(), 64);

@@ -1,9 +1,9 @@
 //! Folders, locks, temporary places and renames.
 
 use std::{
-    fs::{self, DirBuilder, File, Permissions},
+    fs::{self, DirBuilder, File, Permissions, TryLockError},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -24,6 +24,7 @@ impl Store {
         }
         let store = Self { dir: dir.to_path_buf() };
         store.clear_abandoned()?;
+        store.clear_locks()?;
         Ok(store)
     }
 
@@ -50,10 +51,7 @@ impl Store {
 
     /// Takes away what is complete, at once for everybody; its bytes go after it. False where somebody works on `name`.
     pub(super) fn remove_complete(&self, name: &str, path: &Path) -> Result<bool, ImageError> {
-        let (_, lock) = self.lock_file(name)?;
-        if lock.try_lock().is_err() {
-            return Ok(false);
-        }
+        let Some(_work) = self.try_lock(name)? else { return Ok(false) };
         let gone = format!("gone-{name}");
         let _lock = self.lock(&gone)?;
         let temporary = self.temporary(&gone)?;
@@ -64,9 +62,28 @@ impl Store {
 
     /// Waits until nobody else works on `name`.
     pub(super) fn lock(&self, name: &str) -> Result<Lock, ImageError> {
-        let (path, file) = self.lock_file(name)?;
-        file.lock().map_err(ImageError::io("lock", path))?;
-        Ok(Lock(file))
+        loop {
+            let (path, file) = self.lock_file(name)?;
+            file.lock().map_err(ImageError::io("lock", &path))?;
+            if let Some(lock) = Lock::standing(path, file)? {
+                return Ok(lock);
+            }
+        }
+    }
+
+    /// None where somebody works on `name`.
+    fn try_lock(&self, name: &str) -> Result<Option<Lock>, ImageError> {
+        loop {
+            let (path, file) = self.lock_file(name)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => return Err(ImageError::io("lock", path)(error)),
+            }
+            if let Some(lock) = Lock::standing(path, file)? {
+                return Ok(Some(lock));
+            }
+        }
     }
 
     /// An empty place for work on `name`, which the caller has locked.
@@ -117,8 +134,7 @@ impl Store {
         for item in fs::read_dir(&tmp).map_err(ImageError::io("list folder", &tmp))? {
             let item = item.map_err(ImageError::io("list folder", &tmp))?;
             let name = item.file_name().to_string_lossy().into_owned();
-            let (_, lock) = self.lock_file(&name)?;
-            if lock.try_lock().is_ok() {
+            if let Some(_lock) = self.try_lock(&name)? {
                 tracing::info!(cache.item = name, "removing what interrupted work has left");
                 remove(&item.path())?;
             }
@@ -126,16 +142,48 @@ impl Store {
         Ok(())
     }
 
-    pub(super) fn lock_file(&self, name: &str) -> Result<(PathBuf, File), ImageError> {
-        let path = self.dir.join("locks").join(format!("{name}.lock"));
+    /// Removes the lock files of dead processes; the living remove their own.
+    fn clear_locks(&self) -> Result<(), ImageError> {
+        let locks = self.dir.join("locks");
+        for item in fs::read_dir(&locks).map_err(ImageError::io("list folder", &locks))? {
+            let item = item.map_err(ImageError::io("list folder", &locks))?;
+            if let Some(name) = item.file_name().to_string_lossy().strip_suffix(LOCK) {
+                drop(self.try_lock(name)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn lock_file(&self, name: &str) -> Result<(PathBuf, File), ImageError> {
+        let path = self.dir.join("locks").join(format!("{name}{LOCK}"));
         let file = File::options().create(true).truncate(false).write(true).open(&path);
         let file = file.map_err(ImageError::io("open lock", &path))?;
         Ok((path, file))
     }
 }
 
-/// Held until dropped.
-pub(super) struct Lock(#[expect(dead_code, reason = "closing the file is what unlocks")] File);
+/// Held until dropped. Its file goes with it, so that there are no more of them than work in progress.
+pub(super) struct Lock {
+    path: PathBuf,
+    /// Closing it is what unlocks.
+    _file: File,
+}
+
+impl Lock {
+    /// None where the file was removed by who had the lock before: another one of that name may be somebody's already.
+    fn standing(path: PathBuf, file: File) -> Result<Option<Self>, ImageError> {
+        let names = file.metadata().map_err(ImageError::io("examine", &path))?.nlink();
+        // A lock that is made here and dropped would take the other one's file away.
+        if names == 0 { Ok(None) } else { Ok(Some(Self { path, _file: file })) }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // While the lock is still held. One that stays goes with the next holder.
+        let _ = fs::remove_file(&self.path);
+    }
+}
 
 /// A folder that goes with its owner.
 pub(super) struct Temporary(pub(super) PathBuf);
@@ -203,3 +251,5 @@ fn remove(path: &Path) -> Result<(), ImageError> {
         _ => Ok(()),
     }
 }
+
+const LOCK: &str = ".lock";

@@ -1,24 +1,37 @@
-//! Which compression a layer has, and its bounded removal.
+//! Which form a layer has, and the bounded removal of its compression.
 
 use std::io::{self, BufRead, Read};
 
+use super::encrypted::{ENCRYPTED_TYPE, MAGIC};
 use crate::{LayerError, Limits, error::LimitHit};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Compression {
+pub(super) enum Compression {
     Plain,
     Gzip,
     Zstd,
 }
 
+/// What a blob is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A tar stream.
+    Tar(Compression),
+    /// Encrypted blocks.
+    Encrypted,
+}
+
+/// Looks at the start of a blob, which must be what the media type says.
+pub(super) fn form(blob: &mut impl BufRead, media_type: &str) -> Result<Form, LayerError> {
+    choose(blob.fill_buf().map_err(|e| LayerError::read("read the layer blob", e))?, media_type)
+}
+
 /// The tar stream in a blob.
 pub(super) fn open<'r>(
-    mut blob: impl BufRead + Send + 'r,
-    media_type: &str,
+    blob: impl BufRead + Send + 'r,
+    compression: Compression,
     most: LimitHit,
 ) -> Result<Box<dyn Read + Send + 'r>, LayerError> {
-    let start = blob.fill_buf().map_err(|e| LayerError::read("read the layer blob", e))?;
-    let compression = choose(start, media_type)?;
     let plain: Box<dyn Read + Send + 'r> = match compression {
         Compression::Plain => Box::new(blob),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(blob)),
@@ -41,26 +54,28 @@ pub(super) fn bound(size: u64, limits: &Limits) -> LimitHit {
     }
 }
 
-fn choose(start: &[u8], media_type: &str) -> Result<Compression, LayerError> {
-    let (compression, found) = recognise(start);
+fn choose(start: &[u8], media_type: &str) -> Result<Form, LayerError> {
+    let (form, found) = recognise(start);
     let mismatch = || LayerError::Compression { media_type: crate::error::shown(media_type.as_bytes()), found };
-    let compression = compression.ok_or_else(mismatch)?;
-    if said(media_type).ok_or_else(mismatch)?.is_none_or(|said| said == compression) { Ok(compression) } else { Err(mismatch()) }
+    let form = form.ok_or_else(mismatch)?;
+    if said(media_type).ok_or_else(mismatch)?.is_none_or(|said| said == form) { Ok(form) } else { Err(mismatch()) }
 }
 
 /// What the media type says: none if unknown, none inside if it leaves it open.
-fn said(media_type: &str) -> Option<Option<Compression>> {
+fn said(media_type: &str) -> Option<Option<Form>> {
     match media_type {
         "" | "application/octet-stream" => return Some(None),
+        ENCRYPTED_TYPE => return Some(Some(Form::Encrypted)),
         _ => {}
     }
     let suffix = LAYER_TYPES.iter().find_map(|base| media_type.strip_prefix(base))?;
-    match suffix {
-        "" => Some(Some(Compression::Plain)),
-        "+gzip" | ".gzip" => Some(Some(Compression::Gzip)),
-        "+zstd" | ".zstd" => Some(Some(Compression::Zstd)),
-        _ => None,
-    }
+    let compression = match suffix {
+        "" => Compression::Plain,
+        "+gzip" | ".gzip" => Compression::Gzip,
+        "+zstd" | ".zstd" => Compression::Zstd,
+        _ => return None,
+    };
+    Some(Some(Form::Tar(compression)))
 }
 
 /// Whether a layer of this media type can be converted.
@@ -68,15 +83,17 @@ pub(crate) fn is_layer_type(media_type: &str) -> bool {
     said(media_type).flatten().is_some()
 }
 
-fn recognise(start: &[u8]) -> (Option<Compression>, &'static str) {
+fn recognise(start: &[u8]) -> (Option<Form>, &'static str) {
+    let tar = |compression| Some(Form::Tar(compression));
     match start {
-        [0x1f, 0x8b, ..] => (Some(Compression::Gzip), "gzip"),
+        _ if start.starts_with(MAGIC) => (Some(Form::Encrypted), "an encrypted layer"),
+        [0x1f, 0x8b, ..] => (tar(Compression::Gzip), "gzip"),
         // A frame, or a frame to skip.
-        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => (Some(Compression::Zstd), "zstd"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => (tar(Compression::Zstd), "zstd"),
         [b'B', b'Z', b'h', ..] => (None, "bzip2"),
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => (None, "xz"),
         [0x04, 0x22, 0x4d, 0x18, ..] => (None, "lz4"),
-        _ => (Some(Compression::Plain), "tar"),
+        _ => (tar(Compression::Plain), "tar"),
     }
 }
 
@@ -112,10 +129,15 @@ mod tests {
     fn media_type_and_content_must_agree() {
         let gzip = [0x1f, 0x8b, 8, 0];
         let oci = "application/vnd.oci.image.layer.v1.tar";
-        assert_eq!(choose(&gzip, &format!("{oci}+gzip")).unwrap(), Compression::Gzip);
-        assert_eq!(choose(&gzip, "").unwrap(), Compression::Gzip);
-        assert_eq!(choose(b"name", oci).unwrap(), Compression::Plain);
+        assert_eq!(choose(&gzip, &format!("{oci}+gzip")).unwrap(), Form::Tar(Compression::Gzip));
+        assert_eq!(choose(&gzip, "").unwrap(), Form::Tar(Compression::Gzip));
+        assert_eq!(choose(b"name", oci).unwrap(), Form::Tar(Compression::Plain));
+        assert_eq!(choose(MAGIC, ENCRYPTED_TYPE).unwrap(), Form::Encrypted);
+        assert_eq!(choose(MAGIC, "").unwrap(), Form::Encrypted);
         for (start, media_type) in [
+            (&MAGIC[..], oci),
+            (&gzip[..], ENCRYPTED_TYPE),
+            (b"name", ENCRYPTED_TYPE),
             (&gzip[..], oci),
             (&gzip, "application/vnd.oci.image.layer.v1.tar+zstd"),
             (&gzip, "application/vnd.oci.image.layer.v1.tar+gzip+encrypted"),

@@ -3,11 +3,14 @@
 //! ```text
 //! a thread: blob --hash--> decompress --ahead--> caller's: tar --> tree, chunks --> threads: write, hash for verity
 //! ```
+//!
+//! Of an encrypted layer the blocks are there already, and only the verity tree is made.
 
 mod ahead;
 mod chunks;
 mod compression;
 mod data;
+pub(crate) mod encrypted;
 mod erofs;
 mod ingest;
 mod path;
@@ -22,7 +25,11 @@ use std::{
 };
 
 pub(crate) use self::compression::is_layer_type;
-use self::{ahead::Ahead, chunks::Chunks};
+use self::{
+    ahead::Ahead,
+    chunks::{Chunks, Written},
+    compression::Form,
+};
 use crate::{Digest, ImageError, LayerError, Limits, digest::HashingReader, error::LimitHit, tar};
 
 /// What conversion yields besides the file.
@@ -58,8 +65,13 @@ pub(crate) fn convert(job: &Job<'_>, folder: &Path) -> Result<Converted, ImageEr
 }
 
 fn write_image(raw: impl Read + Send, size: u64, job: &Job<'_>, folder: &Path) -> Result<Converted, LayerError> {
+    let mut raw = BufReader::with_capacity(BUFFER, raw);
+    let compression = match compression::form(&mut raw, job.media_type)? {
+        Form::Encrypted => return encrypted::convert(raw, size, job.limits, folder),
+        Form::Tar(compression) => compression,
+    };
     let most = compression::bound(size, job.limits);
-    let plain = compression::open(BufReader::with_capacity(BUFFER, raw), job.media_type, most)?;
+    let plain = compression::open(raw, compression, most)?;
     // A refusal drops the reading ends, and with them the threads end: the scope never waits for a whole layer.
     std::thread::scope(|scope| {
         let (feeder, ahead) = ahead::pair();
@@ -76,11 +88,15 @@ fn write_layer(plain: Ahead, chunks: Chunks, most: LimitHit, limits: &Limits, fo
     // What follows the end mark is nothing of ours, but a broken checksum of the compression there must not pass.
     io::copy(&mut archive.into_input(), &mut io::sink()).map_err(|e| LayerError::read("read the end of the layer", e))?;
     let (written, data_blocks) = erofs::write(&tree, data)?;
+    fs::remove_file(folder.join(TAILS)).map_err(LayerError::io("remove a spool"))?;
+    protect(&written, data_blocks, folder)
+}
+
+/// Appends the verity tree.
+fn protect(written: &Written, data_blocks: u64, folder: &Path) -> Result<Converted, LayerError> {
     let image = written.image();
     let root_hash = verity::append(image, written.leaves(), data_blocks).map_err(LayerError::io("write the verity tree"))?;
-    for spool in [TAILS, LEAVES] {
-        fs::remove_file(folder.join(spool)).map_err(LayerError::io("remove a spool"))?;
-    }
+    fs::remove_file(folder.join(LEAVES)).map_err(LayerError::io("remove a spool"))?;
     let size_bytes = image.metadata().map_err(LayerError::io("examine the layer image"))?.len();
     Ok(Converted { root_hash, data_blocks, size_bytes })
 }

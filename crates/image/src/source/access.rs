@@ -39,10 +39,36 @@ impl Mirror {
         }
     }
 
+    /// Whether it must be reached by TLS.
+    pub(super) fn scheme(&self) -> Scheme {
+        if self.0.scheme() == "http" { Scheme::Http } else { Scheme::Https }
+    }
+
     /// `HOST` or `HOST:PORT`.
     pub(super) fn host(&self) -> String {
         let host = self.0.host_str().unwrap_or_default();
         self.0.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+    }
+}
+
+/// How a server is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scheme {
+    Http,
+    Https,
+}
+
+impl Scheme {
+    /// Of a registry, whose name says nothing about it.
+    pub(super) fn of_registry(host: &str) -> Self {
+        if is_this_host(host) { Self::Http } else { Self::Https }
+    }
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
     }
 }
 
@@ -69,6 +95,8 @@ mod tests {
         assert_eq!(Mirror::parse("https://m.example").unwrap().host(), "m.example");
         assert_eq!(Mirror::parse("https://m.example:5000/").unwrap().host(), "m.example:5000");
         assert_eq!(Mirror::parse("http://127.0.0.1:5000").unwrap().host(), "127.0.0.1:5000");
+        assert_eq!(Mirror::parse("http://127.0.0.1:5000").unwrap().scheme(), Scheme::Http);
+        assert_eq!(Mirror::parse("https://localhost:5000").unwrap().scheme(), Scheme::Https);
         let bad =
             ["", "m.example", "http://m.example", "ftp://m", "https://u:p@m", "https://m/v2/x", "https://m/?x=1", "file:///etc"];
         for bad in bad {

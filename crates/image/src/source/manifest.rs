@@ -114,7 +114,8 @@ pub(super) fn check(manifest: Manifest, limits: &Limits) -> Result<CheckedManife
     }
     for layer in &layers {
         if !layer::is_layer_type(&layer.media_type) {
-            return fault(&format!("layer {} has the media type {:?}", layer.digest, shown(&layer.media_type)));
+            let hint = if layer.media_type.ends_with(OCICRYPT) { OCICRYPT_HINT } else { "" };
+            return fault(&format!("layer {} has the media type {:?}{hint}", layer.digest, shown(&layer.media_type)));
         }
         if layer.size > limits.blob_bytes {
             return fault(&format!("layer {} has {} bytes, the limit is {}", layer.digest, layer.size, limits.blob_bytes));
@@ -124,8 +125,8 @@ pub(super) fn check(manifest: Manifest, limits: &Limits) -> Result<CheckedManife
     Ok(CheckedManifest { config, layers: layers.into_iter().map(blob).collect() })
 }
 
-/// Reads the image's configuration.
-pub(super) fn read_config(bytes: &[u8], layers: usize) -> Result<ImageConfig, ImageError> {
+/// Reads the image's configuration, and what it says of the layers.
+pub(super) fn read_config(bytes: &[u8], layers: usize) -> Result<(ImageConfig, Vec<Digest>), ImageError> {
     let fault = |problem: &str| malformed("image configuration", problem);
     let raw: RawConfig = serde_json::from_slice(bytes).map_err(|error| fault(&error.to_string()))?;
     if raw.os != OS || raw.architecture != ARCHITECTURE {
@@ -142,13 +143,14 @@ pub(super) fn read_config(bytes: &[u8], layers: usize) -> Result<ImageConfig, Im
             _ => return Err(fault("an environment variable has no name or no value")),
         };
     }
-    Ok(ImageConfig {
+    let config = ImageConfig {
         entrypoint: run.entrypoint.unwrap_or_default(),
         cmd: run.cmd.unwrap_or_default(),
         env,
         working_dir: working_dir(&run.working_dir.unwrap_or_default()).ok_or_else(|| fault("its working directory has '..'"))?,
         user: run.user.unwrap_or_default(),
-    })
+    };
+    Ok((config, raw.rootfs.diff_ids))
 }
 
 #[derive(Deserialize)]
@@ -195,7 +197,12 @@ pub(super) const MANIFEST_TYPES: [&str; 2] =
 /// Media types of indexes.
 pub(super) const INDEX_TYPES: [&str; 2] =
     ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"];
-const CONFIG_TYPES: [&str; 2] = ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+pub(super) const CONFIG_TYPES: [&str; 2] =
+    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+/// How ocicrypt marks its layers.
+const OCICRYPT: &str = "+encrypted";
+const OCICRYPT_HINT: &str =
+    ": encrypted by ocicrypt, which nothing here opens; hint: encrypt the plain image by `casemate image encrypt`";
 const OS: &str = "linux";
 const ARCHITECTURE: &str = "amd64";
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -237,6 +244,8 @@ mod tests {
         let encrypted = with("layers", json!([descriptor("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", "x")]));
         let typeless = with("layers", json!([descriptor("", "x")]));
         let short = with("layers", json!([{"mediaType": MANIFEST_TYPES[0], "digest": "sha256:00", "size": 1}]));
+        let problem = checked(&encrypted).unwrap_err().to_string();
+        assert!(problem.contains("ocicrypt") && problem.contains("hint:"), "{problem}");
         for bad in [&confused, &wrong_type, &artifact, &old, &encrypted, &typeless, &short, &image(0), &image(128)] {
             assert_eq!(checked(bad).unwrap_err().check(), "image.malformed", "{bad}");
         }
@@ -271,7 +280,7 @@ mod tests {
     #[test]
     fn reads_configurations_of_other_tools_with_nulls_and_refuses_lies() {
         let config = |run: Value| json!({"os": "linux", "architecture": "amd64", "config": run, "rootfs": {"type": "layers", "diff_ids": [Digest::of(b"")]}});
-        let read = |document: &Value, layers| read_config(document.to_string().as_bytes(), layers);
+        let read = |document: &Value, layers| read_config(document.to_string().as_bytes(), layers).map(|(config, _)| config);
         let run = json!({"Entrypoint": null, "Cmd": ["sh"], "Env": ["A=b=c", "E="], "WorkingDir": "srv//x/", "Labels": {}});
         let read_ok = read(&config(run), 1).unwrap();
         assert_eq!((read_ok.working_dir.as_str(), read_ok.env["A"].as_str(), read_ok.env["E"].as_str()), ("/srv/x", "b=c", ""));

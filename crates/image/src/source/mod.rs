@@ -6,6 +6,7 @@ mod auth;
 mod layout;
 mod manifest;
 mod registry;
+mod writer;
 
 use std::{
     collections::BTreeMap,
@@ -15,9 +16,12 @@ use std::{
 
 use oci_client::Reference;
 
-pub use self::access::{Access, Mirror};
+pub use self::{
+    access::{Access, Mirror},
+    writer::LayoutWriter,
+};
 use self::{archive::Archive, layout::Layout, manifest::Descriptor, registry::Registry};
-use crate::{Cache, Digest, ImageError};
+use crate::{Cache, Digest, ImageError, layer::encrypted::ENCRYPTED_TYPE};
 
 /// Where an image is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,8 +41,17 @@ pub struct ImageInfo {
     pub manifest_digest: Digest,
     /// The layers, lowest first.
     pub layers: Vec<BlobInfo>,
+    /// For each of them what the configuration says of its content, which nobody here relies on.
+    pub diff_ids: Vec<Digest>,
     /// How to run it.
     pub config: ImageConfig,
+}
+
+impl BlobInfo {
+    /// Whether only who has its key can read it.
+    pub fn is_encrypted(&self) -> bool {
+        self.media_type == ENCRYPTED_TYPE
+    }
 }
 
 /// A blob's descriptor.
@@ -137,8 +150,8 @@ impl Blobs {
         let (manifest_digest, manifest) = self.manifest().await?;
         let manifest = manifest::check(manifest, limits)?;
         let config = self.document(&manifest.config, Role::Config, limits.config_bytes).await?;
-        let config = manifest::read_config(&config, manifest.layers.len())?;
-        Ok(ImageInfo { manifest_digest, layers: manifest.layers, config })
+        let (config, diff_ids) = manifest::read_config(&config, manifest.layers.len())?;
+        Ok(ImageInfo { manifest_digest, layers: manifest.layers, diff_ids, config })
     }
 
     /// The path of the blob in the cache, fetched if it is not there, digest and size verified.

@@ -127,6 +127,7 @@ fn no_collection_takes_a_layer_from_under_a_lease() {
     });
     bench.cache.collect(0).unwrap();
     assert!(bench.remains().is_empty(), "{:?}", bench.remains());
+    assert_eq!(fs::read_dir(bench.dir.path().join("cache/locks")).unwrap().count(), 0, "who is done takes the lock's file away");
 }
 
 /// Not a test of its own: the process that the next one kills.
@@ -169,6 +170,7 @@ fn a_killed_process_keeps_nothing_and_breaks_nothing() {
         drop(child);
         let cache = Cache::open(&dir).unwrap();
         assert!(fs::read_dir(dir.join("tmp")).unwrap().next().is_none(), "half-made and half-removed things go");
+        assert!(fs::read_dir(dir.join("locks")).unwrap().next().is_none(), "and the dead process's locks");
         assert_eq!(cache.converted_layer(&Digest::of(&instances)), Some(layer.clone()));
         cache.collect(0).unwrap();
         assert!(cache.converted_layer(&Digest::of(&childs)).is_none(), "a dead process holds nothing");

@@ -3,6 +3,7 @@
 
 mod cache;
 mod downloads;
+mod encrypted;
 mod golden;
 mod layers;
 mod leases;

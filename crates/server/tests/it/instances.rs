@@ -2,7 +2,10 @@
 
 use std::time::Instant;
 
-use casemate_api::{rest, workload::format_digest};
+use casemate_api::{
+    rest,
+    workload::{Isolation, format_digest},
+};
 use casemate_server::store::Role;
 use reqwest::Method;
 
@@ -37,6 +40,11 @@ async fn refuses_a_bad_workload_and_stores_nothing() {
     bad.process.cwd = "/a/../b".into();
     let answer = tenant.post("/instances", &new_instance(&bad)).await;
     insta::assert_snapshot!(answer.problem(), @"422 invalid: workload: workload field process.cwd: must be an absolute path without empty, '.' or '..' parts (send the canonical form that `casemate run` makes; docs/api describes it)");
+    let mut readable_by_the_node = workload();
+    readable_by_the_node.isolation = Isolation::Sandbox;
+    readable_by_the_node.image.layers[0].key = Some("layer-0".into());
+    let answer = tenant.post("/instances", &new_instance(&readable_by_the_node)).await.problem();
+    assert!(answer.starts_with("422 invalid: workload: workload field image.layers[0].key: "), "{answer}");
     let mut spaced = new_instance(&workload());
     spaced.workload = spaced.workload.replacen(':', ": ", 1);
     assert_eq!(tenant.post("/instances", &spaced).await.status, 422);

@@ -292,6 +292,7 @@ pub(crate) fn workload() -> Workload {
                 blob: format_digest(&Sha256::digest(LAYER).into()),
                 root_hash: hex::encode([3; 32]),
                 data_blocks: 9,
+                key: None,
             }],
         },
         process: Process { args: vec!["/bin/true".into()], env: Default::default(), cwd: "/".into(), user: String::new() },

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use casemate_testbed::{Bed, BedOptions, ImageBuilder, static_program};
+use casemate_testbed::{Bed, BedOptions, ImageBuilder, build_dir, static_program};
 use serde_json::Value;
 
 /// Says from which layer each of its files comes.
@@ -125,6 +125,52 @@ fn runs_images_from_a_registry_and_with_many_layers() {
         let run = bed.casemate(&[&["run", "--image", reference.as_str()], &small[..]].concat()).expect_code(0);
         assert!(run.stdout.contains("3 files, top layer is 2\n"), "{}", run.stdout);
     }
+    runs_them_encrypted(&bed, &registry, &layout);
     bed.assert_no_instance_remains();
+    fills_and_empties_the_cache(&bed, &registry, &layout);
     bed.finish();
+}
+
+/// Beside the agent that runs, whose instances are gone.
+fn fills_and_empties_the_cache(bed: &Bed, registry: &Registry, layout: &Path) {
+    let agent = |words: &[&str]| {
+        let mut command = Command::new(build_dir().join("casemate-agent"));
+        let output =
+            command.arg(words[0]).arg("--config").arg(bed.state().join("agent.toml")).args(&words[1..]).output().unwrap();
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let layers = || fs::read_dir(bed.state().join("agent/images/layers")).unwrap().count();
+    assert!(layers() > 40, "what was used is kept");
+    assert!(agent(&["collect", "--most-mib", "0"]).contains(" removed, "));
+    assert_eq!(layers(), 0);
+    let digest = registry.push(layout);
+    let image = format!("{}/team/app@{digest}", registry.address);
+    assert_eq!(agent(&["prefetch", &image]), format!("{image}: {digest}, 4 layers are ready\n"));
+    assert_eq!(layers(), 4);
+    let run = bed.casemate(&["run", "--memory-mib", "256", "--scratch-mib", "32", "--image", &format!("docker://{image}")]);
+    assert!(run.expect_code(0).stdout.contains("3 files, top layer is 2\n"));
+    assert_eq!(layers(), 4);
+}
+
+/// Ciphertext in a pack, and ciphertext that the node pulls.
+fn runs_them_encrypted(bed: &Bed, registry: &Registry, layout: &Path) {
+    let encrypt = |from: &str, to: &str| {
+        let words = ["image", "encrypt", "--in", from, "--out", &format!("oci:./{to}"), "--all", "--key-out", "keys"];
+        bed.casemate(&words).expect_code(0).stdout.trim().to_owned()
+    };
+    let run = |image: &str| {
+        bed.casemate(&["run", "--memory-mib", "256", "--scratch-mib", "32", "--layer-keys", "keys", "--image", image])
+    };
+    encrypt("oci:./many", "many-secret");
+    let many = run("oci:./many-secret").expect_code(0);
+    assert!(many.stdout.contains("40 files, top layer is 39\n"), "{}", many.stdout);
+    let manifest = encrypt(&format!("oci:{}", layout.display()), "few-secret");
+    assert_eq!(registry.push(&bed.work().join("few-secret")), manifest);
+    let image = format!("docker://{}/team/app", registry.address);
+    let few = run(&format!("{image}@{manifest}")).expect_code(0);
+    assert!(few.stdout.contains("3 files, top layer is 2\n"), "{}", few.stdout);
+    // Whoever moves the tag could add a layer of his own.
+    let by_tag = run(&format!("{image}:v1")).expect_code(1);
+    assert!(by_tag.stderr.contains("must be named by its digest"), "{}", by_tag.stderr);
 }

@@ -7,6 +7,7 @@
 mod bad_input;
 mod deaths;
 mod dev_down;
+mod encrypted;
 mod failpoints;
 mod guest_init;
 mod images;

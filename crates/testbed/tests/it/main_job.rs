@@ -80,7 +80,7 @@ fn no_secret_is_stored(bed: &Bed) {
     assert_eq!(mode & 0o077, 0, "others can enter the state folder (mode {mode:o})");
 }
 
-fn walk(dir: &Path, see: &mut impl FnMut(&Path)) {
+pub(crate) fn walk(dir: &Path, see: &mut impl FnMut(&Path)) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         match entry.file_type() {
             Ok(kind) if kind.is_dir() => walk(&entry.path(), see),

@@ -8,7 +8,7 @@ use reqwest::{RequestBuilder, Response, StatusCode, header};
 
 use super::{
     super::{
-        access::is_this_host,
+        access::{Scheme, is_this_host},
         auth,
         manifest::{INDEX_TYPES, MANIFEST_TYPES},
     },
@@ -72,13 +72,11 @@ impl Fault {
 
 impl Endpoint {
     /// `api_host` is asked, with the credentials of `host`.
-    pub(super) fn new(host: String, api_host: &str, repository: &str, access: &Access) -> Result<Self, Fault> {
-        let is_local = is_this_host(api_host);
+    pub(super) fn new(host: String, api_host: &str, scheme: Scheme, repository: &str, access: &Access) -> Result<Self, Fault> {
         let http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT);
         // Redirects to storage are usual, and take no credentials along; away from TLS they are not allowed.
-        let http = http.user_agent(USER_AGENT).https_only(!is_local).build().map_err(Fault::Setup)?;
-        let scheme = if is_local { "http" } else { "https" };
-        let base_url = format!("{scheme}://{api_host}/v2/{repository}");
+        let http = http.user_agent(USER_AGENT).https_only(scheme == Scheme::Https).build().map_err(Fault::Setup)?;
+        let base_url = format!("{}://{api_host}/v2/{repository}", scheme.as_str());
         let credentials = auth::for_registry(&host, access.auth_file.as_deref());
         Ok(Self { host, repository: repository.to_owned(), http, base_url, credentials, answer: Mutex::default() })
     }
@@ -196,3 +194,17 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 const TOKEN_BYTES: u64 = 64 << 10;
 const USER_AGENT: &str = concat!("casemate/", env!("CARGO_PKG_VERSION"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tls_that_was_asked_for_is_used_on_this_host_too() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let url = |scheme| Endpoint::new("m".into(), "localhost:5000", scheme, "a/b", &Access::default()).unwrap().base_url;
+        assert_eq!(url(Scheme::Https), "https://localhost:5000/v2/a/b");
+        assert_eq!(url(Scheme::of_registry("localhost:5000")), "http://localhost:5000/v2/a/b");
+        assert_eq!(url(Scheme::of_registry("registry.example")), "https://localhost:5000/v2/a/b");
+    }
+}

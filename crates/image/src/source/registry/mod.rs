@@ -19,7 +19,7 @@ use self::{
     endpoint::{Endpoint, Fault},
     pipe::{Chunk, pipe},
 };
-use super::{Access, BlobInfo, Role, blocking};
+use super::{Access, BlobInfo, Role, access::Scheme, blocking};
 use crate::{Cache, Digest, ImageError};
 
 pub(super) struct Registry {
@@ -42,8 +42,10 @@ impl Registry {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let repository = reference.repository();
         let mirrors = access.mirrors.get(reference.registry()).into_iter().flatten();
-        let mirrors = mirrors.map(|mirror| Endpoint::new(mirror.host(), &mirror.host(), repository, access));
-        let origin = Endpoint::new(reference.registry().to_owned(), reference.resolve_registry(), repository, access);
+        let mirrors = mirrors.map(|mirror| Endpoint::new(mirror.host(), &mirror.host(), mirror.scheme(), repository, access));
+        let api_host = reference.resolve_registry();
+        let scheme = Scheme::of_registry(api_host);
+        let origin = Endpoint::new(reference.registry().to_owned(), api_host, scheme, repository, access);
         let endpoints: Result<Vec<_>, _> = mirrors.chain([origin]).collect();
         let endpoints = endpoints.map_err(|fault| registry_error(&reference, "anything", fault))?;
         Ok(Self { reference, endpoints })
