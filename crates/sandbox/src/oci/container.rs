@@ -19,7 +19,7 @@ use rustix::{
 
 use super::{
     Host, USERS, bundle,
-    spec::{Answer, ContainerSpec},
+    spec::{Answer, ContainerSpec, Order},
 };
 use crate::{
     ContainerSystem, DriverError, Exit, ExitCause, JailReport, Plan, SharedKind, Started,
@@ -193,6 +193,7 @@ fn launch(host: &Host, plan: &Plan, places: &Places, record: &Record) -> Result<
         root: places.jail_root(),
         first_user: first_user(host, record),
         layers: container.layers.iter().map(|layer| layer.path.clone()).collect(),
+        mounts: host.mounts,
         scratch: places.memory.clone(),
         state: runtime_dir(places),
         bundle: bundle_dir(places),
@@ -206,13 +207,13 @@ fn launch(host: &Host, plan: &Plan, places: &Places, record: &Record) -> Result<
     let descriptors = [open(&places.console())?, open(&places.ended())?, listen(&places.run, GUEST_SOCKET)?];
     let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
     let command: Vec<_> = host.jail_command.iter().cloned().chain([jail::CONTAINER.into()]).collect();
-    let answered = jail::exchange(&command, &spec, &borrowed, START_LIMIT, |pid| record.group.join(pid));
+    let answered = jail::exchange(&command, &Order::Run(Box::new(spec)), &borrowed, START_LIMIT, |pid| record.group.join(pid));
     let (helper, answer) = answered.map_err(|error| host.failed(chain(&error)))?;
     host.children.adopt(helper);
     match serde_json::from_slice(&answer) {
         Ok(Answer::Ready { init }) => Ok(init),
         Ok(Answer::Failed(failed)) => Err(host.failed(format!("{}: {}", failed.attempt, failed.detail))),
-        Err(_) => Err(host.failed(format!("the keeper ended without an answer: {}", last_line(places)))),
+        Ok(Answer::Mounts(_)) | Err(_) => Err(host.failed(format!("the keeper ended without an answer: {}", last_line(places)))),
     }
 }
 

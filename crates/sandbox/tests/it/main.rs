@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
 
 mod conformance;
+mod containers;
 mod fake;
 mod guest;
+mod layers;
 mod monitors;
 mod oci;
+mod old_kernel;
 mod places;
 mod qemu;

@@ -12,8 +12,11 @@
 //! All mounts are in the keeper's mount namespace, and every process of the instance is below the keeper's PID namespace: when
 //! the keeper ends, in whatever way, the kernel ends the container and takes the mounts away.
 
+mod layers;
+mod loops;
 mod relay;
 mod root;
+mod trial;
 mod users;
 
 use std::{
@@ -34,7 +37,7 @@ use rustix::{
 
 use super::{
     runtime::LOG,
-    spec::{Answer, ContainerSpec, inside},
+    spec::{Answer, ContainerSpec, Order, inside},
 };
 use crate::{
     jail::{self, Attempt, Failed, Failure},
@@ -61,13 +64,23 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn enter(control: &mut Option<OwnedFd>) -> Result<ExitCode, Failure> {
-    let (spec, descriptors): (ContainerSpec, Vec<OwnedFd>) =
+    let (order, descriptors): (Order, Vec<OwnedFd>) =
         jail::receive(control.as_ref().ok_or_else(jail::missing).attempt("find the control socket")?)?;
     let null = File::options().read(true).write(true).open("/dev/null").attempt("open /dev/null")?;
     rustix::stdio::dup2_stdin(&null).attempt("replace standard input")?;
     rustix::process::setsid().attempt("start a session")?;
     fs::write("/proc/self/coredump_filter", "0").attempt("exclude memory from core dumps")?;
     jail::lower(Resource::Core, 1)?;
+    let spec = match order {
+        Order::Run(spec) => spec,
+        Order::Try(trial) => {
+            let mounted = trial::run(&trial)?;
+            if let Some(control) = &control {
+                jail::report(control, &Answer::Mounts(mounted));
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     let users = users::make(spec.first_user)?;
     sys::unshare(UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP).attempt("unshare namespaces")?;
     root::enter(&spec, users.as_fd())?;
