@@ -46,18 +46,28 @@ pub(super) fn prepare(host: &Host, plan: &Plan) -> Result<(), DriverError> {
     }
     let places = host.layout.places(&plan.id);
     let mut record = open_record(host, plan, &places)?;
-    let user = first_user(host, &record);
+    // The disk takes its time, and nothing of the rest is on it. Later versions of the record need not outlive the host: nothing else of
+    // the instance does, and a wipe after a restart of the host believes no stage.
+    std::thread::scope(|scope| {
+        let settled = scope.spawn(|| Record::settle(&places));
+        let made = make_all(host, plan, container, &places, &record);
+        settled.join().expect("it does not panic").and(made)
+    })?;
+    record.stage = Stage::Prepared;
+    record.note(&places)
+}
+
+fn make_all(host: &Host, plan: &Plan, container: &ContainerSystem, places: &Places, record: &Record) -> Result<(), DriverError> {
+    let user = first_user(host, record);
     record.group.create(&limits(plan))?;
-    for directory in [places.run.clone(), places.jail_root(), bundle_dir(&places)] {
+    for directory in [places.run.clone(), places.jail_root(), bundle_dir(places)] {
         make(&directory, 0o755, None)?;
     }
-    make(&runtime_dir(&places), 0o700, Some(user))?;
-    make_scratch(&places, plan, container, user)?;
-    let config = bundle_dir(&places).join("config.json");
+    make(&runtime_dir(places), 0o700, Some(user))?;
+    make_scratch(places, plan, container, user)?;
+    let config = bundle_dir(places).join("config.json");
     let text = serde_json::to_vec(&bundle::config(plan, container, most_files())).expect("texts and numbers");
-    fs::write(&config, text).context("write the bundle", &config)?;
-    record.stage = Stage::Prepared;
-    record.save(&places)
+    fs::write(&config, text).context("write the bundle", &config)
 }
 
 /// The capabilities have admitted nothing else.
@@ -102,7 +112,7 @@ fn open_record(host: &Host, plan: &Plan, places: &Places) -> Result<Record, Driv
     let group = host.hierarchies.group(&host.layout.cgroup_name(), plan.id.as_str());
     let record = Record::new(Some(slot), group, Vec::new());
     make(&places.state, 0o700, None)?;
-    record.save(places)?;
+    record.note(places)?;
     Ok(record)
 }
 
@@ -169,10 +179,10 @@ pub(super) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
         return Err(host.failed("the instance is not prepared, or its container has ended".to_owned()));
     }
     record.stage = Stage::Started;
-    record.save(&places)?;
+    record.note(&places)?;
     let started = launch(host, plan, &places, &record).and_then(|init| {
         record.init = Some(init);
-        record.save(&places)?;
+        record.note(&places)?;
         observed(host, &record)
     });
     started.map(|jail| Started { jail, since_execution: None }).inspect_err(|_| {
@@ -299,7 +309,7 @@ const START_LIMIT: Duration = Duration::from_secs(120);
 /// From the runtime's word that it started to the last of what holds the container.
 const HOLD_LIMIT: Duration = Duration::from_secs(30);
 
-const PAUSE: Duration = Duration::from_millis(2);
+const PAUSE: Duration = Duration::from_micros(500);
 
 const DEATH_LIMIT: Duration = Duration::from_secs(20);
 

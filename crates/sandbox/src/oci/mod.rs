@@ -2,7 +2,7 @@
 //!
 //! The runtime is believed in nothing: it runs without any privilege over the host, in an almost empty root, in PID, mount and
 //! user namespaces of the instance's own, which a keeper holds. Its command line is used as far as it starts the
-//! container (`create`, `start`); whether something runs is read from the instance's cgroup, and its end is the kernel's work.
+//! container (`run --detach`); whether something runs is read from the instance's cgroup, and its end is the kernel's work.
 //!
 //! At these levels the host's root can read everything that a container has, and nothing here keeps him from it.
 

@@ -5,7 +5,7 @@
 //!   | spawn, cgroups, specification ->  | own mounts, almost empty root  |
 //!   |                                   | fork, end ------------------>  | user namespace of the instance: from here on nobody here has
 //!   |                                   |                                | a privilege over the host, the runtime included
-//!   | <--- ready, or why not ----------------------------------------    | runtime create, runtime start
+//!   | <--- ready, or why not ----------------------------------------    | runtime run --detach
 //!   |                                                                    | drops its capabilities; channel, log, exit status
 //! ```
 //!
@@ -104,9 +104,9 @@ fn keep(spec: &ContainerSpec, descriptors: Vec<OwnedFd>, users: OwnedFd, control
     drop(users);
     let (guest, theirs) = UnixStream::pair().attempt("make the channel")?;
     let (output, input) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).attempt("make the console pipe")?;
-    run(spec, &["create", "--bundle", inside::BUNDLE, "--pid-file", PID_FILE, &spec.instance], &theirs, &input)?;
+    // One execution of the runtime in place of two: nothing of ours comes between "create" and "start".
+    run(spec, &["run", "--detach", "--bundle", inside::BUNDLE, "--pid-file", PID_FILE, &spec.instance], &theirs, &input)?;
     let init = read_pid()?;
-    run(spec, &["start", &spec.instance], &theirs, &input)?;
     drop((theirs, input));
     drop_privileges().attempt("drop privileges")?;
     if let Some(control) = control.take() {
