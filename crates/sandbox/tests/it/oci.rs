@@ -204,7 +204,13 @@ async fn hostile_plans_are_refused_and_leave_nothing() {
 /// More than a node of this size should have, and each with users, mounts, groups and processes of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_at_once_answer_and_leave_nothing() {
-    let bench = bench(Runtime::Crun, LayerMounts::Files);
+    for mounts in [LayerMounts::Files, LayerMounts::LoopDevices] {
+        fifty_at_once(mounts).await;
+    }
+}
+
+async fn fifty_at_once(mounts: LayerMounts) {
+    let bench = bench(Runtime::Crun, mounts);
     let plans: Vec<Plan> = (0..50).map(|_| Plan { memory_mib: 64, scratch_mib: 16, ..bench.subject.new_plan() }).collect();
     let start = |plan: &Plan| {
         let (driver, plan) = (Arc::clone(&bench.subject.driver), plan.clone());
