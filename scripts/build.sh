@@ -7,6 +7,7 @@ cargo build --quiet --package xtask
 images() {
     target/debug/xtask guest-os
     target/debug/xtask demo-image
+    target/debug/xtask probes
 }
 # In a process group of its own, so that no kernel build is left behind when the crates do not compile; and not on the
 # terminal itself, as cargo updates its line there.

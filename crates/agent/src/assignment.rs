@@ -187,6 +187,7 @@ pub(crate) mod tests {
             process: Process { args: vec!["x".into()], env: BTreeMap::new(), cwd: "/".into(), user: String::new() },
             resources: Resources { cpus: 1, memory_mib: 256, scratch_mib: 64 },
             assets: vec![],
+            network: None,
             output_path: String::new(),
             ttl_s: 600,
             tenant_key: hex::encode([5; 32]),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use casemate_api::{
-    guest::{Launch, Slice, ToGuest, to_guest},
+    guest::{Launch, Network, Slice, ToGuest, to_guest},
     workload::{self, Workload},
 };
 use casemate_evidence::{
@@ -120,12 +120,14 @@ pub(crate) struct Parts<'a> {
     pub(crate) layers: &'a Layers,
     pub(crate) assets: &'a [AssetFile],
     pub(crate) entropy: [u8; 32],
+    /// What the guest is told of its link, where it has one.
+    pub(crate) network: Option<Network>,
 }
 
 /// Decides the instance.
 pub(crate) fn draw(parts: Parts<'_>, files: SystemFiles) -> Result<Blueprint, String> {
     let mut disks = Vec::new();
-    let (layers, system, demands, measured) = match files {
+    let (layers, system, mut demands, measured) = match files {
         SystemFiles::Machine(MachineFiles { guest_os, command_line, measured }) => {
             disks.push(Disk { serial: "root".into(), path: guest_os.root });
             let machine = MachineSystem { kernel: guest_os.kernel, initrd: guest_os.initrd, command_line };
@@ -137,6 +139,7 @@ pub(crate) fn draw(parts: Parts<'_>, files: SystemFiles) -> Result<Blueprint, St
             (Vec::new(), System::Container(system), Vec::new(), Measured::Container(measured))
         }
     };
+    demands.extend(parts.network.as_ref().map(|_| Demand::Network));
     let assets = place_assets(parts.assets, &mut disks);
     let launch = Launch {
         instance: parts.id.to_string(),
@@ -144,6 +147,7 @@ pub(crate) fn draw(parts: Parts<'_>, files: SystemFiles) -> Result<Blueprint, St
         layers,
         assets,
         entropy: parts.entropy.to_vec(),
+        network: parts.network,
     };
     let resources = &parts.workload.resources;
     let plan = Plan {
@@ -274,7 +278,7 @@ pub(crate) fn launch_record(
 
 #[cfg(test)]
 mod tests {
-    use casemate_sandbox::{Features, GuestChannel};
+    use casemate_sandbox::{Features, GuestChannel, Topology};
 
     use super::*;
 
@@ -290,6 +294,7 @@ mod tests {
             max_disks: 8,
             max_cpus: 1,
             tsc_khz: None,
+            topology: Topology::default(),
             isolation: casemate_sandbox::Isolation::Microvm,
             system: SystemKind::Machine,
             channel: GuestChannel::Memory,

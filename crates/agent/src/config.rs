@@ -7,10 +7,13 @@ use std::{
 };
 
 use casemate_api::workload::Isolation;
-use casemate_sandbox::oci::Runtime;
+use casemate_sandbox::{
+    network::{Uplink, is_interface_name, parse_interface_address},
+    oci::Runtime,
+};
 use serde::Deserialize;
 
-use crate::{failpoint::Failpoint, tpm::Logs};
+use crate::{failpoint::Failpoint, network, tpm::Logs};
 
 /// The file as it is written.
 #[derive(Debug, Clone, Deserialize)]
@@ -57,8 +60,28 @@ pub struct File {
     pub memory_reserve_mib: u64,
     /// Registries that images may be pulled from; absent: any that is not on this host.
     pub registries: Option<Vec<String>>,
+    /// The network of instances; absent: they have none.
+    pub network: Option<NetworkFile>,
     /// For tests only: where the agent dies; see [`crate::failpoint`].
     pub failpoint: Option<String>,
+}
+
+/// What the host gives for the network of instances; see docs/network.md.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkFile {
+    /// An interface of the host that becomes the router's own.
+    pub uplink: String,
+    /// What the router's namespace is called; several agents on one host need several.
+    #[serde(default = "router_name")]
+    pub router: String,
+    /// Its addresses, `ADDRESS/LENGTH`.
+    pub addresses: Vec<String>,
+    /// What it sends everything to, at most one of each family.
+    pub gateways: Vec<IpAddr>,
+    /// Who is asked for names; absent: those whom the host asks.
+    #[serde(default)]
+    pub resolvers: Vec<IpAddr>,
 }
 
 /// The checked configuration.
@@ -79,6 +102,7 @@ pub struct Config {
     pub(crate) max_instances: usize,
     pub(crate) memory_reserve_mib: u64,
     pub(crate) registries: Registries,
+    pub(crate) network: Option<network::Settings>,
     pub(crate) failpoint: Option<Failpoint>,
 }
 
@@ -159,6 +183,7 @@ impl Config {
             .as_deref()
             .and_then(|name| name.parse().map_err(|problem: String| faults.push(format!("failpoint: {problem}"))).ok());
         let drivers = drivers(&file, &mut faults);
+        let network = file.network.as_ref().and_then(|network| network_settings(network, &mut faults));
         check_values(&file, &mut faults);
         if !faults.is_empty() {
             return Err(faults);
@@ -179,6 +204,7 @@ impl Config {
             max_instances: file.max_instances,
             memory_reserve_mib: file.memory_reserve_mib,
             registries: Registries(file.registries),
+            network,
             failpoint,
         })
     }
@@ -225,6 +251,31 @@ fn driver_kind(text: &str) -> Option<DriverKind> {
 
 /// All that there are, but for `fake`.
 const MOST_DRIVERS: usize = 4;
+
+fn network_settings(file: &NetworkFile, faults: &mut Vec<String>) -> Option<network::Settings> {
+    let before = faults.len();
+    if !is_interface_name(&file.uplink) {
+        faults.push(format!("network.uplink: {:?} is no name of an interface", file.uplink));
+    }
+    if !is_interface_name(&file.router) {
+        faults.push(format!("network.router: {:?} is no name of a namespace", file.router));
+    }
+    let addresses: Vec<_> = file.addresses.iter().filter_map(|text| parse_interface_address(text)).collect();
+    if addresses.is_empty() || addresses.len() != file.addresses.len() {
+        faults.push("network.addresses: must be one or more like 198.51.100.2/30".to_owned());
+    }
+    let of_family = |v6: bool| file.gateways.iter().filter(|gateway| gateway.is_ipv6() == v6).count();
+    if of_family(false) > 1 || of_family(true) > 1 || file.gateways.is_empty() {
+        faults.push("network.gateways: must be one of IPv4, one of IPv6, or both".to_owned());
+    }
+    let uplink = Uplink { interface: file.uplink.clone(), addresses, gateways: file.gateways.clone() };
+    let resolvers = file.resolvers.iter().map(|address| (*address, 53).into()).collect();
+    (faults.len() == before).then_some(network::Settings { router: file.router.clone(), uplink, resolvers })
+}
+
+fn router_name() -> String {
+    "casemate".to_owned()
+}
 
 fn check_values(file: &File, faults: &mut Vec<String>) {
     let mut ensure = |ok: bool, fault: &str| {
@@ -358,6 +409,23 @@ mod tests {
             ("drivers = [\"youki\"]", "got \"youki\""),
         ] {
             assert!(of(lines).unwrap_err().contains(told), "{lines}");
+        }
+    }
+
+    #[test]
+    fn a_network_is_checked_like_everything_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.toml");
+        let load = |network: &str| {
+            std::fs::write(&path, format!("{EXAMPLE}\n[network]\n{network}\n")).unwrap();
+            Config::load(&path).map(|config| config.network).map_err(|error| error.to_string())
+        };
+        let good = "uplink = \"cmup0\"\naddresses = [\"198.51.100.2/30\"]\ngateways = [\"198.51.100.1\"]";
+        assert!(load(good).unwrap().is_some());
+        let bad = good.replace("cmup0", "a b").replace("/30", "/33").replace("[\"198.51.100.1\"]", "[]");
+        let text = load(&bad).unwrap_err();
+        for field in ["network.uplink:", "network.addresses:", "network.gateways:"] {
+            assert!(text.contains(field), "{field} in {text}");
         }
     }
 

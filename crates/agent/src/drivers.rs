@@ -9,8 +9,9 @@ use anyhow::Context as _;
 use casemate_api::{node, workload::Isolation};
 use casemate_lifecycle::InstanceId;
 use casemate_sandbox::{
-    Driver, DriverError, Presence, SystemKind,
+    Driver, DriverError, Presence, Support, SystemKind,
     fake::{FakeConfig, FakeDriver},
+    network::Network,
     oci::{OciConfig, OciDriver, Runtime},
     qemu::{AccelChoice, QemuConfig, QemuDriver},
 };
@@ -18,7 +19,7 @@ use casemate_sandbox::{
 use crate::{
     blueprint,
     config::{Accel, Config, DriverKind},
-    failure,
+    failure, network,
     simulated::SimulatedGuests,
 };
 
@@ -26,6 +27,8 @@ use crate::{
 pub(crate) struct Drivers {
     available: Vec<Arc<dyn Driver>>,
     missing: Vec<Missing>,
+    /// What all of them connect instances to; absent: instances have no network.
+    network: Option<Arc<Network>>,
 }
 
 /// A driver that was asked for and cannot be had.
@@ -45,9 +48,12 @@ pub(crate) struct Held {
 impl Drivers {
     /// Sets up what the configuration names. Blocking.
     pub(crate) fn set_up(config: &Config) -> anyhow::Result<Self> {
+        // Played machines have nothing that could be connected.
+        let played = config.drivers.contains(&DriverKind::Fake);
+        let network = if played { None } else { network::open(config)? };
         let (mut available, mut missing) = (Vec::new(), Vec::new());
         for kind in &config.drivers {
-            match set_up(config, *kind) {
+            match set_up(config, *kind, network.as_ref()) {
                 Ok(driver) => available.push(driver),
                 Err(error) if config.drivers.len() == 1 => return Err(error),
                 Err(error) => {
@@ -57,7 +63,7 @@ impl Drivers {
                 }
             }
         }
-        let drivers = Self { available, missing };
+        let drivers = Self { available, missing, network };
         anyhow::ensure!(!drivers.available.is_empty(), "none of the drivers is available: {}", drivers.problems().join("; "));
         Ok(drivers)
     }
@@ -65,7 +71,12 @@ impl Drivers {
     /// Of these alone.
     #[cfg(test)]
     pub(crate) fn of(available: Vec<Arc<dyn Driver>>) -> Self {
-        Self { available, missing: Vec::new() }
+        Self { available, missing: Vec::new(), network: None }
+    }
+
+    /// Where instances get their links from.
+    pub(crate) fn network(&self) -> Option<Arc<Network>> {
+        self.network.clone()
     }
 
     /// The driver whose instances have exactly this level; the first in the configuration, where there are several.
@@ -109,6 +120,7 @@ impl Drivers {
                 level: capabilities.isolation.as_str().into(),
                 version: capabilities.version.clone(),
                 problem: String::new(),
+                network: capabilities.features.network == Support::Yes,
             }
         });
         let missing = self.missing.iter().map(|missing| node::Driver {
@@ -116,6 +128,7 @@ impl Drivers {
             level: missing.level.as_str().into(),
             version: String::new(),
             problem: missing.problem.clone(),
+            network: false,
         });
         available.chain(missing).collect()
     }
@@ -125,7 +138,7 @@ impl Drivers {
     }
 }
 
-fn set_up(config: &Config, kind: DriverKind) -> anyhow::Result<Arc<dyn Driver>> {
+fn set_up(config: &Config, kind: DriverKind, network: Option<&Arc<Network>>) -> anyhow::Result<Arc<dyn Driver>> {
     match kind {
         DriverKind::Fake => {
             tracing::warn!("driver \"fake\": machines are only played, and nothing is isolated");
@@ -139,6 +152,7 @@ fn set_up(config: &Config, kind: DriverKind) -> anyhow::Result<Arc<dyn Driver>> 
                 Accel::Kvm => AccelChoice::Kvm,
                 Accel::Tcg => AccelChoice::Tcg,
             };
+            qemu.network = network.cloned();
             Ok(Arc::new(QemuDriver::new(qemu).context("set up the QEMU driver")?))
         }
         DriverKind::Oci(runtime) => {
@@ -146,6 +160,7 @@ fn set_up(config: &Config, kind: DriverKind) -> anyhow::Result<Arc<dyn Driver>> 
             let (state, run) = (config.state_dir.join("containers").join(name), config.run_dir.join(name));
             let mut oci = OciConfig::new(state, run, jail(), runtime);
             oci.uid_base = user_ids(oci.uid_base, runtime);
+            oci.network = network.cloned();
             let driver = OciDriver::new(oci).map_err(|error| anyhow::anyhow!("{}", failure::chain(&error)));
             Ok(Arc::new(driver.with_context(|| format!("set up the driver of {name}"))?))
         }

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use casemate_api::assignment::Body;
+use casemate_api::{assignment::Body, score::Observation};
 use casemate_lifecycle::{Actual, Failure, InstanceId, Step};
 use serde::{Deserialize, Serialize};
 
@@ -45,7 +45,19 @@ pub(crate) struct Journal {
     pub(crate) accepted_at_ms: u64,
     /// Milliseconds after `accepted_at_ms`, by stage.
     pub(crate) stages_ms: BTreeMap<String, u64>,
+    pub(crate) observed: Observed,
     pub(crate) receipt: Option<SignedReceipt>,
+}
+
+/// What was seen of the protection of an instance.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Observed {
+    /// When the agent looked.
+    pub(crate) at_ms: u64,
+    /// By the agent.
+    pub(crate) agent: Vec<Observation>,
+    /// By the guest.
+    pub(crate) guest: Vec<Observation>,
 }
 
 /// How far the machine of an instance got.
@@ -104,6 +116,7 @@ impl Journal {
             ending: None,
             accepted_at_ms: now_ms,
             stages_ms: BTreeMap::new(),
+            observed: Observed::default(),
             receipt: None,
         }
     }
@@ -152,6 +165,8 @@ struct Stored {
     ending: Option<Ending>,
     accepted_at_ms: u64,
     stages_ms: BTreeMap<String, u64>,
+    #[serde(default)]
+    observed: Observed,
     receipt: Option<SignedReceipt>,
 }
 
@@ -183,6 +198,7 @@ impl From<&Journal> for Stored {
             ending: journal.ending,
             accepted_at_ms: journal.accepted_at_ms,
             stages_ms: journal.stages_ms.clone(),
+            observed: journal.observed.clone(),
             receipt: journal.receipt.clone(),
         }
     }
@@ -215,6 +231,7 @@ impl Stored {
             ending: self.ending,
             accepted_at_ms: self.accepted_at_ms,
             stages_ms: self.stages_ms,
+            observed: self.observed,
             receipt: self.receipt,
         })
     }
@@ -252,6 +269,7 @@ mod tests {
         journal.actual.failure = Some(Failure { step: Step::Booted, check: "guest.tpm".into(), detail: "x".into() });
         journal.ending = Some(Ending::Failed);
         journal.stages_ms.insert("started".into(), 12);
+        journal.observed.agent.push(Observation::new("iommu", false, "none"));
         journal.receipt = Some(SignedReceipt { body: vec![4], signature: vec![5] });
         journal.save(dir.path()).unwrap();
         assert_eq!(Journal::load(dir.path()).unwrap().unwrap(), journal);

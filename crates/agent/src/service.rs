@@ -85,8 +85,10 @@ async fn drain_all(config: Config) -> anyhow::Result<usize> {
     }
 }
 
-/// Prints what the node has and how its machines would run; changes nothing on the platform.
+/// Prints what the node has and how its machines would run; changes nothing on the platform. Not beside a running agent, whose drivers
+/// and network it would take up.
 pub fn check(config: &Config) -> anyhow::Result<String> {
+    let _lock = lock(config)?;
     let drivers = Drivers::set_up(config)?;
     let inventory = inventory::take(config, &drivers);
     let guest_os = crate::guest_os::GuestOs::load(&config.guest_os)?;

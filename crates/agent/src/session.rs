@@ -6,7 +6,10 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use casemate_api::node::{self, FromNode, ToNode, from_node, to_node};
+use casemate_api::{
+    node::{self, FromNode, ToNode, from_node, to_node},
+    score::Observation,
+};
 use casemate_lifecycle::{Failure, InstanceId, Scope, Step};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -305,7 +308,15 @@ fn instance_report(id: &InstanceId, view: &View) -> node::InstanceReport {
         next_record: view.records.start,
         stages_ms: view.stages_ms.clone().into_iter().collect(),
         note: view.note.clone(),
+        observed: observations(&view.observed.agent),
+        guest_observed: observations(&view.observed.guest),
+        observed_at_ms: view.observed.at_ms,
     }
+}
+
+fn observations(seen: &[Observation]) -> Vec<node::Observation> {
+    let wire = |seen: &Observation| node::Observation { item: seen.item.clone(), held: seen.held, seen: seen.seen.clone() };
+    seen.iter().map(wire).collect()
 }
 
 fn told_report(told: &Told) -> node::InstanceReport {

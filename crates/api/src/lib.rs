@@ -9,6 +9,7 @@ pub mod canonical;
 pub mod receipt;
 #[cfg(feature = "rest")]
 pub mod rest;
+pub mod score;
 pub mod workload;
 
 /// Host to guest; see `proto/guest.proto`.

@@ -12,6 +12,7 @@
 //! | `GET /instances/{id}/records?from=N&wait_ms=M` | long poll -> [`Records`] |
 //! | `POST /instances/{id}/stop`, `DELETE /instances/{id}` | -> 202, 204 |
 //! | `GET /instances/{id}/receipt` | -> [`Receipt`] |
+//! | `GET /instances/{id}/score-card` | -> [`ScoreCard`] |
 //! | `GET /nodes` | -> [`Nodes`] |
 //! | `POST /bootstrap-tokens` (operator) | -> 201 [`BootstrapToken`] |
 //! | `POST /appraisals/challenges` | -> 201 [`AppraisalChallenge`] |
@@ -27,6 +28,7 @@
 //! Errors are `application/problem+json` ([`Problem`], RFC 9457).
 
 mod appraisals;
+mod score;
 
 use std::collections::BTreeMap;
 
@@ -36,6 +38,7 @@ use utoipa::ToSchema;
 pub use appraisals::{
     Appraisal, AppraisalChallenge, AppraisalCheck, Jwks, NewAppraisal, PolicyVersion, PolicyVersions, Revocations, TokenForm,
 };
+pub use score::{ScoreCard, ScoreLine, ScoreState};
 
 /// What a client needs to know of the platform. Trust anchors come from the client's own context, never from here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -3,8 +3,9 @@
 //! This is the *resolved* form: the tenant's CLI made it from a workload file or flags, with the image's layers as verity
 //! root hashes that anyone can recompute from the OCI image. Guest, agent, platform and tenant all read these same bytes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroU64, str::FromStr};
 
+use casemate_lifecycle::network::{MAX_RULES, Policy, PolicyError};
 use serde::{Deserialize, Serialize};
 
 use crate::canonical::{self, CanonicalError};
@@ -34,6 +35,9 @@ pub struct Workload {
     pub resources: Resources,
     /// Encrypted inputs, in order.
     pub assets: Vec<Asset>,
+    /// What it may reach and what may reach it; missing where it has no network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
     /// Absolute path in the guest whose content is sent to the tenant, encrypted, after exit 0..=255; empty for none.
     pub output_path: String,
     /// Longest run after "keyed", in seconds; the guest itself ends the workload then.
@@ -133,6 +137,59 @@ pub struct Resources {
     pub memory_mib: u64,
     /// Encrypted scratch volume, at least 16.
     pub scratch_mib: u64,
+}
+
+/// The network, as rules in the one way in which each is written; see [`casemate_lifecycle::network`]. Empty, it has an address and
+/// reaches nobody.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// Where it may open connections to: `203.0.113.0/24:tcp/443`, `*.example.org:tcp/443`.
+    pub egress: Vec<String>,
+    /// Ports of the node that lead to its own: `8080:tcp/80`.
+    pub publish: Vec<String>,
+    /// Bytes per second that it may send.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub send_limit: Option<NonZeroU64>,
+    /// Bytes per second that it may receive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receive_limit: Option<NonZeroU64>,
+    /// Connections per second that it may open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_connections_limit: Option<NonZeroU64>,
+}
+
+impl Network {
+    /// The rules; an error names the field that is wrong.
+    pub fn policy(&self) -> Result<Policy, WorkloadError> {
+        let policy = Policy {
+            egress: read_rules("network.egress", &self.egress)?,
+            published: read_rules("network.publish", &self.publish)?,
+            send_limit: self.send_limit,
+            receive_limit: self.receive_limit,
+            new_connections_limit: self.new_connections_limit,
+        };
+        match policy.check() {
+            Ok(()) => Ok(policy),
+            Err(error) => Err(WorkloadError::Field { field: "network".into(), problem: error.to_string() }),
+        }
+    }
+}
+
+/// Each in its one way of being written: what is signed says what is done.
+fn read_rules<R>(field: &str, texts: &[String]) -> Result<Vec<R>, WorkloadError>
+where
+    R: FromStr<Err = PolicyError> + ToString,
+{
+    let read = |(index, text): (usize, &String)| {
+        let wrong = |problem| WorkloadError::Field { field: format!("{field}[{index}]"), problem };
+        let rule: R = text.parse().map_err(|error: PolicyError| wrong(error.to_string()))?;
+        if rule.to_string() == *text { Ok(rule) } else { Err(wrong(format!("must be written as {:?}", rule.to_string()))) }
+    };
+    if texts.len() > MAX_RULES {
+        return Err(WorkloadError::Field { field: field.into(), problem: format!("at most {MAX_RULES}") });
+    }
+    texts.iter().enumerate().map(read).collect()
 }
 
 /// An encrypted input.
@@ -245,6 +302,7 @@ mod checks {
                 format!("{} appears twice", asset.name)
             })?;
         }
+        w.network.as_ref().map_or(Ok(()), |network| network.policy().map(drop))?;
         ensure(w.output_path.is_empty() || is_clean_path(&w.output_path), "output_path", || CLEAN.into())?;
         ensure((1..=30 * 24 * 3600).contains(&w.ttl_s), "ttl_s", || "must be 1 second to 30 days".into())?;
         ensure(parse_hex32(&w.tenant_key).is_some(), "tenant_key", || "must be 64 hex digits".into())
@@ -323,6 +381,7 @@ mod tests {
                 size_bytes: 10,
                 path: "/data/data".into(),
             }],
+            network: None,
             output_path: "/out".into(),
             ttl_s: 600,
             tenant_key: hex::encode([5; 32]),
@@ -341,6 +400,42 @@ mod tests {
         let pretty = serde_json::to_vec(&sample()).unwrap();
         assert_ne!(pretty, bytes, "declaration order is not the canonical order, or this test proves nothing");
         assert!(Workload::from_canonical(&pretty).is_err());
+    }
+
+    #[test]
+    fn a_workload_without_a_network_has_the_bytes_that_it_always_had() {
+        let text = String::from_utf8(sample().to_canonical()).unwrap();
+        assert!(!text.contains("network"), "{text}");
+        let with_null = text.replacen("\"output_path\"", "\"network\":null,\"output_path\"", 1);
+        assert!(Workload::from_canonical(with_null.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn the_network_is_a_part_of_the_digest_and_has_one_way_of_being_written() {
+        let with = |egress: &[&str], publish: &[&str]| {
+            let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+            Workload {
+                network: Some(Network { egress: texts(egress), publish: texts(publish), ..Network::default() }),
+                ..sample()
+            }
+        };
+        let good = with(&["203.0.113.0/24:tcp/443", "*.example.org:tcp/443"], &["8080:tcp/80"]);
+        assert_eq!(Workload::from_canonical(&good.to_canonical()).unwrap(), good);
+        let digests = [sample().digest(), good.digest(), with(&[], &[]).digest(), with(&["0.0.0.0/0"], &[]).digest()];
+        assert!(digests.iter().enumerate().all(|(index, digest)| !digests[..index].contains(digest)));
+        let cases: [(&[&str], &[&str], &str); 7] = [
+            (&["203.0.113.1"], &[], "network.egress[0]: must be written as \"203.0.113.1/32\""),
+            (&["::/0", "Example.org"], &[], "network.egress[1]: must be written as \"example.org\""),
+            (&["10.0.0.0/8"], &[], "network: 10.0.0.0/8 lies in 10.0.0.0/8, which no instance may reach: private networks"),
+            (&["a b"], &[], "network.egress[0]: "),
+            (&[], &["80"], "network.publish[0]: "),
+            (&[], &["80:tcp/1", "80:tcp/2"], "network: port 80 of the node is published twice"),
+            (&["1.1.1.1/32"; 257], &[], "network.egress: at most 256"),
+        ];
+        for (egress, publish, expected) in cases {
+            let error = with(egress, publish).check().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("workload field {expected}")), "{error}");
+        }
     }
 
     #[test]

@@ -73,6 +73,9 @@ pub(crate) enum Command {
     Asset(Asset),
     /// Check whether this machine can be a node.
     Doctor(Doctor),
+    /// Run a workload that tries well-known ways out of an instance, and show which of them were open.
+    #[command(name = "selftest", after_help = "Exit status: 0 nothing got through, 1 something did.")]
+    SelfTest(SelfTest),
     /// A platform and a node on this machine, for development and demonstration.
     Dev(Dev),
     /// Print a shell completion script.
@@ -112,6 +115,12 @@ pub(crate) struct Run {
     /// Environment variable of the workload.
     #[arg(long = "env", short = 'e', value_name = "NAME=VALUE")]
     pub(crate) env: Vec<String>,
+    /// What the workload may reach: a range or a name, with ports (docs/network.md); without any rule there is no network.
+    #[arg(long = "egress", value_name = "RANGE|NAME[:PROTOCOL/PORTS]")]
+    pub(crate) egress: Vec<String>,
+    /// A port of the node that leads to the workload.
+    #[arg(long = "publish", value_name = "NODE_PORT:PROTOCOL/PORT")]
+    pub(crate) publish: Vec<String>,
     /// Virtual CPUs.
     #[arg(long)]
     pub(crate) cpus: Option<u32>,
@@ -272,6 +281,39 @@ pub(crate) enum AssetCommand {
 pub(crate) struct Doctor {
     #[arg(long, value_enum, default_value = "table")]
     pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SelfTest {
+    /// Isolation level that is tried.
+    #[arg(long, value_enum, default_value = "microvm")]
+    pub(crate) level: Level,
+    /// Node to run on; any suitable one by default.
+    #[arg(long)]
+    pub(crate) node: Option<String>,
+    /// The static program with the probes (default: probes/casemate-probes beside the executables' folder).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) program: Option<PathBuf>,
+    #[arg(long, value_enum, default_value = "table")]
+    pub(crate) output: Format,
+}
+
+/// Isolation levels that can be tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Level {
+    Container,
+    Sandbox,
+    Microvm,
+}
+
+impl Level {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Sandbox => "sandbox",
+            Self::Microvm => "microvm",
+        }
+    }
 }
 
 #[derive(Debug, Args)]

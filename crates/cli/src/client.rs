@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use casemate_api::rest::{
     Events, EvidenceBundle, Instance, Instances, KeyRelease, NewChallenge, NewInstance, Nodes, Problem, Receipt, Records,
-    Revocations,
+    Revocations, ScoreCard,
 };
 use reqwest::{Body, Certificate, Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
@@ -58,6 +58,10 @@ impl Client {
         let request = self.request(Method::POST, "/instances").header("Idempotency-Key", idempotency_key).json(new);
         // The key makes a repetition safe.
         read(self.retry(request, "ask for an instance").await?, "ask for an instance").await
+    }
+
+    pub(crate) async fn score_card(&self, id: &str) -> anyhow::Result<ScoreCard> {
+        self.get(&format!("/instances/{}/score-card", segment(id)?)).await
     }
 
     /// Events after number `after`; waits for one at the platform.

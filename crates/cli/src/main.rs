@@ -69,6 +69,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Status> {
         Command::Nodes(nodes) => commands::nodes::run(&globals, nodes).await,
         Command::Asset(asset) => commands::asset::run(&globals, asset),
         Command::Doctor(doctor) => commands::doctor::run(&globals, doctor),
+        Command::SelfTest(test) => commands::selftest::run(&globals, test).await,
         Command::Dev(dev) => commands::dev::run(&globals, dev).await,
         Command::Completions(completions) => commands::completions::run(&completions),
     }

@@ -70,6 +70,7 @@ pub(crate) async fn resolve(file: &WorkloadFile, printer: &Printer) -> anyhow::R
             scratch_mib: file.resources.scratch_mib.unwrap_or(256),
         },
         assets,
+        network: file.network.as_ref().map(workload_file::Network::resolve).transpose()?,
         output_path: file.output.path.clone().unwrap_or_else(|| "/out".to_owned()),
         ttl_s: file.ttl_s.unwrap_or(3600),
         tenant_key: hex::encode(tenant.public()),

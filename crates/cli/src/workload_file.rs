@@ -3,10 +3,14 @@
 use std::{
     collections::BTreeMap,
     fs,
+    num::NonZeroU64,
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
 use anyhow::Context as _;
+use casemate_api::workload;
+use casemate_lifecycle::network::{Egress, PolicyError, Published};
 use serde::Deserialize;
 
 use crate::args;
@@ -33,6 +37,8 @@ pub(crate) struct WorkloadFile {
     pub(crate) resources: Resources,
     #[serde(default)]
     pub(crate) assets: Vec<Asset>,
+    /// Without it there is no network.
+    pub(crate) network: Option<Network>,
     #[serde(default)]
     pub(crate) output: Output,
     pub(crate) ttl_s: Option<u64>,
@@ -56,6 +62,39 @@ pub(crate) struct Asset {
     pub(crate) key: Option<PathBuf>,
     /// Where the plaintext appears in the guest.
     pub(crate) path: Option<String>,
+}
+
+/// Rules as people write them; see docs/network.md.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Network {
+    #[serde(default)]
+    pub(crate) egress: Vec<String>,
+    #[serde(default)]
+    pub(crate) publish: Vec<String>,
+    pub(crate) send_limit: Option<NonZeroU64>,
+    pub(crate) receive_limit: Option<NonZeroU64>,
+    pub(crate) new_connections_limit: Option<NonZeroU64>,
+}
+
+impl Network {
+    /// In the one way in which rules are written.
+    pub(crate) fn resolve(&self) -> anyhow::Result<workload::Network> {
+        Ok(workload::Network {
+            egress: in_one_way::<Egress>("network.egress", &self.egress)?,
+            publish: in_one_way::<Published>("network.publish", &self.publish)?,
+            send_limit: self.send_limit,
+            receive_limit: self.receive_limit,
+            new_connections_limit: self.new_connections_limit,
+        })
+    }
+}
+
+fn in_one_way<R: FromStr<Err = PolicyError> + ToString>(field: &str, texts: &[String]) -> anyhow::Result<Vec<String>> {
+    let rule = |(index, text): (usize, &String)| {
+        text.parse::<R>().map(|rule| rule.to_string()).with_context(|| format!("read {field}[{index}] of the workload file"))
+    };
+    texts.iter().enumerate().map(rule).collect()
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -86,6 +125,11 @@ impl WorkloadFile {
         for variable in &run.env {
             let (name, value) = pair(variable, "--env NAME=VALUE")?;
             workload.env.insert(name.to_owned(), value.to_owned());
+        }
+        if !run.egress.is_empty() || !run.publish.is_empty() {
+            let network = workload.network.get_or_insert_default();
+            network.egress.extend(run.egress.iter().cloned());
+            network.publish.extend(run.publish.iter().cloned());
         }
         workload.assets_from(run)?;
         Ok(workload)
@@ -188,6 +232,49 @@ mod tests {
         assert!(parse(&["--asset", "data"]).is_err());
         assert!(parse(&["--key", "data=k"]).is_err());
         assert!(parse(&["--env", "=x"]).is_err());
+    }
+
+    #[test]
+    fn flags_give_a_network_or_add_to_that_of_the_file() {
+        assert!(parse(&[]).unwrap().network.is_none());
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("w.yaml");
+        fs::write(&file, "version: 1\nnetwork: {egress: [example.org], send_limit: 5}\n").unwrap();
+        let network =
+            parse(&[file.to_str().unwrap(), "--egress", "203.0.113.7:tcp/443", "--publish", "8080:tcp/80"]).unwrap().network;
+        let network = network.unwrap().resolve().unwrap();
+        assert_eq!(network.egress, ["example.org", "203.0.113.7/32:tcp/443"]);
+        assert_eq!(
+            (network.publish.as_slice(), network.send_limit.map(NonZeroU64::get)),
+            (&["8080:tcp/80".to_owned()][..], Some(5))
+        );
+        let only_flags = parse(&["--egress", "::/0"]).unwrap().network.unwrap();
+        assert_eq!((only_flags.egress.len(), only_flags.publish.len()), (1, 0));
+    }
+
+    #[test]
+    fn rules_of_the_network_are_brought_into_one_form_and_hostile_ones_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("w.yaml");
+        let network = |text: &str| {
+            fs::write(&file, format!("version: 1\nnetwork: {text}\n")).unwrap();
+            parse(&[file.to_str().unwrap()])?.network.unwrap_or_default().resolve()
+        };
+        let good = network("{egress: [203.0.113.7, 'Example.org:tcp/443'], publish: ['8080:tcp/80'], send_limit: 1000}").unwrap();
+        assert_eq!(good.egress, ["203.0.113.7/32", "example.org:tcp/443"]);
+        assert_eq!((good.publish.len(), good.send_limit.map(NonZeroU64::get)), (1, Some(1000)));
+        for (bad, named) in [
+            ("{egress: ['1.2.3.4/24']}", "network.egress[0]"),
+            ("{egress: [::/0, 'a;b.c']}", "network.egress[1]"),
+            ("{publish: ['80']}", "network.publish[0]"),
+            ("{send_limit: 0}", "send_limit"),
+            ("{send_limit: -1}", "send_limit"),
+            ("{ingress: []}", "ingress"),
+            ("all", "network"),
+        ] {
+            let error = format!("{:#}", network(bad).unwrap_err());
+            assert!(error.contains(named), "{bad}: {error}");
+        }
     }
 
     #[test]

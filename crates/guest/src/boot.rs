@@ -1,7 +1,7 @@
 //! From the kernel's first process to a machine with a verified root and an encrypted scratch volume.
 
 mod cmdline;
-mod hardening;
+pub(crate) mod hardening;
 mod modules;
 pub(crate) mod mounts;
 mod root;

@@ -89,6 +89,42 @@ impl Mapped {
     }
 }
 
+/// What the kernel says of a mapped device, without its table, which may hold a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct State {
+    /// The only target's kind.
+    pub(crate) kind: String,
+    /// `major:minor`.
+    pub(crate) number: String,
+    /// In the words of the target; of verity `V` (good so far) or `C` (a bad block was found).
+    pub(crate) status: String,
+}
+
+/// Asks for the state of the device `name`.
+pub(crate) fn state(name: &str) -> io::Result<State> {
+    let control = OpenOptions::new().read(true).write(true).open("/dev/mapper/control")?;
+    let answer = call(&control, STATUS, message(name, 0, None)?)?;
+    parse_state(&answer).ok_or_else(|| io::Error::other("short answer from device mapper"))
+}
+
+fn parse_state(answer: &[u8]) -> Option<State> {
+    let word = |at: usize| answer.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+    let text = |at: usize, most: usize| {
+        let bytes = answer.get(at..(at + most).min(answer.len()))?;
+        Some(String::from_utf8_lossy(bytes.split(|byte| *byte == 0).next()?).into_owned())
+    };
+    let number = u64::from_ne_bytes(answer.get(40..48)?.try_into().ok()?);
+    let start = usize::try_from(word(16)?).ok()?;
+    if word(20)? != 1 || word(28)? & BUFFER_FULL != 0 {
+        return None;
+    }
+    Some(State {
+        kind: text(start.checked_add(24)?, 16)?,
+        number: decode_number(number).number(),
+        status: text(start.checked_add(TARGET)?, STATUS_TEXT)?,
+    })
+}
+
 /// Creates the device `name` with this table and makes it live.
 pub(crate) fn create(name: &str, table: &Table) -> io::Result<Mapped> {
     let control = OpenOptions::new().read(true).write(true).open("/dev/mapper/control")?;
@@ -149,6 +185,10 @@ const SECURE_DATA: u32 = 1 << 15;
 const CREATE: u8 = 3;
 const LOAD: u8 = 9;
 const RESUME: u8 = 6;
+const STATUS: u8 = 12;
+/// The answer did not fit.
+const BUFFER_FULL: u32 = 1 << 8;
+const STATUS_TEXT: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -185,6 +225,26 @@ mod tests {
         assert!(word(332) as usize > TARGET + "254:32 8".len());
         assert_eq!(&bytes[336..343], b"linear\0");
         assert_eq!(&bytes[352..361], b"254:32 8\0");
+    }
+
+    #[test]
+    fn reads_a_state_and_nothing_beyond_the_answer() {
+        let mut answer = message("root", 0, None).unwrap().to_vec();
+        answer[20..24].copy_from_slice(&1_u32.to_ne_bytes());
+        answer[40..48].copy_from_slice(&0xfd03_u64.to_ne_bytes());
+        answer[336..343].copy_from_slice(b"verity\0");
+        answer[352..354].copy_from_slice(b"V\0");
+        let state = State { kind: "verity".into(), number: "253:3".into(), status: "V".into() };
+        assert_eq!(parse_state(&answer), Some(state));
+        for length in 0..338 {
+            // Never a panic; a cut kind is no kind that anybody asks for.
+            assert!(parse_state(&answer[..length]).is_none_or(|state| state.kind != "verity"), "{length}");
+        }
+        answer[16..20].copy_from_slice(&u32::MAX.to_ne_bytes());
+        assert_eq!(parse_state(&answer), None);
+        answer[16..20].copy_from_slice(&312_u32.to_ne_bytes());
+        answer[29] |= 1;
+        assert_eq!(parse_state(&answer), None, "the buffer was full");
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub(crate) enum Check {
     AssetDigest,
     AssetDecrypt,
     WorkloadStart,
+    Network,
     Protocol,
     Panic,
 }
@@ -34,6 +35,7 @@ impl Check {
             Self::AssetDigest => "asset.digest",
             Self::AssetDecrypt => "asset.decrypt",
             Self::WorkloadStart => "workload.start",
+            Self::Network => "guest.network",
             Self::Protocol => "guest.protocol",
             Self::Panic => "guest.panic",
         }

@@ -68,8 +68,15 @@ pub(crate) trait Home {
     /// Gives the output directory to `owner`; what has to be mounted for the workload to see it at `path`.
     fn open_output(&self, path: &str, owner: &Identity) -> Result<Option<Bind>, Fatal>;
 
+    /// Sees to it that the workload has the network that its launch names; what has to be mounted for the workload to know whom to ask for
+    /// names.
+    fn connect(&self, network: &guest::Network) -> Result<Option<Bind>, Fatal>;
+
     /// Starts the workload and waits until the image's program runs.
     fn start(&self, plan: &Plan) -> impl Future<Output = Result<(Self::Process, Streams), Fatal>>;
+
+    /// What is seen of its protection once everything is open, for the score card.
+    fn observe(&self) -> Vec<guest::Observation>;
 
     /// The only way out.
     fn end(&self) -> !;
@@ -79,6 +86,9 @@ pub(crate) trait Home {
 pub(crate) trait Running {
     /// Waits for the end of the first process. 128 + signal number after a signal.
     fn exited(&self) -> impl Future<Output = io::Result<i32>>;
+
+    /// What is seen of how it is confined, for the score card.
+    fn observe(&self) -> Option<guest::Observation>;
 
     /// Asks it to end.
     fn terminate(&self);

@@ -128,6 +128,12 @@ impl<H: Home> Life<H> {
         if launch.entropy.len() != ENTROPY || launch.instance.is_empty() || launch.instance.len() > MAX_INSTANCE {
             return Err(Fatal::new(Check::Protocol, "Launch needs 32 bytes of entropy and an instance of 1 to 128 bytes"));
         }
+        if launch.network.is_some() != workload.network.is_some() {
+            return Err(Fatal::new(
+                Check::Network,
+                "the launch message and the workload do not agree on whether there is a network",
+            ));
+        }
         entropy::mix(&launch.entropy)?;
         let digest = workload::digest_of(&launch.workload);
         self.home.measure(digest)?;

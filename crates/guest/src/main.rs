@@ -19,6 +19,8 @@ mod evidence;
 mod fatal;
 mod home;
 mod life;
+mod network;
+mod observe;
 mod phase;
 mod power;
 mod storage;

@@ -42,12 +42,13 @@ impl Phase {
 pub(crate) struct Progress {
     phase: Phase,
     reached_ms: BTreeMap<Phase, u64>,
+    observed: Vec<guest::Observation>,
 }
 
 impl Progress {
     /// Begins, and says so.
     pub(crate) fn booted() -> Self {
-        let mut progress = Self { phase: Phase::Booted, reached_ms: BTreeMap::new() };
+        let mut progress = Self { phase: Phase::Booted, reached_ms: BTreeMap::new(), observed: Vec::new() };
         progress.reach(Phase::Booted);
         progress
     }
@@ -56,6 +57,11 @@ impl Progress {
     pub(crate) fn reach(&mut self, phase: Phase) {
         self.phase = phase;
         self.reached_ms.insert(phase, mark(phase.name()));
+    }
+
+    /// What is told of the machine's protection from now on.
+    pub(crate) fn observed(&mut self, seen: impl IntoIterator<Item = guest::Observation>) {
+        self.observed.extend(seen);
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -68,6 +74,7 @@ impl Progress {
             exit_code,
             next_record,
             reached_ms: self.reached_ms.iter().map(|(phase, ms)| (phase.name().to_owned(), *ms)).collect(),
+            observed: self.observed.clone(),
         }
     }
 }

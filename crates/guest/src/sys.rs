@@ -11,6 +11,8 @@ use std::{
 use rustix::thread::UnshareFlags;
 use tokio::io::{Interest, unix::AsyncFd};
 
+use crate::workload::Network;
+
 /// Size of `struct dm_ioctl`.
 pub(crate) const DM_HEADER: usize = 312;
 
@@ -42,17 +44,21 @@ pub(crate) fn watch<T: Steady>(fd: T, interest: Interest) -> io::Result<AsyncFd<
 pub(crate) enum Fork {
     /// The child's handle.
     Parent { pidfd: OwnedFd },
-    /// The first process of new mount, pid, network, ipc and uts namespaces.
+    /// The first process of new mount, pid, ipc and uts namespaces, and of a network namespace where it has no network.
     Child,
 }
 
 /// Forks into new namespaces and into the control group whose directory is `group`. Being born there is cheaper than
 /// moving there. Refused when there is a second thread: its locks would stay taken in the child.
-pub(crate) fn fork_into_namespaces(group: BorrowedFd<'_>) -> io::Result<Fork> {
+pub(crate) fn fork_into_namespaces(group: BorrowedFd<'_>, network: Network) -> io::Result<Fork> {
     if std::fs::read_dir("/proc/self/task")?.count() != 1 {
         return Err(io::Error::other("a process with several threads must not fork"));
     }
-    let namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    let network = match network {
+        Network::None => libc::CLONE_NEWNET,
+        Network::Card => 0,
+    };
+    let namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | network;
     let mut pidfd: libc::c_int = -1;
     // SAFETY: all-zero is a valid clone_args (plain integers): no stack, no tls, no set_tid.
     let mut args: libc::clone_args = unsafe { mem::zeroed() };

@@ -11,5 +11,5 @@ pub(crate) mod spool;
 mod tar;
 pub(crate) mod user;
 
-pub(crate) use container::{Bind, Plan, become_neighbour};
+pub(crate) use container::{Bind, Network, Plan, become_neighbour};
 pub(crate) use deadline::{Deadlines, Due};

@@ -1,5 +1,7 @@
 //! States, events and refusals of an instance as pure functions.
 //!
+//! What a workload may ask of the network is here too: who writes it and who holds it read it alike.
+//!
 //! Run alike by the platform, the agent and the simulator: no clock, no I/O, no randomness.
 
 #![forbid(unsafe_code)]
@@ -7,6 +9,7 @@
 mod course;
 mod id;
 mod instance;
+pub mod network;
 mod reconcile;
 mod recover;
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::RangeInclusive};
 
-use crate::{DriverError, Plan, System};
+use crate::{DriverError, Placement, Plan, System, Topology};
 
 /// Isolation levels of the ladder, weakest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,6 +66,8 @@ pub struct Capabilities {
     pub scratch_mib: RangeInclusive<u64>,
     /// The host's TSC frequency in kHz, where the guest's command line needs it (TCG).
     pub tsc_khz: Option<u64>,
+    /// Where instances can lie on this host, for drivers that can place them.
+    pub topology: Topology,
     /// What not every driver has.
     pub features: Features,
 }
@@ -127,13 +129,25 @@ pub struct Features {
     pub snapshot: Support,
     /// Devices, memory or CPUs that come and go while it runs.
     pub hot_plug: Support,
+    /// Large pages, NUMA nodes and processors of the host; which there are is in [`Capabilities::topology`].
+    pub placement: Support,
 }
 
 impl Features {
     /// Nothing at all, for one reason.
     pub fn none(reason: &str) -> Self {
         let no = || Support::no(reason);
-        Self { vtpm: no(), gpu: no(), network: no(), sev_snp: no(), tdx: no(), pause: no(), snapshot: no(), hot_plug: no() }
+        Self {
+            vtpm: no(),
+            gpu: no(),
+            network: no(),
+            sev_snp: no(),
+            tdx: no(),
+            pause: no(),
+            snapshot: no(),
+            hot_plug: no(),
+            placement: no(),
+        }
     }
 
     /// Whether a demand can be met.
@@ -147,6 +161,7 @@ impl Features {
             Demand::Pause => &self.pause,
             Demand::Snapshot => &self.snapshot,
             Demand::HotPlug => &self.hot_plug,
+            Demand::Placement(_) => &self.placement,
         }
     }
 }
@@ -170,6 +185,8 @@ pub enum Demand {
     Snapshot,
     /// That devices can come and go.
     HotPlug,
+    /// That it lies there on the host.
+    Placement(Placement),
 }
 
 impl fmt::Display for Demand {
@@ -184,6 +201,7 @@ impl fmt::Display for Demand {
             Self::Pause => f.write_str("pausing"),
             Self::Snapshot => f.write_str("snapshots"),
             Self::HotPlug => f.write_str("hot-plug"),
+            Self::Placement(wish) => wish.fmt(f),
         }
     }
 }
@@ -194,6 +212,7 @@ impl Capabilities {
     pub fn admit(&self, plan: &Plan) -> Result<(), DriverError> {
         self.admit_level(plan.isolation)?;
         plan.demands.iter().try_for_each(|demand| self.admit_demand(*demand))?;
+        plan.placements().try_for_each(|wish| self.topology.admit(plan, wish))?;
         let given = match plan.system {
             System::Machine(_) => SystemKind::Machine,
             System::Container(_) => SystemKind::Container,
@@ -276,6 +295,7 @@ mod tests {
             memory_mib: 32..=1024,
             scratch_mib: 1..=1024,
             tsc_khz: None,
+            topology: Topology::default(),
             features: Features { vtpm: Support::Yes, ..Features::none("not in a test") },
         }
     }
@@ -314,6 +334,9 @@ mod tests {
             (Demand::Pause, "pausing"),
             (Demand::Snapshot, "snapshots"),
             (Demand::HotPlug, "hot-plug"),
+            (Demand::Placement(Placement::HugePages), "large pages"),
+            (Demand::Placement(Placement::Node(3)), "memory of NUMA node 3"),
+            (Demand::Placement(Placement::Cpus(crate::CpuRange { first: 2, count: 4 })), "processors 2-5"),
         ];
         for (demand, name) in every {
             let refused = capabilities().admit(&Plan { demands: vec![Demand::Vtpm, demand], ..plan() }).unwrap_err().to_string();

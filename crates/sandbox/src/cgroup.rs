@@ -170,6 +170,12 @@ impl Group {
         Ok(())
     }
 
+    /// Whether nothing of it is ever swapped. Version 1 knows only a tendency, which is no promise.
+    pub(crate) fn forbids_swap(&self) -> bool {
+        let legacy = self.legacy.iter().any(|(held, _)| *held == Controller::Memory);
+        !legacy && fs::read_to_string(self.unified.join("memory.swap.max")).is_ok_and(|most| most.trim() == "0")
+    }
+
     /// Bytes of memory that belong to its processes alone, and not to files; `None` where the kernel does not say.
     pub(crate) fn anonymous_bytes(&self) -> Option<u64> {
         let (directory, field) = match self.legacy.iter().find(|(held, _)| *held == Controller::Memory) {

@@ -54,6 +54,9 @@ pub enum DriverError {
         /// The limit.
         limit_ms: u64,
     },
+    /// The instance's network could not be made or taken away.
+    #[error("the network of an instance")]
+    Network(#[from] crate::network::NetworkError),
     /// There is no such instance here.
     #[error("there is no instance {0} on this host")]
     NoSuchInstance(InstanceId),

@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::{
     Capabilities, Channel, Driver, DriverError, Exit, ExitCause, Features, GuestChannel, Isolation, JailReport, Plan, Prepared,
-    Presence, Started, Support, SystemKind, VtpmProvisioner, WipeEvidence, WipedItem, error::Context,
+    Presence, Started, Support, SystemKind, Topology, VmmReport, VtpmProvisioner, WipeEvidence, WipedItem, error::Context,
 };
 
 /// Plays the guests.
@@ -75,6 +75,8 @@ pub struct FakeConfig {
     pub state_dir: PathBuf,
     /// What `start` reports.
     pub jail: JailReport,
+    /// See `jail`.
+    pub vmm: VmmReport,
     /// What goes wrong.
     pub faults: Faults,
 }
@@ -84,7 +86,7 @@ impl FakeConfig {
     pub fn new(state_dir: PathBuf) -> Self {
         let namespaces = ["cgroup", "ipc", "mnt", "net", "pid", "uts"].map(str::to_owned).to_vec();
         let jail = JailReport { uid: 65534, no_new_privs: true, seccomp: true, capabilities: 0, namespaces, cgroup: true };
-        Self { state_dir, jail, faults: Faults::default() }
+        Self { state_dir, jail, vmm: VmmReport::default(), faults: Faults::default() }
     }
 }
 
@@ -144,6 +146,7 @@ impl FakeDriver {
             memory_mib: 1..=u64::from(u32::MAX),
             scratch_mib: 1..=u64::from(u32::MAX),
             tsc_khz: Some(1_000_000),
+            topology: Topology::default(),
             features: Features { vtpm: Support::Yes, ..Features::none("a played machine has none") },
         };
         let state = Mutex::new(State { machines: BTreeMap::new(), chance: config.faults.seed });
@@ -241,7 +244,7 @@ impl Driver for FakeDriver {
             return Err(DriverError::Process { program: "fake", detail: "an injected fault".to_owned() });
         }
         self.launch(plan)?;
-        Ok(Started { jail: self.config.jail.clone(), since_execution: None })
+        Ok(Started { jail: self.config.jail.clone(), vmm: self.config.vmm.clone(), since_execution: None })
     }
 
     async fn connect(&self, id: &InstanceId) -> Result<Box<dyn Channel>, DriverError> {

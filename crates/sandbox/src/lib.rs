@@ -20,7 +20,9 @@ pub mod firecracker;
 pub mod jail;
 mod layout;
 mod memory;
+pub mod network;
 mod observe;
+mod observe_vmm;
 pub mod oci;
 mod plan;
 mod process;
@@ -28,6 +30,7 @@ pub mod qemu;
 mod record;
 mod socket;
 mod sys;
+mod topology;
 mod unix_http;
 mod vsock;
 mod work;
@@ -36,8 +39,9 @@ pub use capabilities::{Capabilities, Demand, Features, GuestChannel, Isolation, 
 pub use error::DriverError;
 pub use plan::{
     ContainerSystem, Disk, Exit, ExitCause, JailReport, LayerFile, MachineSystem, Plan, Prepared, Presence, Shared, SharedKind,
-    Started, System, WipeEvidence, WipedItem,
+    Started, System, VmmReport, WipeEvidence, WipedItem,
 };
+pub use topology::{CpuRange, Placement, Topology};
 
 use std::io;
 

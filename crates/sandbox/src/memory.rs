@@ -7,6 +7,7 @@ use std::{
     path::Path,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
+    time::Instant,
 };
 
 use rustix::{
@@ -15,19 +16,29 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{DriverError, error::Context, layout::Places};
+use crate::{DriverError, Placement, error::Context, layout::Places};
 
-/// Mounts the instance's tmpfs, just large enough for `bytes`.
-pub(crate) fn mount(places: &Places, bytes: u64) -> Result<(), DriverError> {
+/// Mounts the instance's tmpfs, just large enough for `bytes`, with what the plan wishes of its pages.
+pub(crate) fn mount(places: &Places, bytes: u64, wishes: impl Iterator<Item = Placement>) -> Result<(), DriverError> {
     let path = &places.memory;
     fs::create_dir_all(path).context("create", path)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let wished: String = wishes.map(option).collect();
     // Kernels before 6.4 do not know `noswap`; there the cgroup forbids swapping.
     let mounted = ["mode=0700,noswap", "mode=0700"].into_iter().find_map(|options| {
-        let options = std::ffi::CString::new(format!("{options},size={bytes}")).ok()?;
+        let options = std::ffi::CString::new(format!("{options},size={bytes}{wished}")).ok()?;
         rustix::mount::mount("casemate", path, "tmpfs", flags, options.as_c_str()).ok()
     });
     mounted.ok_or_else(io::Error::last_os_error).context("mount guest memory at", path)
+}
+
+/// As a tmpfs is told.
+fn option(wish: Placement) -> String {
+    match wish {
+        Placement::HugePages => ",huge=always".to_owned(),
+        Placement::Node(number) => format!(",mpol=bind:{number}"),
+        Placement::Cpus(_) => String::new(),
+    }
 }
 
 /// Whether something is mounted at `path`.
@@ -69,6 +80,19 @@ pub(crate) struct Overwritten {
     pub(crate) sampled: u64,
     /// Pages among them that were not zero.
     pub(crate) dirty: u64,
+    /// How many threads wrote.
+    #[serde(default)]
+    pub(crate) threads: usize,
+    /// How long the writing took.
+    #[serde(default)]
+    pub(crate) writing_us: u64,
+}
+
+impl Overwritten {
+    /// MiB per second; `None` where too little was written to tell.
+    pub(crate) fn rate(&self) -> Option<u64> {
+        self.touched.checked_mul(1_000_000)?.checked_div(self.writing_us).map(|bytes| bytes >> 20)
+    }
 }
 
 /// Overwrites what was ever touched with zeros and reads a sample back; the file stays, so that this can be done again. `None`
@@ -78,9 +102,11 @@ pub(crate) fn overwrite(path: &Path) -> Result<Option<Overwritten>, DriverError>
     let bytes = file.metadata().context("measure guest memory", path)?.len();
     let extents = extents(&file, bytes).context("find the touched pages of", path)?;
     let touched = extents.iter().map(|(_, length)| length).sum();
+    let begin = Instant::now();
     write_zeros(&file, &extents).context("overwrite", path)?;
+    let writing_us = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
     let (sampled, dirty) = sample(&file, &extents, touched).context("read back", path)?;
-    Ok(Some(Overwritten { bytes, touched, sampled, dirty }))
+    Ok(Some(Overwritten { bytes, touched, sampled, dirty, threads: threads(extents.len()), writing_us }))
 }
 
 /// Gives the pages to the kernel and removes the file; the number of disk blocks that it still had then. One that is gone has
@@ -179,7 +205,12 @@ fn is_dirty(file: &File, offset: u64) -> io::Result<u64> {
     Ok(u64::from(page[..count] != ZEROS[..count]))
 }
 
-/// Does `work` for every index below `count` on a few threads; the sum of the answers.
+/// How many threads share `count` pieces of work: as many as there are processors.
+fn threads(count: usize) -> usize {
+    thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS).min(count.max(1))
+}
+
+/// Does `work` for every index below `count` on all processors; the sum of the answers.
 fn in_threads(count: usize, work: impl Fn(usize) -> io::Result<u64> + Sync) -> io::Result<u64> {
     let next = AtomicUsize::new(0);
     let run = || -> io::Result<u64> {
@@ -192,7 +223,7 @@ fn in_threads(count: usize, work: impl Fn(usize) -> io::Result<u64> + Sync) -> i
             sum += work(index)?;
         }
     };
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS).min(count.max(1));
+    let threads = threads(count);
     thread::scope(|scope| {
         let workers: Vec<_> = (1..threads).map(|_| scope.spawn(run)).collect();
         let first = run();
@@ -215,7 +246,8 @@ const READ_ALL: u64 = 1 << 30;
 /// Pages read back of larger memories.
 const SAMPLES: u64 = 4096;
 
-const MOST_THREADS: usize = 4;
+/// More only wait for memory.
+const MOST_THREADS: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -230,7 +262,8 @@ mod tests {
         file.write_all_at(&[7; 3 * 4096], 10 << 20).unwrap();
         let keep = File::open(&path).unwrap();
         let wiped = overwrite(&path).unwrap().unwrap();
-        assert_eq!(overwrite(&path).unwrap(), Some(wiped), "it can be done again");
+        let again = overwrite(&path).unwrap().unwrap();
+        assert_eq!(Overwritten { writing_us: wiped.writing_us, ..again }, wiped, "it can be done again");
         assert_eq!((wiped.bytes, wiped.dirty), (64 << 20, 0));
         assert!(wiped.touched >= 3 * 4096 && wiped.touched < 1 << 20, "{wiped:?}");
         assert_eq!(wiped.sampled, wiped.touched / 4096);
@@ -240,6 +273,15 @@ mod tests {
         assert_eq!(byte, [0]);
         assert!(!path.exists());
         assert_eq!((overwrite(&path).unwrap(), release(&path).unwrap()), (None, 0));
+    }
+
+    #[test]
+    fn the_rate_is_of_what_was_written() {
+        let written =
+            |touched, writing_us| Overwritten { bytes: touched, touched, sampled: 0, dirty: 0, threads: 1, writing_us }.rate();
+        assert_eq!(written(64 << 20, 500_000), Some(128));
+        assert_eq!(written(1 << 20, 0), None);
+        assert!(threads(usize::MAX) >= 1 && threads(0) == 1 && threads(1) == 1);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use crate::{DriverError, JailReport, cgroup::Group, error::Context, process::Status};
+use crate::{CpuRange, DriverError, JailReport, cgroup::Group, error::Context, process::Status};
 
 /// Looks, and refuses when something does not hold.
 pub(crate) fn observe(pid: i32, user: u32, group: &Group) -> Result<JailReport, DriverError> {
@@ -34,6 +34,23 @@ pub(crate) fn observe_container(pid: i32, users: std::ops::Range<u32>, group: &G
     }
     hold(&report, "user", cgroup)?;
     Ok(report)
+}
+
+/// Refuses where a thread may run on other processors of the host than these.
+pub(crate) fn processors(pid: i32, cpus: CpuRange) -> Result<(), DriverError> {
+    let threads = threads(pid).context("read the threads of process", Path::new(&format!("/proc/{pid}/task")))?;
+    on_processors(&threads, cpus)
+}
+
+fn on_processors(threads: &[Status], cpus: CpuRange) -> Result<(), DriverError> {
+    let wanted = cpus.list();
+    match threads.iter().find(|thread| thread.field("Cpus_allowed_list") != Some(wanted.as_str())) {
+        None => Ok(()),
+        Some(thread) => {
+            let seen = thread.field("Cpus_allowed_list").unwrap_or("unknown");
+            Err(DriverError::Jail { check: "processors", detail: format!("a thread is on {seen} instead of {wanted}") })
+        }
+    }
 }
 
 /// Status of every thread; a thread that ended meanwhile is left out.
@@ -133,6 +150,16 @@ mod tests {
             Err(DriverError::Jail { check, .. }) => Some(check),
             _ => None,
         }
+    }
+
+    #[test]
+    fn one_thread_elsewhere_is_noticed() {
+        let on = |list: &str| Status::parse(format!("Cpus_allowed_list:\t{list}\n"));
+        let cpus = |first, count| CpuRange { first, count };
+        assert!(on_processors(&[on("2-5"), on("2-5")], cpus(2, 4)).is_ok());
+        assert!(on_processors(&[on("7")], cpus(7, 1)).is_ok());
+        assert!(on_processors(&[on("2-5"), on("0-7")], cpus(2, 4)).is_err());
+        assert!(on_processors(&[Status::parse(String::new())], cpus(7, 1)).is_err());
     }
 
     #[test]

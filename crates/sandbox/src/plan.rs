@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use casemate_lifecycle::InstanceId;
 
-use crate::{Demand, Isolation};
+use crate::{CpuRange, Demand, Isolation, Placement};
 
 /// Everything an instance is made of, decided beforehand; the driver chooses nothing.
 #[derive(Debug, Clone)]
@@ -100,6 +100,22 @@ impl Plan {
         }
     }
 
+    /// Where it shall lie on the host.
+    pub fn placements(&self) -> impl Iterator<Item = Placement> {
+        self.demands.iter().filter_map(|demand| match demand {
+            Demand::Placement(wish) => Some(*wish),
+            _ => None,
+        })
+    }
+
+    /// The host's processors that it shall run on, where it is not all of them.
+    pub fn cpus_of_host(&self) -> Option<CpuRange> {
+        self.placements().find_map(|wish| match wish {
+            Placement::Cpus(cpus) => Some(cpus),
+            Placement::HugePages | Placement::Node(_) => None,
+        })
+    }
+
     /// What a container begins as, where it is one.
     pub fn container(&self) -> Option<&ContainerSystem> {
         match &self.system {
@@ -132,6 +148,8 @@ pub struct Prepared {
 pub struct Started {
     /// What holds the VMM, observed from outside.
     pub jail: JailReport,
+    /// The VMM itself and the guest's memory, observed from outside.
+    pub vmm: VmmReport,
     /// Time since the VMM's execution; `None` where it was executed before this call, or by nobody.
     pub since_execution: Option<Duration>,
 }
@@ -152,6 +170,21 @@ pub struct JailReport {
     pub namespaces: Vec<String>,
     /// In a cgroup of its own with memory and pids limits.
     pub cgroup: bool,
+}
+
+/// The VMM and the guest's memory, observed in /proc after its start. `None`: it could not be seen, or there is no such thing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VmmReport {
+    /// It has a virtual machine of the processor; without one it emulates.
+    pub kvm: Option<bool>,
+    /// Guest memory is a file on a file system of its own, for the VMM's user alone.
+    pub memory_private: Option<bool>,
+    /// That file system, or the control group, is never swapped.
+    pub memory_no_swap: Option<bool>,
+    /// The kernel may not merge its pages with equal ones of others.
+    pub memory_no_merge: Option<bool>,
+    /// It is in no core dump.
+    pub memory_no_dump: Option<bool>,
 }
 
 /// The end of a VMM.

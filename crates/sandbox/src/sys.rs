@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::{
+    fs::File,
     io,
     os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd},
 };
@@ -141,6 +142,25 @@ pub(crate) fn bind_loop_device(device: BorrowedFd<'_>, file: BorrowedFd<'_>, blo
 pub(crate) fn watch(handle: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` gives the same open descriptor for as long as it lives, and it moves into the answer.
     unsafe { AsyncFd::register_with_interest(handle, Interest::READABLE) }.map_err(io::Error::from)
+}
+
+/// The host's end of a virtual Ethernet cable, made in the network namespace of the calling thread; it lives as long as the descriptor.
+/// Frames come with the header of virtio, by which checksums and cutting into segments are left to who does it last.
+pub(crate) fn open_tap(interface: &str) -> io::Result<OwnedFd> {
+    let device = File::options().read(true).write(true).open("/dev/net/tun")?;
+    // SAFETY: all-zero bytes are a valid `ifreq`, which has only numbers and arrays of them.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if interface.len() >= request.ifr_name.len() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the name of an interface has at most 15 characters"));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is open for the whole call, and the kernel reads and writes one `ifreq`, which lives as long.
+    let answer = unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    if answer == -1 { Err(io::Error::last_os_error()) } else { Ok(device.into()) }
 }
 
 /// The CPU's time stamp counter.

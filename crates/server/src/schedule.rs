@@ -21,6 +21,8 @@ pub struct Request {
     pub memory_mib: u64,
     /// Scratch.
     pub scratch_mib: u64,
+    /// Whether it has a network.
+    pub network: bool,
     /// Only this node.
     pub node: Option<String>,
 }
@@ -36,6 +38,8 @@ pub struct Candidate {
     pub connected: bool,
     /// The isolation levels it offers.
     pub levels: Vec<Isolation>,
+    /// Those of them whose instances can have a network.
+    pub levels_with_network: Vec<Isolation>,
     /// Its CPUs.
     pub cpus: u32,
     /// Its memory for machines.
@@ -84,7 +88,8 @@ fn is_better((free, level): (u64, Isolation), (most, known): (u64, Isolation)) -
 
 /// Free memory after placing and the level, or the first reason against this node.
 fn fit(request: &Request, node: &Candidate) -> Result<(u64, Isolation), &'static str> {
-    let level = node.levels.iter().copied().filter(|level| *level >= request.isolation).min();
+    let enough = |levels: &[Isolation]| levels.iter().copied().filter(|level| *level >= request.isolation).min();
+    let level = enough(if request.network { &node.levels_with_network } else { &node.levels });
     if request.node.as_deref().is_some_and(|id| id != node.id.as_str()) {
         Err("not the requested node")
     } else if !node.trusted {
@@ -93,6 +98,8 @@ fn fit(request: &Request, node: &Candidate) -> Result<(u64, Isolation), &'static
         Err("not connected")
     } else if let Some(level) = level {
         room(request, node, level).map(|free| (free, level))
+    } else if enough(&node.levels).is_some() {
+        Err("without a network for instances of the isolation level")
     } else {
         Err("without the isolation level")
     }
@@ -119,6 +126,7 @@ mod tests {
             trusted: true,
             connected: true,
             levels: vec![Isolation::Microvm],
+            levels_with_network: vec![],
             cpus: 2,
             memory_mib: 4096,
             used_cpus: 0,
@@ -127,13 +135,25 @@ mod tests {
     }
 
     fn request() -> Request {
-        Request { isolation: Isolation::Microvm, cpus: 1, memory_mib: 512, scratch_mib: 64, node: None }
+        Request { isolation: Isolation::Microvm, cpus: 1, memory_mib: 512, scratch_mib: 64, network: false, node: None }
     }
 
     #[test]
     fn chooses_the_node_with_most_free_memory() {
         let small = Candidate { used_memory_mib: 1000, ..node("n-a") };
         assert_eq!(choose(&request(), &[small, node("n-b"), node("n-c")]).unwrap().0.as_str(), "n-b");
+    }
+
+    #[test]
+    fn a_network_is_found_where_the_level_is_enough_and_nowhere_else() {
+        let levels = vec![Isolation::Container, Isolation::Microvm];
+        let node = Candidate { levels, levels_with_network: vec![Isolation::Microvm], ..node("n-a") };
+        let with = |isolation, network| Request { isolation, network, ..request() };
+        assert_eq!(choose(&with(Isolation::Container, false), std::slice::from_ref(&node)).unwrap().1, Isolation::Container);
+        assert_eq!(choose(&with(Isolation::Container, true), std::slice::from_ref(&node)).unwrap().1, Isolation::Microvm);
+        let weak = Candidate { levels_with_network: vec![Isolation::Container], ..node };
+        let refused = choose(&with(Isolation::Microvm, true), &[weak]).unwrap_err();
+        assert_eq!(refused.to_string(), "no node will do: 1 without a network for instances of the isolation level");
     }
 
     #[test]

@@ -14,6 +14,11 @@ pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> Result<()> {
     write_with_mode(path, bytes, 0o600)
 }
 
+/// As [`write()`], for programs.
+pub(crate) fn write_program(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_with_mode(path, bytes, 0o755)
+}
+
 /// Copies the file `from` to `to`, in one step.
 pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     write(to, &read(from)?)

@@ -122,7 +122,7 @@ fn build_programs(workspace: &Workspace, options: &Options, kernel: &Inputs, pac
     thread::scope(|scope| {
         let guest = scope.spawn(|| match &options.guest_binary {
             Some(path) => Ok(path.clone()),
-            None => binary::build(workspace),
+            None => binary::build(workspace, "casemate-guest"),
         });
         let prepared = kernel.prepare(packages);
         let guest = guest.join().map_err(|_| anyhow::anyhow!("the build of casemate-guest panicked"))?;
@@ -211,9 +211,16 @@ fn version_of(program: &str, argument: &str) -> Result<String> {
     text.lines().next().map(|line| line.trim().to_owned()).with_context(|| format!("{program} {argument} says nothing"))
 }
 
+/// Builds the probes of `casemate selftest` and writes them to the folder `out`.
+pub(crate) fn build_probes(workspace: &Workspace, out: &Path) -> Result<()> {
+    let program = binary::build(workspace, PROBES)?;
+    files::write_program(&out.join(PROBES), &files::read(&program)?)
+}
+
 /// The folder for what the guest OS build keeps between runs.
 fn cache_folder(name: &str) -> Result<PathBuf> {
     Ok(paths::cache()?.join(name))
 }
 
+const PROBES: &str = "casemate-probes";
 const STAMP: &str = ".stamp";

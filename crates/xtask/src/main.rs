@@ -40,6 +40,12 @@ enum Task {
         #[arg(long, hide = true)]
         guest_binary: Option<PathBuf>,
     },
+    /// Build the static program of `casemate selftest` (target/probes)
+    Probes {
+        /// Write to this folder instead
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
     /// Build the demo's OCI image and data set (target/demo)
     DemoImage {
         /// Write to this folder instead
@@ -106,6 +112,7 @@ fn run(task: Task) -> Result<()> {
             guest_os::check_supported()?;
             demo::build(&workspace, &out.unwrap_or_else(|| workspace.join("target/demo")))
         }
+        Task::Probes { out } => guest_os::build_probes(&workspace, &out.unwrap_or_else(|| workspace.join("target/probes"))),
         Task::DistroKernel { out } => guest_os::write_distro_kernel(&workspace, &out),
         Task::NodeKernels { out } => guest_os::write_node_kernels(&workspace, &out),
         Task::Ci => ci::run(&workspace),

@@ -2,7 +2,11 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use casemate_api::workload::Workload;
+use casemate_api::{
+    guest,
+    score::{Observation, Observer, believable},
+    workload::Workload,
+};
 use casemate_lifecycle::{Actual, Event, Failure, Hold, Intent, Step, apply};
 use tokio::sync::watch;
 
@@ -45,6 +49,7 @@ impl Book {
             hold: Hold::Live,
             actual,
             stages_ms: Default::default(),
+            observed: Default::default(),
             note: String::new(),
             records: 0..0,
             receipt: None,
@@ -86,6 +91,22 @@ impl Book {
     /// A stage as the guest's own clock saw it.
     pub(super) fn guest_stage(&mut self, name: &str, ms: u64) {
         self.journal.stages_ms.entry(format!("guest.{name}")).or_insert(ms);
+    }
+
+    /// What the agent saw of the instance's protection.
+    pub(super) fn observed(&mut self, agent: Vec<Observation>) {
+        self.journal.observed.at_ms = clock::now_ms();
+        self.journal.observed.agent = agent;
+    }
+
+    /// What the guest says of itself; of other lines it has nothing to say.
+    pub(super) fn guest_observed(&mut self, said: Vec<guest::Observation>) {
+        let said = said.into_iter().map(|guest::Observation { item, held, seen }| Observation { item, held, seen });
+        let believed = believable(Observer::Guest, said);
+        if !believed.is_empty() {
+            self.journal.observed.guest = believed;
+            self.publish();
+        }
     }
 
     pub(super) fn happened(&mut self, event: Event) {
@@ -194,6 +215,7 @@ impl Book {
                 hold,
                 actual: journal.actual.clone(),
                 stages_ms: journal.stages_ms.clone(),
+                observed: journal.observed.clone(),
                 note: self.note.clone(),
                 records: self.stored..self.durable,
                 receipt,

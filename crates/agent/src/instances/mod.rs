@@ -26,7 +26,7 @@ pub(crate) use registry::{Registry, Told};
 use crate::{
     assignment::{InUse, Order},
     evidence::Answer,
-    journal::SignedReceipt,
+    journal::{Observed, SignedReceipt},
 };
 
 /// Requests that wait for an owner.
@@ -58,6 +58,7 @@ pub(crate) struct View {
     pub(crate) hold: Hold,
     pub(crate) actual: Actual,
     pub(crate) stages_ms: BTreeMap<String, u64>,
+    pub(crate) observed: Observed,
     pub(crate) note: String,
     /// Durable records that the platform does not have yet.
     pub(crate) records: Range<u64>,

@@ -11,11 +11,15 @@
 //! content-addressed cache; assets are files in the instance's folder, removed by `finish`; everything that the driver made
 //! is removed by its `wipe`, which works from disk state and therefore also after a crash.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use casemate_api::workload::Workload;
 use casemate_lifecycle::{Event, Failure, InstanceId, Step};
-use casemate_sandbox::{Driver, DriverError, Exit, SystemKind, WipeEvidence};
+use casemate_sandbox::{Driver, DriverError, Exit, Started, SystemKind, WipeEvidence};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Request, book::Book, recover, tombstones::Gone};
@@ -30,7 +34,7 @@ use crate::{
     guest_os::GuestOs,
     images::{self, Packing},
     journal::{Ending, Launched},
-    receipts,
+    network, receipts, score,
     vtpm::Measurements,
 };
 
@@ -159,6 +163,9 @@ impl Owner {
             .during(measure(&ctx, &driver))
             .await?
             .map_err(|detail| Ended::Failed(failure::at(Step::Prepared, check::PREPARE, detail)))?;
+        // To its end, also when somebody wants a stop meanwhile: what is there by then is taken away when the instance is wiped.
+        let link = network::attach(ctx.drivers.network(), &self.id, workload).await;
+        let network = link.map_err(|detail| Ended::Failed(failure::at(Step::Prepared, check::PREPARE, detail)))?;
         let parts = Parts {
             id: &self.id,
             workload,
@@ -167,6 +174,7 @@ impl Owner {
             layers: &layers,
             assets: &assets,
             entropy: clock::random(),
+            network,
         };
         let drawn = blueprint::draw(parts, system);
         drawn.map_err(|detail| Ended::Failed(failure::at(Step::Prepared, check::PREPARE, detail)))
@@ -194,6 +202,7 @@ impl Owner {
             self.book.stage_was("executed", ago);
         }
         self.book.stage("started");
+        self.observe(&started).await;
         self.book.pass(Failpoint::Started);
         let digest = self.book.journal.order.workload_digest();
         let record = blueprint::launch_record(
@@ -208,6 +217,14 @@ impl Owner {
         self.save(check::START).await?;
         self.book.pass(Failpoint::Recorded);
         Ok(())
+    }
+
+    /// Looks at what holds the machine, for the score card.
+    async fn observe(&mut self, started: &Started) {
+        let mut seen = off_thread(|| score::node(Path::new("/"))).await;
+        seen.extend(score::jail(&started.jail));
+        seen.extend(score::vmm(&started.vmm));
+        self.book.observed(seen);
     }
 
     /// After a restart: the machine was started and is gone.
@@ -257,6 +274,7 @@ impl Owner {
         receipts::doubt(&mut wipe, &self.book.journal);
         receipts::complete(&mut wipe, self.driver.capabilities().system);
         self.remove_assets().await;
+        network::release(self.ctx.drivers.network(), &self.id).await;
         let body = receipts::body(&self.book.journal, &self.ctx.node, &wipe, clock::now_ms());
         self.book.stage("wiped");
         self.book.receipted(receipts::sign(&body, &self.ctx.receipt_key));

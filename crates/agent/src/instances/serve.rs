@@ -161,6 +161,7 @@ impl Owner {
         for (name, ms) in status.reached_ms.iter().filter(|(name, _)| is_stage_name(name)).take(GUEST_STAGES) {
             self.book.guest_stage(name, *ms);
         }
+        self.book.guest_observed(status.observed);
         // Also after a new session: a guest never goes back.
         serving.phase = serving.phase.max(phase);
         if serving.phase >= Phase::Configured && matches!(serving.deadline, Some((_, Deadline::Answer))) {

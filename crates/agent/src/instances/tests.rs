@@ -52,10 +52,15 @@ struct Node {
 
 impl Node {
     async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    async fn with(change: impl FnOnce(&mut FakeConfig)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         guest_os(dir.path());
         let layer = layer(dir.path());
-        let fake = FakeConfig::new(dir.path().join("machines"));
+        let mut fake = FakeConfig::new(dir.path().join("machines"));
+        change(&mut fake);
         let driver: Arc<dyn Driver> = Arc::new(FakeDriver::new(fake, Arc::new(SimulatedGuests::default())).unwrap());
         let (registry, tasks) = agent(dir.path(), driver.clone()).await;
         Self { dir, driver, layer, registry, tasks }
@@ -140,6 +145,7 @@ fn config(dir: &Path) -> Config {
         max_instances: 4,
         memory_reserve_mib: 0,
         registries: None,
+        network: None,
         failpoint: None,
     })
     .unwrap()
@@ -212,6 +218,30 @@ async fn records(handle: &Handle, workload: &Workload, keys: &GuestKeys) -> Vec<
 
 fn receipt_of(view: &View) -> receipt::Body {
     canonical::from_slice(&view.receipt.as_ref().unwrap().body, 1 << 20).unwrap()
+}
+
+#[tokio::test]
+async fn the_score_card_shows_what_was_seen_and_survives_the_agent() {
+    let mut node = Node::with(|fake| {
+        fake.jail.seccomp = false;
+        fake.vmm.memory_no_swap = Some(true);
+    })
+    .await;
+    node.boot(&["sleep", "60000"]).await;
+    let line = |handle: &Handle, item: &str| {
+        let view = handle.view.borrow();
+        view.observed.agent.iter().find(|seen| seen.item == item).map(|seen| seen.held)
+    };
+    let before = node.registry.find("i-1").unwrap();
+    assert_eq!(line(&before, "jail-seccomp"), Some(false), "one thing is switched off");
+    assert_eq!(line(&before, "jail-cgroup"), Some(true));
+    assert_eq!(line(&before, "memory-no-swap"), Some(true));
+    assert_eq!(line(&before, "memory-private"), None, "nobody looked");
+    assert!(line(&before, "host-no-swap").is_some(), "this machine was looked at");
+    assert!(before.view.borrow().observed.at_ms > 0);
+    let seen = before.view.borrow().observed.clone();
+    node.restart().await;
+    assert_eq!(node.registry.find("i-1").unwrap().view.borrow().observed, seen);
 }
 
 #[tokio::test]

@@ -63,6 +63,8 @@ impl Life {
             exit_code: self.exit_code,
             next_record: self.records.len() as u64,
             reached_ms: Default::default(),
+            // A played guest has nothing to look at.
+            observed: Vec::new(),
         })
     }
 

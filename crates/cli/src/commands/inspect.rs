@@ -1,6 +1,8 @@
 //! `casemate inspect`.
 
+use casemate_api::rest::{Instance, ScoreCard};
 use casemate_verifier::AttestationResult;
+use serde::Serialize;
 
 use crate::{
     args::{Format, Globals, Inspect},
@@ -13,8 +15,9 @@ use crate::{
 pub(crate) async fn run(globals: &Globals, args: Inspect) -> anyhow::Result<Status> {
     let client = Client::new(&ContextFile::load(globals)?)?;
     let instance = client.instance(&args.instance).await?;
+    let score_card = client.score_card(&args.instance).await?;
     if globals.json || args.output == Format::Json {
-        printer::json(&instance)?;
+        printer::json(&Inspected { instance, score_card })?;
         return Ok(Status::Ok);
     }
     let mut rows = vec![
@@ -44,7 +47,33 @@ pub(crate) async fn run(globals: &Globals, args: Inspect) -> anyhow::Result<Stat
         );
     }
     printer::table(&["FIELD", "VALUE"], &rows)?;
+    println!();
+    print_card(&score_card)?;
     Ok(Status::Ok)
+}
+
+/// What `--output json` prints.
+#[derive(Serialize)]
+struct Inspected {
+    #[serde(flatten)]
+    instance: Instance,
+    score_card: ScoreCard,
+}
+
+/// Node and guest are named where only their word stands for a line.
+fn print_card(card: &ScoreCard) -> anyhow::Result<()> {
+    let rows: Vec<_> = card
+        .lines
+        .iter()
+        .map(|line| {
+            let by = match &line.evidence {
+                Some(evidence) => format!("{}, {evidence}", line.observer),
+                None => format!("{}, no evidence", line.observer),
+            };
+            vec![line.layer.clone(), line.state.as_str().to_owned(), line.what.clone(), line.seen.clone(), by]
+        })
+        .collect();
+    printer::table(&["LAYER", "STATE", "WHAT", "SEEN", "BY"], &rows)
 }
 
 fn row(field: &str, value: &str) -> Vec<String> {

@@ -14,6 +14,7 @@ pub(crate) mod receipt;
 pub(crate) mod reference;
 pub(crate) mod rm;
 pub(crate) mod run;
+pub(crate) mod selftest;
 pub(crate) mod stop;
 pub(crate) mod verify;
 

@@ -40,5 +40,6 @@ fn levels(inventory: &serde_json::Value) -> String {
         .filter(|driver| driver["problem"].as_str().is_some_and(|problem| !problem.is_empty()))
         .map(|driver| format!("not {} ({})", text(driver, "name"), text(driver, "problem")))
         .collect::<Vec<_>>();
-    [offered, missing].concat().join(", ")
+    let network = list("drivers").iter().any(|driver| driver["network"] == true).then(|| "network".to_owned());
+    [offered, network.into_iter().collect(), missing].concat().join(", ")
 }

@@ -42,6 +42,11 @@ struct Summary {
 }
 
 pub(crate) async fn run(globals: &Globals, args: args::Run) -> anyhow::Result<Status> {
+    run_named(globals, args).await.map(|(_, status)| status)
+}
+
+/// As [`run`], with the instance's id.
+pub(super) async fn run_named(globals: &Globals, args: args::Run) -> anyhow::Result<(String, Status)> {
     let printer = Printer::new(globals);
     let file = WorkloadFile::from_args(&args)?;
     if let Some(folder) = &args.output {
@@ -59,7 +64,8 @@ pub(crate) async fn run(globals: &Globals, args: args::Run) -> anyhow::Result<St
     tenant.upload().await?;
     let instance = tenant.create(args.node.clone()).await?;
     printer.done("instance", &instance);
-    tenant.live_and_end(globals, &instance, args.output).await
+    let status = tenant.live_and_end(globals, &instance, args.output).await?;
+    Ok((instance, status))
 }
 
 /// The tenant's side of one run.

@@ -24,7 +24,8 @@ pub(crate) fn apply() {
     }
 }
 
-const SETTINGS: &[(&str, &str)] = &[
+/// File below /proc/sys, and what it shall hold.
+pub(crate) const SETTINGS: &[(&str, &str)] = &[
     // The kernel's log and addresses are not for the workload.
     ("kernel/dmesg_restrict", "1"),
     ("kernel/kptr_restrict", "2"),

@@ -44,7 +44,7 @@ use crate::{
     channel::port::Port,
     entropy,
     fatal::{Check, Fatal, OrFatal},
-    phase,
+    observe, phase,
     storage::assets,
     sys,
     workload::{
@@ -159,8 +159,19 @@ impl Home for Container {
         Ok(None)
     }
 
+    /// The interface came from outside, with its addresses, before the runtime was started, and the runtime has mounted the file that says
+    /// who is asked for names. Nobody here has a privilege over either.
+    fn connect(&self, _: &guest::Network) -> Result<Option<Bind>, Fatal> {
+        Ok(None)
+    }
+
     async fn start(&self, plan: &Plan) -> Result<(Neighbour, Streams), Fatal> {
         Neighbour::start(plan).await
+    }
+
+    fn observe(&self) -> Vec<guest::Observation> {
+        // The kernel is the host's: what it is like is for the host to say.
+        Vec::new()
     }
 
     fn end(&self) -> ! {
@@ -228,6 +239,11 @@ impl Running for Neighbour {
             }
             self.children.lock().await.recv().await;
         }
+    }
+
+    fn observe(&self) -> Option<guest::Observation> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.first.as_raw_nonzero())).ok()?;
+        observe::workload(&status)
     }
 
     fn terminate(&self) {

@@ -1,7 +1,7 @@
 //! A machine of its own: verity root, vTPM, encrypted scratch.
 
 use std::{
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -18,7 +18,8 @@ use crate::{
     boot,
     channel::port::Port,
     fatal::{Check, Fatal, OrFatal},
-    power,
+    network::Link,
+    observe, power,
     storage::{self, SCRATCH, assets, layers},
     workload::{Bind, Plan, cgroup, process::Process, process::Streams, user::Identity},
 };
@@ -120,13 +121,25 @@ impl Home for Machine {
 
     fn open_output(&self, path: &str, owner: &Identity) -> Result<Option<Bind>, Fatal> {
         let source = self.output();
-        let made = std::fs::create_dir(&source).and_then(|()| owner.take_directory(&source));
+        let made = fs::create_dir(&source).and_then(|()| owner.take_directory(&source));
         made.or_fatal(Check::WorkloadStart, "make the output directory")?;
         Ok(Some(Bind::WritableDir { source, path: path.to_owned() }))
     }
 
+    fn connect(&self, network: &guest::Network) -> Result<Option<Bind>, Fatal> {
+        let link = Link::read(network).or_fatal(Check::Network, "read the network's addresses")?;
+        link.set_up().or_fatal(Check::Network, "set up the network card")?;
+        let source = Path::new(SCRATCH).join("resolv.conf");
+        fs::write(&source, link.resolver_file()).or_fatal(Check::Network, "write the resolver's file")?;
+        Ok(Some(Bind::ReadOnlyFile { source, path: "/etc/resolv.conf".to_owned() }))
+    }
+
     async fn start(&self, plan: &Plan) -> Result<(Process, Streams), Fatal> {
         Process::start(plan).await
+    }
+
+    fn observe(&self) -> Vec<guest::Observation> {
+        observe::machine()
     }
 
     fn end(&self) -> ! {

@@ -11,7 +11,7 @@ use crate::{
     home::{Home, Running as _},
     phase::{Phase, say},
     workload::{
-        Deadlines, Due, Plan,
+        Deadlines, Due, Network, Plan,
         output::Recorder,
         process::{Streams, reap_orphans},
         seccomp, user,
@@ -24,12 +24,14 @@ impl<H: Home> Life<H> {
         let plan = prepare(&self.home, &configured, &keys)?;
         // The keys did their work; they wipe themselves.
         drop(keys);
+        self.progress.observed(self.home.observe());
         self.reach(Phase::Keyed).await;
         let sealer = configured.sealer()?;
         let spool = self.spool.clone();
         let recorder = Recorder::new(&spool, &sealer);
         let deadlines = Deadlines::after(Duration::from_secs(configured.workload.ttl_s));
         let (process, streams) = self.home.start(&plan).await?;
+        self.progress.observed(process.observe());
         self.reach(Phase::Running).await;
 
         let code = self.supervise(&mut configured, &process, streams, &recorder, deadlines).await?;
@@ -119,6 +121,14 @@ fn prepare(home: &impl Home, configured: &Configured, keys: &KeyRelease) -> Resu
     if !workload.output_path.is_empty() {
         binds.extend(home.open_output(&workload.output_path, &identity)?);
     }
+    // That launch and workload agree on whether there is one was checked when the launch was taken.
+    let network = match &launch.network {
+        Some(network) => {
+            binds.extend(home.connect(network)?);
+            Network::Card
+        }
+        None => Network::None,
+    };
     let mut env = workload.process.env.clone();
     env.entry("HOME".into()).or_insert_with(|| identity.home.clone().unwrap_or_else(|| "/".into()));
     Ok(Plan {
@@ -128,6 +138,7 @@ fn prepare(home: &impl Home, configured: &Configured, keys: &KeyRelease) -> Resu
         identity,
         host_name: launch.instance.chars().take(MAX_HOST_NAME).collect(),
         binds,
+        network,
         filter: seccomp::filter(),
     })
 }

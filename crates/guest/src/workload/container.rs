@@ -48,7 +48,17 @@ pub(crate) struct Plan {
     pub(crate) identity: Identity,
     pub(crate) host_name: String,
     pub(crate) binds: Vec<Bind>,
+    pub(crate) network: Network,
     pub(crate) filter: BpfProgram,
+}
+
+/// What the process has beside loopback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Network {
+    /// Nothing: in a machine its network namespace is its own and empty, in a container all of it has one without an interface.
+    None,
+    /// The interface in PID 1's own network namespace, which is up already. PID 1 itself has no socket there.
+    Card,
 }
 
 /// A file or directory of the guest that the workload sees at `path`.

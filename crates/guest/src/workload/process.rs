@@ -1,10 +1,12 @@
 //! The running workload, seen from PID 1.
 
 use std::{
+    fs,
     io::{self, Write as _},
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
+use casemate_api::guest;
 use rustix::{
     pipe::{PipeFlags, pipe_with},
     process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, WaitOptions, pidfd_send_signal, wait, waitid},
@@ -19,7 +21,7 @@ use super::{cgroup, container, container::Plan};
 use crate::{
     fatal::{Check, Fatal, OrFatal},
     home::Running,
-    sys,
+    observe, sys,
 };
 
 /// The workload's first process and everything that it started.
@@ -52,6 +54,15 @@ impl Process {
     }
 }
 
+impl Process {
+    /// What /proc says of it, while it lives.
+    fn status(&self) -> io::Result<String> {
+        let about = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.pidfd.as_raw_fd()))?;
+        let pid = about.lines().find_map(|line| line.strip_prefix("Pid:")).map(str::trim);
+        fs::read_to_string(format!("/proc/{}/status", pid.ok_or(io::ErrorKind::NotFound)?))
+    }
+}
+
 impl Running for Process {
     /// Its namespace, and so all others, ended with it.
     async fn exited(&self) -> io::Result<i32> {
@@ -62,6 +73,10 @@ impl Running for Process {
                 None => ready.clear_ready(),
             }
         }
+    }
+
+    fn observe(&self) -> Option<guest::Observation> {
+        observe::workload(&self.status().ok()?)
     }
 
     fn terminate(&self) {
@@ -82,7 +97,7 @@ pub(crate) fn reap_orphans() {
 
 fn fork(plan: &Plan, group: BorrowedFd<'_>) -> io::Result<(Receiver, AsyncFd<OwnedFd>, Streams)> {
     let (failure, failure_end, streams, ends) = pipes()?;
-    let pidfd = match sys::fork_into_namespaces(group)? {
+    let pidfd = match sys::fork_into_namespaces(group, plan.network)? {
         sys::Fork::Parent { pidfd } => pidfd,
         sys::Fork::Child => {
             // PID 1's hook would say that the machine ends.

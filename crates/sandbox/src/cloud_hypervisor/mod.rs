@@ -17,7 +17,7 @@ use std::{
 };
 
 use crate::{
-    Capabilities, DriverError, Features, GuestChannel, Isolation, Plan, Support, SystemKind,
+    Capabilities, DriverError, Features, GuestChannel, Isolation, Plan, Support, SystemKind, Topology,
     api_vmm::{self, API, ApiVmm, GuestMemory, Launch, REQUEST_LIMIT, Scene, VSOCK, inside},
     capabilities::SCRATCH,
     error::Context,
@@ -83,6 +83,7 @@ impl CloudHypervisorDriver {
             state_dir: config.state_dir,
             run_dir: config.run_dir,
             jail_command: config.jail_command,
+            network: None,
             program: config.cloud_hypervisor,
             swtpm: Some(config.swtpm),
             uid_base: config.uid_base,
@@ -111,15 +112,17 @@ fn capabilities(program: &Path, accel_reason: String) -> Result<Capabilities, Dr
         memory_mib: 64..=MOST_MIB,
         scratch_mib: 1..=MOST_MIB,
         tsc_khz: None,
+        topology: Topology::default(),
         features: Features {
             vtpm: Support::Yes,
             gpu: Support::no("devices are not handed over to this monitor yet"),
             sev_snp: Support::no("its launch measurement is not recomputed yet; hint: use the QEMU driver"),
             tdx: Support::no("the stock monitor is built without it"),
-            network: Support::no("machines have no network device"),
+            network: Support::no("this driver hands over no network device; hint: the QEMU driver does"),
             pause: Support::no("the evidence of a machine that stood still is not made"),
             snapshot: Support::no("a copy of guest memory would outlive its wipe"),
             hot_plug: Support::no("Landlock closes every path that the machine did not start with"),
+            placement: Support::no("its memory is its own, and is not placed yet"),
         },
     })
 }

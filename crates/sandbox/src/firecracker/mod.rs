@@ -18,7 +18,7 @@ use std::{
 };
 
 use crate::{
-    Capabilities, DriverError, Features, GuestChannel, Isolation, Plan, Support, SystemKind,
+    Capabilities, DriverError, Features, GuestChannel, Isolation, Plan, Support, SystemKind, Topology,
     api_vmm::{self, API, ApiVmm, GuestMemory, Launch, REQUEST_LIMIT, Scene, VSOCK, inside},
     capabilities::SCRATCH,
     error::Context,
@@ -79,6 +79,7 @@ impl FirecrackerDriver {
             state_dir: config.state_dir,
             run_dir: config.run_dir,
             jail_command: config.jail_command,
+            network: None,
             program: config.firecracker,
             swtpm: None,
             uid_base: config.uid_base,
@@ -107,15 +108,17 @@ fn capabilities(program: &Path, accel_reason: String) -> Result<Capabilities, Dr
         memory_mib: 64..=MOST_MIB,
         scratch_mib: 1..=MOST_MIB,
         tsc_khz: None,
+        topology: Topology::default(),
         features: Features {
             vtpm: Support::no("Firecracker has no TPM device"),
             gpu: Support::no("Firecracker has no PCI pass-through; hint: use the QEMU or Cloud Hypervisor driver for GPUs"),
             sev_snp: Support::no("Firecracker cannot run confidential guests"),
             tdx: Support::no("Firecracker cannot run confidential guests"),
-            network: Support::no("machines have no network device"),
+            network: Support::no("this driver hands over no network device; hint: the QEMU driver does"),
             pause: Support::no("the evidence of a machine that stood still is not made"),
             snapshot: Support::no("a copy of guest memory would outlive its wipe"),
             hot_plug: Support::no("the machine has no bus for it"),
+            placement: Support::no("its memory is its own, and is not placed yet"),
         },
     })
 }

@@ -42,7 +42,7 @@ pub(crate) fn launch(
     descriptors: &[BorrowedFd<'_>],
     join: impl FnOnce(u32) -> io::Result<()>,
 ) -> Result<Child, LaunchError> {
-    let (mut helper, answer) = exchange(command, spec, descriptors, ANSWER_LIMIT, join)?;
+    let (mut helper, answer) = exchange(command, spec, descriptors, ANSWER_LIMIT, join, |_| Ok(None))?;
     if answer.is_empty() {
         // The connection ends when the program is executed.
         return Ok(helper);
@@ -53,20 +53,27 @@ pub(crate) fn launch(
     Err(LaunchError::Failed { attempt, detail })
 }
 
-/// Starts a helper, tells it what to do, and returns it with its answer, which is empty when it hung up.
+/// Starts a helper, tells it what to do, and returns it with its last answer, which is empty when it hung up. `reply` is asked what to
+/// say to an answer; to the last one it says nothing.
 pub(crate) fn exchange(
     command: &[OsString],
     spec: &impl Serialize,
     descriptors: &[BorrowedFd<'_>],
     limit: Duration,
     join: impl FnOnce(u32) -> io::Result<()>,
+    mut reply: impl FnMut(&[u8]) -> io::Result<Option<&'static [u8]>>,
 ) -> Result<(Child, Vec<u8>), LaunchError> {
     let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(|error| LaunchError::Talk(error.into()))?;
     let mut helper = spawn(command, theirs)?;
     let joined = join(helper.id()).map_err(LaunchError::Join);
     let sent = joined.and_then(|()| send(&ours, spec, descriptors).map_err(LaunchError::Talk));
-    match sent.and_then(|()| answer(&ours, limit).map_err(LaunchError::Talk)) {
+    let mut talk = || loop {
+        let answer = answer(&ours, limit)?;
+        let Some(said) = reply(&answer)? else { return Ok(answer) };
+        rustix::net::send(&ours, said, SendFlags::NOSIGNAL)?;
+    };
+    match sent.and_then(|()| talk().map_err(LaunchError::Talk)) {
         Ok(answer) => Ok((helper, answer)),
         Err(error) => {
             let _ = helper.kill();

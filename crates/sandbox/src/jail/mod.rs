@@ -24,7 +24,7 @@ mod spec;
 mod supervise;
 
 pub(crate) use launch::{exchange, launch};
-pub(crate) use spec::{Access, CONSOLE_FD, Ended, FIRST_FD, Failed, Filter, JailMount, JailSpec, Mode};
+pub(crate) use spec::{Access, CONSOLE_FD, Ended, FIRST_FD, Failed, JailMount, JailSpec, Mode};
 pub(crate) use supervise::{LOG_LIMIT, append};
 
 use std::{
@@ -42,7 +42,7 @@ use std::{
 use rustix::{
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendFlags},
     process::{Resource, Rlimit},
-    thread::UnshareFlags,
+    thread::{CpuSet, UnshareFlags},
 };
 
 use crate::sys::{self, Fork};
@@ -130,7 +130,22 @@ fn namespaces(mode: Mode) -> UnshareFlags {
 fn limit(spec: &JailSpec) -> Result<(), Failure> {
     lower(Resource::Core, 1)?;
     lower(Resource::Nofile, 1024)?;
-    lower(Resource::Fsize, spec.file_size_limit)
+    lower(Resource::Fsize, spec.file_size_limit)?;
+    stay_on(&spec.cpus)
+}
+
+/// Processors of the host. What is executed later inherits them; that it does not ask for others is for its own filter to see to (QEMU
+/// refuses itself that), and for the look from outside.
+fn stay_on(cpus: &[u32]) -> Result<(), Failure> {
+    if cpus.is_empty() {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    for cpu in cpus {
+        let number = usize::try_from(*cpu).ok().filter(|number| *number < CpuSet::MAX_CPU);
+        set.set(number.ok_or(io::ErrorKind::InvalidInput).attempt(format!("choose processor {cpu}"))?);
+    }
+    rustix::thread::sched_setaffinity(None, &set).attempt(format!("stay on processors {cpus:?}"))
 }
 
 pub(crate) fn lower(resource: Resource, value: u64) -> Result<(), Failure> {
@@ -190,10 +205,7 @@ fn execute(spec: &JailSpec, output: std::os::fd::BorrowedFd<'_>, console: Option
         if let Some(console) = console {
             sys::place(console, CONSOLE_FD).attempt("place the console")?;
         }
-        match spec.filter {
-            Filter::Own => Ok(()),
-            Filter::Baseline => filter::apply(),
-        }
+        filter::apply()
     };
     if let Err(failure) = place() {
         return failure;
@@ -219,6 +231,15 @@ pub(crate) fn receive<S: serde::de::DeserializeOwned>(control: &OwnedFd) -> Resu
     }
     let spec = serde_json::from_slice(&bytes[..packet.bytes]).attempt("read the specification")?;
     Ok((spec, descriptors))
+}
+
+/// Waits for a word of the agent's; its end is an error.
+pub(crate) fn hear(control: &OwnedFd) -> io::Result<()> {
+    let mut word = [0; 16];
+    match rustix::net::recv(control, word.as_mut_slice(), RecvFlags::empty())?.1 {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Best effort: an agent that went away is told nothing.

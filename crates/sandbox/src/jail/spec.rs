@@ -36,8 +36,8 @@ pub(crate) struct JailSpec {
     pub(crate) file_size_limit: u64,
     /// Who stays beside the program.
     pub(crate) mode: Mode,
-    /// Which system call filter it begins under.
-    pub(crate) filter: Filter,
+    /// The host's processors that it runs on; empty: all.
+    pub(crate) cpus: Vec<u32>,
 }
 
 /// Something of the host that is visible inside, at the same or another path.
@@ -62,16 +62,6 @@ pub(crate) enum Access {
     ReadWrite,
     /// A device node.
     Device,
-}
-
-/// A program's system call filter at its execution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Filter {
-    /// None: it brings one for all of its threads.
-    Own,
-    /// Ours, for programs that leave threads without one.
-    Baseline,
 }
 
 /// What becomes of the helper itself.

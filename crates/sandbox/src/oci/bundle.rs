@@ -3,13 +3,16 @@
 use serde_json::{Value, json};
 
 use super::{spec::inside, syscalls};
-use crate::{ContainerSystem, DriverError, GUEST_DIR, Plan, Shared, SharedKind};
+use crate::{ContainerSystem, Demand, DriverError, GUEST_DIR, Plan, Shared, SharedKind};
 
 /// What the runtime is told. Everything of the tenant in it is a path that [`check`] has passed, or a name.
 pub(super) fn config(plan: &Plan, container: &ContainerSystem, files: u64) -> Value {
     let init = format!("{GUEST_DIR}/init");
     let args: Vec<&str> = std::iter::once(init.as_str()).chain(container.args.iter().map(String::as_str)).collect();
-    let namespaces = ["pid", "ipc", "uts", "mount", "network", "cgroup"].map(|kind| json!({ "type": kind }));
+    // Who is connected joins the keeper's network namespace, over which it has no privilege.
+    let kinds = ["pid", "ipc", "uts", "mount", "network", "cgroup"];
+    let kinds = kinds.iter().filter(|kind| **kind != "network" || !is_connected(plan));
+    let namespaces: Vec<Value> = kinds.map(|kind| json!({ "type": kind })).collect();
     json!({
         "ociVersion": "1.0.2",
         "root": { "path": inside::ROOTFS, "readonly": false },
@@ -35,6 +38,10 @@ pub(super) fn config(plan: &Plan, container: &ContainerSystem, files: u64) -> Va
             "seccomp": seccomp(),
         },
     })
+}
+
+fn is_connected(plan: &Plan) -> bool {
+    plan.demands.contains(&Demand::Network)
 }
 
 /// Names and paths that a hostile plan could hold.
@@ -98,6 +105,9 @@ fn mounts(plan: &Plan, container: &ContainerSystem) -> Vec<Value> {
     mounts.extend(plan.disks.iter().map(|disk| {
         bind(&format!("{}/{}", inside::DISKS, disk.serial), &format!("{GUEST_DIR}/disks/{}", disk.serial), &["ro", "noexec"])
     }));
+    if is_connected(plan) {
+        mounts.push(bind(&format!("{}/{NAMES}", inside::SCRATCH), "/etc/resolv.conf", &["ro", "noexec"]));
+    }
     for shared in &container.shared {
         let source = format!("{}/shared/{}", inside::SCRATCH, shared.name);
         mounts.push(bind(&source, &format!("{GUEST_DIR}/shared/{}", shared.name), &["noexec"]));
@@ -166,6 +176,9 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 
 /// All of `CLONE_NEW*`.
 const NAMESPACE_FLAGS: u64 = 0x7e02_0000;
+
+/// On scratch: who is asked for names.
+pub(super) const NAMES: &str = "names";
 
 const MOST_LAYERS: usize = 127;
 

@@ -19,15 +19,16 @@ use rustix::{
 
 use super::{
     Host, USERS, bundle,
-    spec::{Answer, ContainerSpec, Order},
+    spec::{Answer, Connection, ContainerSpec, Order},
 };
 use crate::{
-    ContainerSystem, DriverError, Exit, ExitCause, JailReport, Plan, SharedKind, Started,
+    ContainerSystem, DriverError, Exit, ExitCause, JailReport, Plan, SharedKind, Started, VmmReport,
     cgroup::Limits,
     console,
     error::{Context, chain},
     jail,
     layout::{GUEST_SOCKET, Places},
+    network::{self, Network},
     observe,
     process::{self, Process},
     record::{Record, Stage},
@@ -38,6 +39,7 @@ use crate::{
 pub(super) fn prepare(host: &Host, plan: &Plan) -> Result<(), DriverError> {
     let container = system(plan)?;
     bundle::check(plan, container)?;
+    let names = network::of(host.network.as_deref(), plan)?.map(|network| network.resolver_file(&plan.id)).transpose()?;
     for layer in &container.layers {
         regular(&layer.path)?;
     }
@@ -50,14 +52,15 @@ pub(super) fn prepare(host: &Host, plan: &Plan) -> Result<(), DriverError> {
     // the instance does, and a wipe after a restart of the host believes no stage.
     std::thread::scope(|scope| {
         let settled = scope.spawn(|| Record::settle(&places));
-        let made = make_all(host, plan, container, &places, &record);
+        let made = make_all(host, plan, names, &places, &record);
         settled.join().expect("it does not panic").and(made)
     })?;
     record.stage = Stage::Prepared;
     record.note(&places)
 }
 
-fn make_all(host: &Host, plan: &Plan, container: &ContainerSystem, places: &Places, record: &Record) -> Result<(), DriverError> {
+fn make_all(host: &Host, plan: &Plan, names: Option<String>, places: &Places, record: &Record) -> Result<(), DriverError> {
+    let container = system(plan)?;
     let user = first_user(host, record);
     record.group.create(&limits(plan))?;
     for directory in [places.run.clone(), places.jail_root(), bundle_dir(places)] {
@@ -65,6 +68,11 @@ fn make_all(host: &Host, plan: &Plan, container: &ContainerSystem, places: &Plac
     }
     make(&runtime_dir(places), 0o700, Some(user))?;
     make_scratch(places, plan, container, user)?;
+    if let Some(names) = names {
+        let path = places.memory.join(bundle::NAMES);
+        fs::write(&path, names).context("write", &path)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).context("set the mode of", &path)?;
+    }
     let config = bundle_dir(places).join("config.json");
     let text = serde_json::to_vec(&bundle::config(plan, container, most_files())).expect("texts and numbers");
     fs::write(&config, text).context("write the bundle", &config)
@@ -173,7 +181,7 @@ pub(super) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
     let places = host.layout.places(&plan.id);
     let mut record = Record::load(&places)?.ok_or_else(|| DriverError::NoSuchInstance(plan.id.clone()))?;
     if record.stage == Stage::Started && keeper(&record).is_some() {
-        return Ok(Started { jail: observed(host, &record)?, since_execution: None });
+        return Ok(Started { jail: observed(host, &record)?, vmm: memory(&record), since_execution: None });
     }
     if record.stage != Stage::Prepared {
         return Err(host.failed("the instance is not prepared, or its container has ended".to_owned()));
@@ -185,7 +193,7 @@ pub(super) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
         record.note(&places)?;
         observed(host, &record)
     });
-    started.map(|jail| Started { jail, since_execution: None }).inspect_err(|_| {
+    started.map(|jail| Started { jail, vmm: memory(&record), since_execution: None }).inspect_err(|_| {
         // Whatever it was that started, none of it goes on.
         if let Err(error) = record.group.kill() {
             tracing::error!(instance.id = %plan.id, error = %chain(&error), "could not end a failed container");
@@ -196,6 +204,7 @@ pub(super) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
 
 fn launch(host: &Host, plan: &Plan, places: &Places, record: &Record) -> Result<i32, DriverError> {
     let container = system(plan)?;
+    let network = network::of(host.network.as_deref(), plan)?;
     let spec = ContainerSpec {
         instance: plan.id.to_string(),
         runtime: host.runtime,
@@ -209,6 +218,7 @@ fn launch(host: &Host, plan: &Plan, places: &Places, record: &Record) -> Result<
         bundle: bundle_dir(places),
         init: container.init.clone(),
         disks: plan.disks.iter().map(|disk| (disk.serial.clone(), disk.path.clone())).collect(),
+        network: if network.is_some() { Connection::Link } else { Connection::None },
     };
     let open = |path: &Path| {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path);
@@ -217,14 +227,26 @@ fn launch(host: &Host, plan: &Plan, places: &Places, record: &Record) -> Result<
     let descriptors = [open(&places.console())?, open(&places.ended())?, listen(&places.run, GUEST_SOCKET)?];
     let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
     let command: Vec<_> = host.jail_command.iter().cloned().chain([jail::CONTAINER.into()]).collect();
-    let answered = jail::exchange(&command, &Order::Run(Box::new(spec)), &borrowed, START_LIMIT, |pid| record.group.join(pid));
+    let reply = |answer: &[u8]| match (serde_json::from_slice(answer), network) {
+        (Ok(Answer::Network), Some(network)) => connect(network, plan, record).map(|()| Some(GO)),
+        _ => Ok(None),
+    };
+    let answered =
+        jail::exchange(&command, &Order::Run(Box::new(spec)), &borrowed, START_LIMIT, |pid| record.group.join(pid), reply);
     let (helper, answer) = answered.map_err(|error| host.failed(chain(&error)))?;
     host.children.adopt(helper);
     match serde_json::from_slice(&answer) {
         Ok(Answer::Ready { init }) => Ok(init),
         Ok(Answer::Failed(failed)) => Err(host.failed(format!("{}: {}", failed.attempt, failed.detail))),
+        Ok(Answer::Network) => Err(host.failed("the keeper asks for a network that nobody asked for".to_owned())),
         Ok(Answer::Mounts(_)) | Err(_) => Err(host.failed(format!("the keeper ended without an answer: {}", last_line(places)))),
     }
+}
+
+/// The keeper has made the namespace, and waits.
+fn connect(network: &Network, plan: &Plan, record: &Record) -> io::Result<()> {
+    let keeper = keeper(record).ok_or_else(|| io::Error::other("the keeper has ended"))?;
+    network.plug_process(&plan.id, keeper.pid).map_err(|error| io::Error::other(chain(&error)))
 }
 
 /// Once the container's own program runs, with all that holds it; a runtime applies the last of it just before.
@@ -241,6 +263,11 @@ fn observed(host: &Host, record: &Record) -> Result<JailReport, DriverError> {
             Err(_) => std::thread::sleep(PAUSE),
         }
     }
+}
+
+/// There is no VMM: its memory is that of the processes in its group.
+fn memory(record: &Record) -> VmmReport {
+    VmmReport { memory_no_swap: Some(record.group.forbids_swap()), ..VmmReport::default() }
 }
 
 /// Process 1 of the outermost PID namespace of the instance.
@@ -293,6 +320,9 @@ fn bundle_dir(places: &Places) -> PathBuf {
 fn most_files() -> u64 {
     getrlimit(Resource::Nofile).maximum.map_or(MOST_FILES, |most| most.min(MOST_FILES))
 }
+
+/// What a waiting keeper is told.
+const GO: &[u8] = b"go";
 
 /// The runtime, the keeper, the console.
 const OVERHEAD_MIB: u64 = 128;

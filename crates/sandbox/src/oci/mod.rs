@@ -36,6 +36,7 @@ use crate::{
     cgroup::Hierarchies,
     error::{Context, chain},
     layout::{GUEST_SOCKET, Layout},
+    network::{self, Network},
     process,
     record::{Record, Stage},
     socket, sys,
@@ -56,6 +57,8 @@ pub struct OciConfig {
     pub runtime: Runtime,
     /// Its program.
     pub program: PathBuf,
+    /// Where instances get their network from; `None`: they have loopback only.
+    pub network: Option<Arc<Network>>,
     /// First of 4096 times 65536 user ids that nobody else on this host uses; every instance gets 65536.
     pub uid_base: u32,
     /// How image layers are mounted.
@@ -69,7 +72,7 @@ impl OciConfig {
     /// With the program found on this host and the usual user ids.
     pub fn new(state_dir: PathBuf, run_dir: PathBuf, jail_command: Vec<OsString>, runtime: Runtime) -> Self {
         let (program, mounts) = (runtime.find(), LayerMounts::default());
-        Self { state_dir, run_dir, jail_command, runtime, program, uid_base: UID_BASE, mounts }
+        Self { state_dir, run_dir, jail_command, runtime, program, network: None, uid_base: UID_BASE, mounts }
     }
 }
 
@@ -87,6 +90,7 @@ struct Host {
     jail_command: Vec<OsString>,
     runtime: Runtime,
     program: PathBuf,
+    network: Option<Arc<Network>>,
     uid_base: u32,
     mounts: LayerMounts,
     hierarchies: Hierarchies,
@@ -121,7 +125,7 @@ impl OciDriver {
         }
         let lock = lock(&layout.lock())?;
         let program = fs::canonicalize(&config.program).context("find the program", &config.program)?;
-        let capabilities = config.runtime.capabilities(&program)?;
+        let capabilities = config.runtime.capabilities(&program, network::support(config.network.as_deref()))?;
         tracing::info!(runtime.version = %capabilities.version, level = %capabilities.isolation, "containers run by an OCI runtime");
         let host = Host {
             hierarchies: Hierarchies::find(&layout.own_cgroup_mount())?,
@@ -129,6 +133,7 @@ impl OciDriver {
             jail_command: config.jail_command,
             runtime: config.runtime,
             program,
+            network: config.network,
             uid_base: config.uid_base,
             mounts: config.mounts,
             capabilities,

@@ -7,8 +7,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::spec::inside;
-use crate::{Capabilities, DriverError, Features, GuestChannel, Isolation, Support, SystemKind, error::Context, qemu::host};
+use super::spec::{Connection, inside};
+use crate::{
+    Capabilities, DriverError, Features, GuestChannel, Isolation, Support, SystemKind, Topology, error::Context, qemu::host,
+};
 
 /// An OCI runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,19 +51,22 @@ impl Runtime {
     }
 
     /// Arguments before the command: no privilege over the host is assumed, and cgroups are ours.
-    pub(super) fn arguments(self) -> Vec<&'static str> {
-        let own: &[&str] = match self {
-            Self::Runc => &["--rootless", "true"],
-            Self::Crun => &["--cgroup-manager", "disabled"],
-            // The platform that needs nothing of the host; no network but loopback.
-            Self::Runsc => &["--platform", "ptrace", "--network", "none", "--ignore-cgroups"],
+    pub(super) fn arguments(self, network: Connection) -> Vec<&'static str> {
+        let own: &[&str] = match (self, network) {
+            (Self::Runc, _) => &["--rootless", "true"],
+            (Self::Crun, _) => &["--cgroup-manager", "disabled"],
+            // The platform that needs nothing of the host.
+            (Self::Runsc, Connection::None) => &["--platform", "ptrace", "--network", "none", "--ignore-cgroups"],
+            // "host" is the namespace that it is started in, the instance's own. To take the link over with a stack of its own, it would
+            // need privileges over that namespace.
+            (Self::Runsc, Connection::Link) => &["--platform", "ptrace", "--network", "host", "--ignore-cgroups"],
         };
         let common = ["--root", inside::STATE, "--log", LOG, "--log-format", "json"];
         own.iter().copied().chain(common).collect()
     }
 
     /// What it can do on this host, found out by starting it once.
-    pub(super) fn capabilities(self, program: &Path) -> Result<Capabilities, DriverError> {
+    pub(super) fn capabilities(self, program: &Path, network: Support) -> Result<Capabilities, DriverError> {
         let level = self.isolation();
         Ok(Capabilities {
             name: self.name(),
@@ -78,15 +83,17 @@ impl Runtime {
             memory_mib: LEAST_MIB..=MOST_MIB,
             scratch_mib: 1..=MOST_MIB,
             tsc_khz: None,
+            topology: Topology::default(),
             features: Features {
                 vtpm: Support::no(format!("level {level} has no machine that a TPM could belong to")),
                 gpu: Support::no(format!("level {level} cannot give back a GPU whose memory is proven to be clean")),
-                network: Support::no("containers have loopback only"),
+                network,
                 sev_snp: Support::no(format!("level {level} runs in the host's memory")),
                 tdx: Support::no(format!("level {level} runs in the host's memory")),
                 pause: Support::no("the evidence of a container that stood still is not made"),
                 snapshot: Support::no("a copy of the container's memory would outlive its wipe"),
                 hot_plug: Support::no("containers have no devices that come and go"),
+                placement: Support::no("containers take what the host gives them"),
             },
         })
     }

@@ -70,12 +70,26 @@ pub(super) struct ContainerSpec {
     pub(super) init: PathBuf,
     /// Read-only files of the container, by name.
     pub(super) disks: Vec<(String, PathBuf)>,
+    /// What is beside loopback.
+    pub(super) network: Connection,
 }
 
-/// The keeper's only message.
+/// Whether a container is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Connection {
+    /// It has loopback only, in a namespace that its runtime makes.
+    None,
+    /// The agent gives the keeper's namespace an interface, and the container joins that.
+    Link,
+}
+
+/// What the keeper says; `Network` is answered, the others are its last word.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Answer {
+    /// The keeper's network namespace is there, and nothing runs in it yet.
+    Network,
     /// The container runs; its first process has this number in the keeper's PID namespace.
     Ready {
         /// The number.

@@ -29,7 +29,7 @@ fn mount(host: &Host, layer: &Path) -> Result<(), DriverError> {
     let [_, covered, _] = host.layout.roots();
     let trial = Trial { root: covered, first_user: host.uid_base, layer: PathBuf::from(layer), mounts: host.mounts };
     let command: Vec<_> = host.jail_command.iter().cloned().chain([jail::CONTAINER.into()]).collect();
-    let answered = jail::exchange(&command, &Order::Try(trial), &[], LIMIT, |_| Ok(()));
+    let answered = jail::exchange(&command, &Order::Try(trial), &[], LIMIT, |_| Ok(()), |_| Ok(None));
     let (mut helper, answer) = answered.map_err(|error| host.failed(chain(&error)))?;
     let ended = helper.wait().map_err(|error| host.failed(error.to_string()))?;
     match serde_json::from_slice(&answer) {
@@ -41,7 +41,9 @@ fn mount(host: &Host, layer: &Path) -> Result<(), DriverError> {
             what: format!("containers on Linux {}", release()),
             reason: format!("{}: {}", failed.attempt, failed.detail),
         }),
-        Ok(Answer::Ready { .. }) | Err(_) => Err(host.failed(format!("the trial of a mount ended with {ended}"))),
+        Ok(Answer::Ready { .. } | Answer::Network) | Err(_) => {
+            Err(host.failed(format!("the trial of a mount ended with {ended}")))
+        }
     }
 }
 

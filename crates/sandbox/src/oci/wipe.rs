@@ -37,6 +37,7 @@ pub(super) fn wipe(host: &Host, id: &InstanceId) -> Result<WipeEvidence, DriverE
     for (name, step) in STEPS {
         wipe.item(name, step)?;
     }
+    wipe.network(host, id)?;
     let evidence = wipe.evidence;
     remove_all_but_record(&places)?;
     Ok(evidence)
@@ -57,6 +58,9 @@ pub(super) fn forget(host: &Host, id: &InstanceId) -> Result<(), DriverError> {
 }
 
 type Step = fn(&mut Wipe<'_>) -> Result<WipedItem, DriverError>;
+
+/// The item of who had a network.
+const NETWORK: &str = "network";
 
 /// All steps, in order.
 const STEPS: [(&str, Step); 4] = [("guest-ram", processes), ("scratch", scratch), ("jail", jail), ("cgroup", cgroup)];
@@ -84,6 +88,23 @@ impl Wipe<'_> {
             }
         };
         self.evidence.items.insert(name, item);
+        Ok(())
+    }
+
+    /// Only of who had one. With the last process the link had ended already; rules and addresses are left.
+    fn network(&mut self, host: &Host, id: &InstanceId) -> Result<(), DriverError> {
+        let begin = Instant::now();
+        let Some(network) = &host.network else { return Ok(()) };
+        if network.detach(id)? {
+            let gone = !network.attached()?.contains(id);
+            let mut item = self::item("removed", gone, "link, rules and addresses are gone");
+            item.duration_ms = crate::error::millis(begin.elapsed());
+            self.record.wiped.insert(NETWORK.to_owned(), WipedNote::from(&item));
+            self.note()?;
+        }
+        if let Some(item) = self.record.wiped.get(NETWORK).and_then(WipedNote::item) {
+            self.evidence.items.insert(NETWORK, item);
+        }
         Ok(())
     }
 

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use super::host::Accel;
 use crate::{
-    Plan,
+    Demand, Plan,
     capabilities::SCRATCH,
     jail::{CONSOLE_FD, FIRST_FD},
+    network::Mac,
 };
 
 /// Where things are inside of the jail.
@@ -22,7 +23,7 @@ pub(crate) mod inside {
 }
 
 /// The VMM's descriptors, in the order in which they are handed over; after them come the read-only disks, then the
-/// scratch disk.
+/// scratch disk, and the network's where there is one.
 #[derive(Debug, Clone, Copy)]
 #[repr(i32)]
 pub(crate) enum VmmFd {
@@ -57,6 +58,9 @@ pub(crate) fn vmm(plan: &Plan, accel: Accel) -> Vec<String> {
     args.option("-rtc", "base=utc");
     channels(&mut args);
     disks(&mut args, plan);
+    if plan.demands.contains(&Demand::Network) {
+        network(&mut args, plan);
+    }
     args.option("-kernel", inside::KERNEL).option("-initrd", inside::INITRD);
     args.option("-append", plan.machine().map_or("", |machine| &machine.command_line));
     args.0
@@ -90,6 +94,13 @@ fn disks(args: &mut Args, plan: &Plan) {
     for (number, serial) in disk_backends(args, serials) {
         args.option("-device", format!("virtio-blk-device,drive=d{number},serial={serial}"));
     }
+}
+
+/// A card whose other side is the last descriptor; the jail has no device by which another one could be made.
+fn network(args: &mut Args, plan: &Plan) {
+    let number = VmmFd::Disks as usize + plan.disks.len() + 1;
+    args.option("-netdev", format!("tap,id=net,fd={number},vhost=off"));
+    args.option("-device", format!("virtio-net-device,netdev=net,mac={}", Mac::of(&plan.id)));
 }
 
 /// What is behind the disks: descriptors, in their order. Gives their numbers.
@@ -170,7 +181,7 @@ pub(crate) const TRANSLATION_MIB: u64 = 256;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Demand, Disk, Isolation, MachineSystem, System};
+    use crate::{Disk, Isolation, MachineSystem, System};
 
     fn plan() -> Plan {
         Plan {
@@ -198,6 +209,14 @@ mod tests {
         assert!(drives[1].contains("read-only=off") && drives[1].contains("/dev/fdset/8"));
         assert!(args.iter().any(|arg| arg == "virtio-blk-device,drive=d8,serial=scratch"));
         assert!(!args.iter().any(|arg| arg == "/r" || arg == "/k"), "host paths are not told to the VMM");
+    }
+
+    #[test]
+    fn a_network_is_the_last_descriptor_and_there_only_where_it_is_asked_for() {
+        assert!(!vmm(&plan(), Accel::Tcg).iter().any(|arg| arg.contains("net")));
+        let args = vmm(&Plan { demands: vec![Demand::Vtpm, Demand::Network], ..plan() }, Accel::Tcg);
+        assert!(args.iter().any(|arg| arg == "tap,id=net,fd=9,vhost=off"), "{args:?}");
+        assert!(args.iter().any(|arg| arg.starts_with("virtio-net-device,netdev=net,mac=02:")), "{args:?}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::q35::probe::probe;
-use crate::{Capabilities, DriverError, Features, GuestChannel, Isolation, Support, SystemKind, error::Context, sys};
+use crate::{Capabilities, DriverError, Features, GuestChannel, Isolation, Support, SystemKind, Topology, error::Context, sys};
 
 /// How guest code is executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub(crate) fn find_program(name: &str) -> PathBuf {
 }
 
 /// Finds everything out; takes about a tenth of a second.
-pub(crate) fn capabilities(qemu: &Path, choice: AccelChoice) -> Result<(Capabilities, Accel), DriverError> {
+pub(crate) fn capabilities(qemu: &Path, choice: AccelChoice, network: Support) -> Result<(Capabilities, Accel), DriverError> {
     let (accel, accel_reason) = choose(choice, &CpuFlags::read(), opens(Path::new(KVM)));
     let capabilities = Capabilities {
         name: "qemu",
@@ -57,11 +57,13 @@ pub(crate) fn capabilities(qemu: &Path, choice: AccelChoice) -> Result<(Capabili
         isolation: Isolation::Microvm,
         system: SystemKind::Machine,
         channel: GuestChannel::VirtioSerial,
-        max_disks: MOST_DISKS,
+        // A network card takes the place of a disk.
+        max_disks: MOST_DISKS - usize::from(network == Support::Yes),
         max_cpus: MOST_CPUS,
         memory_mib: LEAST_MEMORY_MIB..=MOST_MIB,
         scratch_mib: 1..=MOST_MIB,
-        features: features(qemu),
+        topology: Topology::read(Path::new("/")),
+        features: features(qemu, network),
         tsc_khz: match accel {
             // Under KVM the guest's kernel reads it from kvmclock.
             Accel::Kvm => None,
@@ -71,17 +73,18 @@ pub(crate) fn capabilities(qemu: &Path, choice: AccelChoice) -> Result<(Capabili
     Ok((capabilities, accel))
 }
 
-fn features(qemu: &Path) -> Features {
+fn features(qemu: &Path, network: Support) -> Features {
     let protections = probe(qemu);
     Features {
         vtpm: Support::Yes,
         gpu: Support::no("the microvm machine has no PCI bus for one"),
-        network: Support::no("machines have no network device"),
+        network,
         sev_snp: protections.sev_snp,
         tdx: protections.tdx,
         pause: Support::no("the evidence of a machine that stood still is not made"),
         snapshot: Support::no("a copy of guest memory would outlive its wipe"),
         hot_plug: Support::no("the microvm machine has no bus for it"),
+        placement: Support::Yes,
     }
 }
 

@@ -7,26 +7,20 @@ use std::{
 
 use super::{
     Host,
-    command::inside,
+    command::{self, inside},
     host::{Accel, KVM},
 };
 use crate::{
+    Plan,
     api_vmm::Launch,
-    jail::{Access, Filter, JailMount, JailSpec, LOG_LIMIT, Mode},
+    jail::{Access, JailMount, JailSpec, LOG_LIMIT, Mode},
     layout::Places,
     process::Users,
     record::Record,
 };
 
 /// The jail of the VMM.
-pub(crate) fn vmm(
-    host: &Host,
-    places: &Places,
-    record: &Record,
-    args: Vec<String>,
-    accel: Accel,
-    file_size_limit: u64,
-) -> JailSpec {
+pub(crate) fn vmm(host: &Host, places: &Places, record: &Record, plan: &Plan, accel: Accel, file_size_limit: u64) -> JailSpec {
     let mut mounts = libraries(&host.program);
     mounts.extend(FIRMWARE.iter().filter_map(|path| existing(path)));
     mounts.push(mount(places.ram(), inside::RAM, Access::ReadWrite));
@@ -39,14 +33,14 @@ pub(crate) fn vmm(
     }
     JailSpec {
         program: host.program.clone(),
-        args,
+        args: command::vmm(plan, accel),
         uid: users(host, record).vmm,
         groups,
         root: places.jail_root(),
         mounts,
         file_size_limit: file_size_limit.max(2 * LOG_LIMIT),
         mode: Mode::Supervise,
-        filter: Filter::Own,
+        cpus: plan.cpus_of_host().map(|cpus| cpus.numbers().collect()).unwrap_or_default(),
     }
 }
 
@@ -67,7 +61,7 @@ pub(crate) fn api_vmm(host: &Host, places: &Places, record: &Record, launch: Lau
         mounts,
         file_size_limit: file_size_limit.max(2 * LOG_LIMIT),
         mode: Mode::Supervise,
-        filter: Filter::Baseline,
+        cpus: Vec::new(),
     }
 }
 
@@ -84,7 +78,7 @@ pub(crate) fn vtpm(host: &Host, swtpm: &Path, places: &Places, record: &Record, 
         mounts,
         file_size_limit: VTPM_FILE_LIMIT,
         mode: Mode::Become,
-        filter: Filter::Own,
+        cpus: Vec::new(),
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
     error::{Context, chain, millis},
     jail::{self, JailSpec},
     layout::{GUEST_SOCKET, Places, QMP_SOCKET},
-    memory, observe,
+    memory, network, observe, observe_vmm,
     process::{self, Process, Users},
     record::{Record, Stage, sync_directory},
     socket::{listen, reach},
@@ -82,7 +82,7 @@ pub(crate) fn prepare(host: &Arc<Host>, plan: &Plan) -> Result<Begun, DriverErro
     let size = given.iter().try_fold(ram + MEMORY_SLACK, |sum, (from, _)| {
         fs::metadata(from).map(|metadata| sum + metadata.len()).context("measure", from)
     })?;
-    memory::mount(&places, size)?;
+    memory::mount(&places, size, plan.placements())?;
     let rest = || {
         if has_ram_file {
             memory::create_ram(&places, ram, users.vmm)?;
@@ -111,9 +111,9 @@ fn fresh_vtpm(host: &Host, places: &Places, record: &Record, users: Users) -> Re
 }
 
 fn execute_early(host: &Arc<Host>, places: &Places, record: &Record, plan: &Plan, accel: Accel) -> Result<Early, DriverError> {
-    let spec = jails::vmm(host, places, record, command::vmm(plan, accel), accel, largest_file(plan));
+    let spec = jails::vmm(host, places, record, plan, accel, largest_file(plan));
     let (vtpm_end, vmm_end) = vtpm::connection(places)?;
-    let descriptors = descriptors(places, vmm_end, plan)?;
+    let descriptors = descriptors(host, places, vmm_end, plan)?;
     let (host, record) = (Arc::clone(host), record.clone());
     let execution = std::thread::spawn(move || execute(&host, &record, &spec, &descriptors));
     Ok(Early { execution: Some(execution), vtpm_end: Some(vtpm_end) })
@@ -223,7 +223,8 @@ pub(crate) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
     if let Some(vmm) = record.running_vmm() {
         let jail = run_or_kill(host, &vmm, &record, &places, None)?;
         remove_staged(host, &places);
-        return Ok(Started { jail, since_execution: None });
+        let report = observe_vmm::observe(vmm.pid, user, &places, &record.group);
+        return Ok(Started { jail, vmm: report, since_execution: None });
     }
     if record.stage != Stage::Prepared {
         return Err(vmm_failed(host, "the instance is not prepared, or its machine has ended".to_owned()));
@@ -240,7 +241,9 @@ pub(crate) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
     };
     let jail = run_or_kill(host, &vmm, &record, &places, Some(plan))?;
     remove_staged(host, &places);
-    Ok(Started { jail, since_execution: executed.map(|at| at.elapsed()) })
+    let since_execution = executed.map(|at| at.elapsed());
+    let report = observe_vmm::observe(vmm.pid, user, &places, &record.group);
+    Ok(Started { jail, vmm: report, since_execution })
 }
 
 /// The VMM has read what boots; its memory is the guest's now. A VMM with an API would boot again by itself, and its jail still shows the
@@ -302,7 +305,7 @@ fn run_or_kill(
 ) -> Result<JailReport, DriverError> {
     let user = jails::users(host, record).vmm;
     let run = || match &host.kind {
-        Kind::Qemu(_) => run_qemu(host, vmm, record, user, places),
+        Kind::Qemu(_) => run_qemu(host, vmm, record, user, places, plan),
         Kind::Api(api) => {
             let scene = Scene { places, plan, user, group: &record.group };
             let last_words = || {
@@ -324,7 +327,14 @@ fn run_or_kill(
     })
 }
 
-fn run_qemu(host: &Host, vmm: &Process, record: &Record, user: u32, places: &Places) -> Result<JailReport, DriverError> {
+fn run_qemu(
+    host: &Host,
+    vmm: &Process,
+    record: &Record,
+    user: u32,
+    places: &Places,
+    plan: Option<&Plan>,
+) -> Result<JailReport, DriverError> {
     let socket = reach(&places.run)?;
     let talk = |error: io::Error| match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
@@ -334,12 +344,15 @@ fn run_qemu(host: &Host, vmm: &Process, record: &Record, user: u32, places: &Pla
     };
     let mut qmp = Qmp::connect(&socket.path(QMP_SOCKET), VMM_START_LIMIT).map_err(talk)?;
     let report = observe::observe(vmm.pid, user, &record.group)?;
+    if let Some(cpus) = plan.and_then(Plan::cpus_of_host) {
+        observe::processors(vmm.pid, cpus)?;
+    }
     qmp.execute("cont").map_err(talk)?;
     Ok(report)
 }
 
 /// In the order of [`command::VmmFd`], after the log and the file for the exit status.
-fn descriptors(places: &Places, vtpm: OwnedFd, plan: &Plan) -> Result<Vec<OwnedFd>, DriverError> {
+fn descriptors(host: &Host, places: &Places, vtpm: OwnedFd, plan: &Plan) -> Result<Vec<OwnedFd>, DriverError> {
     let mut descriptors = outputs(places)?;
     descriptors.extend([listen(&places.run, QMP_SOCKET)?, listen(&places.run, GUEST_SOCKET)?, vtpm]);
     for disk in &plan.disks {
@@ -347,6 +360,9 @@ fn descriptors(places: &Places, vtpm: OwnedFd, plan: &Plan) -> Result<Vec<OwnedF
     }
     let scratch = places.scratch();
     descriptors.push(OpenOptions::new().read(true).write(true).open(&scratch).context("open", &scratch)?.into());
+    if let Some(network) = network::of(host.network.as_deref(), plan)? {
+        descriptors.push(network.plug_machine(&plan.id)?);
+    }
     Ok(descriptors)
 }
 

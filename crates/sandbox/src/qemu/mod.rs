@@ -39,6 +39,7 @@ use crate::{
     cgroup::Hierarchies,
     error::{Context, chain},
     layout::{GUEST_SOCKET, Layout},
+    network::{self, Network},
     process,
     record::Record,
     socket, sys,
@@ -61,6 +62,8 @@ pub struct QemuConfig {
     pub qemu: PathBuf,
     /// The vTPM.
     pub swtpm: PathBuf,
+    /// Where instances get their network from; `None`: they have none.
+    pub network: Option<Arc<Network>>,
     /// First of 8192 user ids that nobody else on this host uses; every instance gets two.
     pub uid_base: u32,
 }
@@ -75,6 +78,7 @@ impl QemuConfig {
             accel: AccelChoice::Auto,
             qemu: host::find_program("qemu-system-x86_64"),
             swtpm: host::find_program("swtpm"),
+            network: None,
             uid_base: UID_BASE,
         }
     }
@@ -96,10 +100,12 @@ impl QemuDriver {
             jail_command: config.jail_command,
             program: config.qemu,
             swtpm: Some(config.swtpm),
+            network: config.network,
             uid_base: config.uid_base,
         };
+        let network = network::support(setup.network.as_deref());
         Machines::new(setup, |program| {
-            let (capabilities, accel) = host::capabilities(program, config.accel)?;
+            let (capabilities, accel) = host::capabilities(program, config.accel, network)?;
             Ok((capabilities, Kind::Qemu(accel)))
         })
         .map(Self)
@@ -116,6 +122,7 @@ pub(crate) struct Setup {
     pub(crate) program: PathBuf,
     /// The vTPM, where the VMM has one.
     pub(crate) swtpm: Option<PathBuf>,
+    pub(crate) network: Option<Arc<Network>>,
     pub(crate) uid_base: u32,
 }
 
@@ -142,6 +149,7 @@ pub(crate) struct Host {
     jail_command: Vec<OsString>,
     program: PathBuf,
     swtpm: Option<PathBuf>,
+    network: Option<Arc<Network>>,
     uid_base: u32,
     kind: Kind,
     hierarchies: Hierarchies,
@@ -188,6 +196,7 @@ impl Machines {
             jail_command: setup.jail_command,
             program: setup.program,
             swtpm: setup.swtpm,
+            network: setup.network,
             uid_base: setup.uid_base,
             kind,
             hierarchies,

@@ -44,6 +44,7 @@ pub(crate) fn wipe(host: &Host, id: &InstanceId) -> Result<WipeEvidence, DriverE
     for (name, step) in STEPS {
         wipe.item(name, step)?;
     }
+    wipe.network(host, id)?;
     let evidence = wipe.evidence;
     remove_all_but_record(&places)?;
     host.children.reap();
@@ -58,6 +59,9 @@ pub(crate) fn forget(host: &Host, id: &InstanceId) -> Result<(), DriverError> {
         _ => Ok(()),
     }
 }
+
+/// The item of who had a network.
+const NETWORK: &str = "network";
 
 /// All steps, in order.
 const STEPS: [(&str, Step); 5] =
@@ -120,6 +124,23 @@ impl Wipe<'_> {
         Ok(())
     }
 
+    /// Only of who had one. With the last process the link had ended already; rules and addresses are left.
+    fn network(&mut self, host: &Host, id: &InstanceId) -> Result<(), DriverError> {
+        let begin = Instant::now();
+        let Some(network) = &host.network else { return Ok(()) };
+        if network.detach(id)? {
+            let gone = !network.attached()?.contains(id);
+            let mut item = removed(gone, "link, rules and addresses are gone");
+            item.duration_ms = crate::error::millis(begin.elapsed());
+            self.record.wiped.insert(NETWORK.to_owned(), WipedNote::from(&item));
+            self.note()?;
+        }
+        if let Some(item) = self.record.wiped.get(NETWORK).and_then(WipedNote::item) {
+            self.evidence.items.insert(NETWORK, item);
+        }
+        Ok(())
+    }
+
     fn note(&self) -> Result<(), DriverError> {
         if !self.places.state.exists() {
             fs::create_dir_all(&self.places.state).context("create", &self.places.state)?;
@@ -148,10 +169,12 @@ fn guest_ram(wipe: &mut Wipe<'_>) -> Result<WipedItem, DriverError> {
             method: "overwritten",
             verified: found.dirty == 0 && blocks_left == 0 && !path.exists(),
             detail: format!(
-                "{} of {} MiB were touched by the guest and overwritten with zeros; {} pages read back, {} not zero; \
+                "{} of {} MiB were touched by the guest and overwritten with zeros by {} threads{}; {} pages read back, {} not zero; \
                  {blocks_left} blocks left after release",
                 found.touched >> 20,
                 found.bytes >> 20,
+                found.threads,
+                found.rate().map_or_else(String::new, |rate| format!(" at {rate} MiB/s")),
                 found.sampled,
                 found.dirty,
             ),

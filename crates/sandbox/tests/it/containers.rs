@@ -15,6 +15,7 @@ use std::{
 use casemate_lifecycle::InstanceId;
 use casemate_sandbox::{
     ContainerSystem, LayerFile, Plan, Shared, SharedKind, System,
+    network::Network,
     oci::{LayerMounts, OciConfig, OciDriver, Runtime},
 };
 use sha2::{Digest, Sha256};
@@ -47,10 +48,14 @@ impl Places {
     }
 
     pub(crate) fn driver(&self) -> OciDriver {
+        self.driver_with(None)
+    }
+
+    pub(crate) fn driver_with(&self, network: Option<Arc<Network>>) -> OciDriver {
         let config = OciConfig::new(self.state.clone(), self.run.clone(), vec![JAIL.into()], self.runtime);
         let name = self.runtime.name();
         assert!(config.program.is_file(), "{name} is not installed; hint: apt-get install {name}");
-        OciDriver::new(OciConfig { uid_base: self.uid_base, mounts: self.mounts, ..config }).unwrap()
+        OciDriver::new(OciConfig { network, uid_base: self.uid_base, mounts: self.mounts, ..config }).unwrap()
     }
 
     pub(crate) fn cgroups(&self) -> Vec<PathBuf> {

@@ -12,7 +12,9 @@ use std::{
 
 use casemate_lifecycle::InstanceId;
 use casemate_sandbox::{
-    Demand, Disk, Driver, DriverError, ExitCause, Isolation, MachineSystem, Plan, Presence, System, VtpmProvisioner,
+    CpuRange, Demand, Disk, Driver, DriverError, ExitCause, Isolation, MachineSystem, Placement, Plan, Presence, System,
+    VtpmProvisioner,
+    network::Network,
     qemu::{AccelChoice, QemuConfig, QemuDriver},
 };
 use sha2::{Digest, Sha256};
@@ -31,7 +33,12 @@ pub(crate) struct Bench {
 
 impl Places {
     fn driver(&self) -> QemuDriver {
+        self.driver_with(None)
+    }
+
+    pub(crate) fn driver_with(&self, network: Option<Arc<Network>>) -> QemuDriver {
         let config = QemuConfig {
+            network,
             accel: AccelChoice::Tcg,
             uid_base: self.uid_base,
             ..QemuConfig::new(self.state.clone(), self.run.clone(), vec![JAIL.into()])
@@ -59,7 +66,7 @@ impl Drop for Bench {
     }
 }
 
-fn bench() -> Bench {
+pub(crate) fn bench() -> Bench {
     let places = Places::new();
     let driver = places.driver();
     let khz = driver.capabilities().tsc_khz.unwrap();
@@ -73,7 +80,7 @@ fn bench() -> Bench {
     Bench { subject, places }
 }
 
-fn plan(id: &InstanceId, tsc_khz: u64, root: &Path) -> Plan {
+pub(crate) fn plan(id: &InstanceId, tsc_khz: u64, root: &Path) -> Plan {
     Plan {
         id: id.clone(),
         isolation: Isolation::Microvm,
@@ -93,7 +100,7 @@ fn plan(id: &InstanceId, tsc_khz: u64, root: &Path) -> Plan {
     }
 }
 
-fn root_disk(places: &Places) -> PathBuf {
+pub(crate) fn root_disk(places: &Places) -> PathBuf {
     let path = places.directory.path().join("root.img");
     fs::write(&path, vec![b'r'; 8192]).unwrap();
     path
@@ -120,6 +127,12 @@ impl Bench {
     pub(crate) fn vmm(&self) -> (i32, String) {
         let status = self.find_vmm().expect("the VMM runs");
         (field(&status, "Pid").parse().unwrap(), status)
+    }
+
+    /// The vTPM's process.
+    pub(crate) fn vtpm(&self) -> i32 {
+        let found = self.places.processes().into_iter().find(|status| field(status, "Name") == "swtpm");
+        field(&found.expect("the vTPM runs"), "Pid").parse().unwrap()
     }
 
     pub(crate) fn has_vmm(&self) -> bool {
@@ -346,7 +359,27 @@ async fn refuses_what_the_machine_cannot_have() {
     refused(|plan| plan.cpus = 0).await;
     refused(|plan| plan.isolation = Isolation::Confidential).await;
     refused(|plan| plan.demands.push(Demand::Gpus(1))).await;
+    refused(|plan| plan.demands.push(Demand::Placement(Placement::Node(1000)))).await;
+    refused(|plan| plan.demands.push(Demand::Placement(Placement::Cpus(CpuRange { first: 900, count: 2 })))).await;
     bench.places.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_lies_where_its_plan_says() {
+    let bench = bench();
+    let wishes = [Placement::HugePages, Placement::Node(0), Placement::Cpus(CpuRange { first: 1, count: 1 })];
+    let (plan, mut line) = bench.started(|plan| plan.demands.extend(wishes.map(Demand::Placement))).await;
+    assert_eq!(line.ask("echo placed").await, "placed");
+    for thread in fs::read_dir(format!("/proc/{}/task", bench.vmm().0)).unwrap().flatten() {
+        // Some threads end when they have nothing to do.
+        let Ok(status) = fs::read_to_string(thread.path().join("status")) else { continue };
+        assert_eq!(field(&status, "Cpus_allowed_list"), "1");
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let point = bench.places.ram(&plan.id).parent().unwrap().display().to_string();
+    let memory = mounts.lines().find(|line| line.split(' ').nth(4) == Some(&point)).unwrap();
+    assert!(memory.contains("huge=always") && memory.contains("mpol=bind:0"), "{memory}");
+    bench.end(&plan).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,9 @@
 /* Process 1 of the test containers: executes the lines that come over standard input, which is the channel. Static, no shell. */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -49,6 +51,7 @@ static long attempt(const char *what) {
     if (!strcmp(what, "module")) return syscall(SYS_init_module, 0, 0, 0);
     if (!strcmp(what, "handle")) return syscall(SYS_open_by_handle_at, AT_FDCWD, 0, 0);
     if (!strcmp(what, "packet")) return socket(AF_PACKET, SOCK_RAW, 0);
+    if (!strcmp(what, "raw")) return socket(AF_INET, SOCK_RAW, IPPROTO_ICMP);
     if (!strcmp(what, "vsock")) return socket(40, SOCK_STREAM, 0);
     if (!strcmp(what, "hostname")) return sethostname("x", 1);
     if (!strcmp(what, "kill-up")) return kill(-1, 0);
@@ -56,6 +59,24 @@ static long attempt(const char *what) {
     if (!strncmp(what, "open ", 5)) return open(what + 5, O_RDONLY);
     errno = ENOTSUP;
     return -1;
+}
+
+/* ADDRESS PORT: the byte that whoever is there says, or the number of the error. */
+static void reach(char *line) {
+    char *port = strchr(line, ' '), said[3] = "?\n";
+    if (port) *port++ = 0;
+    struct sockaddr_in v4 = { .sin_family = AF_INET, .sin_port = htons(port ? atoi(port) : 0) };
+    struct sockaddr_in6 v6 = { .sin6_family = AF_INET6, .sin6_port = v4.sin_port };
+    int six = strchr(line, ':') != 0;
+    inet_pton(six ? AF_INET6 : AF_INET, line, six ? (void *)&v6.sin6_addr : (void *)&v4.sin_addr);
+    int fd = socket(six ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    long result = connect(fd, six ? (void *)&v6 : (void *)&v4, six ? sizeof v6 : sizeof v4);
+    struct pollfd wait = { .fd = fd, .events = POLLIN };
+    int limit = port && strchr(port, ' ') ? atoi(strchr(port, ' ') + 1) : 700;
+    errno = ETIMEDOUT;
+    result = poll(&wait, 1, limit) == 1 ? read(fd, said, 1) : -1;
+    if (result == 1) say(said); else outcome(-1);
+    close(fd);
 }
 
 static void cat(const char *path) {
@@ -102,6 +123,7 @@ static void execute(char *line) {
     else if (!strncmp(line, "try ", 4)) outcome(attempt(line + 4));
     else if (!strncmp(line, "cat ", 4)) cat(line + 4);
     else if (!strncmp(line, "fill ", 5)) fill(line + 5);
+    else if (!strncmp(line, "reach ", 6)) reach(line + 6);
     else if (!strncmp(line, "children ", 9)) children(atoi(line + 9));
     else if (!strncmp(line, "link ", 5)) outcome(symlink(line + 5, "/tmp/link"));
     else if (!strncmp(line, "fatal ", 6)) { printf("CASEMATE-FATAL %s\n", line + 6); fflush(stdout); _exit(0); }

@@ -6,7 +6,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
 };
 use casemate_api::rest::{
-    Events, EvidenceBundle, Instance, Instances, KeyRelease, NewChallenge, NewInstance, Problem, Receipt, Records,
+    Events, EvidenceBundle, Instance, Instances, KeyRelease, NewChallenge, NewInstance, Problem, Receipt, Records, ScoreCard,
 };
 
 use super::{
@@ -175,4 +175,18 @@ pub(super) async fn receipt(
 
 fn not_text() -> Fault {
     Fault::Invalid { what: "Idempotency-Key", detail: "must be ASCII text".into(), hint: "use a random UUID" }
+}
+
+/// What holds an instance, by layer, each line from an observation.
+#[utoipa::path(get, path = "/api/v1/instances/{id}/score-card", tag = "instances", operation_id = "get_score_card",
+    params(("id" = String, Path, description = "Its id")),
+    responses((status = 200, body = ScoreCard),
+        (status = 404, description = "No such instance, or not yours", body = Problem, content_type = "application/problem+json")),
+    security(("token" = [])))]
+pub(super) async fn score_card(
+    State(service): State<Service>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<ScoreCard>, Rejection> {
+    Ok(Json(service.score_card(&caller, &id).await?))
 }

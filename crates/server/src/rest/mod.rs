@@ -89,6 +89,7 @@ fn platform_routes(service: Service) -> Router {
         .route(&format!("{instance}/records"), get(instances::records))
         .route(&format!("{instance}/stop"), post(instances::stop))
         .route(&format!("{instance}/receipt"), get(instances::receipt))
+        .route(&format!("{instance}/score-card"), get(instances::score_card))
         .with_state(service)
 }
 

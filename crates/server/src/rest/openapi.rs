@@ -15,9 +15,9 @@ use super::{appraisals, blobs, instances, nodes};
     paths(
         nodes::platform, nodes::list, nodes::bootstrap_token, blobs::head, blobs::put, instances::create, instances::list,
         instances::get, instances::events, instances::challenge, instances::release_keys, instances::records, instances::stop,
-        instances::delete, instances::receipt, appraisals::challenge, appraisals::appraise, appraisals::keys, appraisals::policy,
-        appraisals::policy_versions, appraisals::put_policy, appraisals::revocations, appraisals::put_revocations,
-        appraisals::metrics
+        instances::delete, instances::receipt, instances::score_card, appraisals::challenge, appraisals::appraise,
+        appraisals::keys, appraisals::policy, appraisals::policy_versions, appraisals::put_policy, appraisals::revocations,
+        appraisals::put_revocations, appraisals::metrics
     ),
     modifiers(&Token)
 )]

@@ -57,6 +57,7 @@ impl Service {
             cpus: workload.resources.cpus,
             memory_mib: workload.resources.memory_mib,
             scratch_mib: workload.resources.scratch_mib,
+            network: workload.network.is_some(),
             node: request.node.clone(),
         };
         let new = NewInstance {
@@ -184,6 +185,7 @@ fn new_instance(caller: &Caller, workload: &Workload, text: String, now_ms: u64)
         attested_at_ms: None,
         verdict: None,
         stages_ms: Default::default(),
+        observed: None,
         sealed_release: None,
         last_event: 0,
         notes: 0,

@@ -15,6 +15,7 @@ mod records;
 mod renew;
 mod reports;
 mod rules;
+mod score;
 mod session;
 mod tokens;
 mod upkeep;

@@ -3,7 +3,6 @@
 use casemate_api::{
     node::{Inventory, NodeQuote},
     rest,
-    workload::Isolation,
 };
 use casemate_lifecycle::NodeId;
 use casemate_verifier::{ImaMemory, ek::VerifiedEk};
@@ -96,11 +95,14 @@ impl Service {
         let load = load.copied().unwrap_or_default();
         let number = |name: &str| node.inventory.get(name).and_then(Value::as_u64).unwrap_or(0);
         let levels = node.inventory.get("isolation_levels").cloned().unwrap_or_default();
+        let drivers = node.inventory.get("drivers").and_then(Value::as_array).into_iter().flatten();
+        let with_network = drivers.filter(|driver| driver["network"] == true).map(|driver| driver["level"].clone());
         Candidate {
             id: node.id.clone(),
             trusted: node.trust == Trust::Trusted,
             connected: self.0.sessions.is_connected(&node.id),
-            levels: serde_json::from_value::<Vec<Isolation>>(levels).unwrap_or_default(),
+            levels: serde_json::from_value(levels).unwrap_or_default(),
+            levels_with_network: with_network.filter_map(|level| serde_json::from_value(level).ok()).collect(),
             cpus: u32::try_from(number("cpus")).unwrap_or(u32::MAX),
             memory_mib: number("memory_mib"),
             used_cpus: load.cpus,
@@ -131,10 +133,21 @@ const MAX_DETAIL: usize = 1000;
 pub(super) fn inventory_json(inventory: &Inventory) -> Value {
     let text = |text: &str| clipped(text, 300);
     let levels: Vec<String> = inventory.isolation_levels.iter().take(8).map(|level| text(level)).collect();
-    let drivers: Vec<Value> = inventory.drivers.iter().take(8).map(|driver| {
-        let problem = text(&driver.problem);
-        json!({ "name": text(&driver.name), "level": text(&driver.level), "version": text(&driver.version), "problem": problem })
-    }).collect();
+    let drivers: Vec<Value> = inventory
+        .drivers
+        .iter()
+        .take(8)
+        .map(|driver| {
+            let problem = text(&driver.problem);
+            json!({
+                "name": text(&driver.name),
+                "level": text(&driver.level),
+                "version": text(&driver.version),
+                "problem": problem,
+                "network": driver.network,
+            })
+        })
+        .collect();
     json!({
         "hostname": text(&inventory.hostname),
         "cpus": inventory.cpus,

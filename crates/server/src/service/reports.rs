@@ -1,6 +1,9 @@
 //! What nodes report about instances, and what of it is believed.
 
-use casemate_api::node;
+use casemate_api::{
+    node,
+    score::{Observation, Observer, believable},
+};
 use casemate_lifecycle::{Failure, NodeId, Reported, Step, believed};
 
 use super::{Service, nodes::inventory_json};
@@ -8,7 +11,7 @@ use crate::{
     clock::now_ms,
     fault::Fault,
     life,
-    store::{Instance, NewEvent},
+    store::{Instance, NewEvent, Observed},
 };
 
 /// Most stages that a node may time.
@@ -55,6 +58,14 @@ fn believe(instance: &mut Instance, report: node::InstanceReport, out: &mut Vec<
         while instance.stages_ms.len() > MAX_STAGES {
             instance.stages_ms.pop_last();
         }
+    }
+    let said = |list: Vec<node::Observation>| {
+        list.into_iter().map(|node::Observation { item, held, seen }| Observation { item, held, seen })
+    };
+    let agent = believable(Observer::Agent, said(report.observed));
+    let guest = believable(Observer::Guest, said(report.guest_observed));
+    if !agent.is_empty() || !guest.is_empty() {
+        instance.observed = Some(Observed { at_ms: report.observed_at_ms, agent, guest });
     }
     let failure = report.failure.map(|failure| Failure {
         step: Step::parse(&failure.step).unwrap_or(life::next_step(instance.actual.step)),

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use casemate_api::workload::Isolation;
+use casemate_api::{score::Observation, workload::Isolation};
 use casemate_lifecycle::{Actual, Failure, InstanceId, Intent, NodeId, Step};
+use serde::{Deserialize, Serialize};
 use sqlx::{Sqlite, SqliteConnection, Transaction, sqlite::SqliteRow};
 
 use super::{
@@ -53,6 +54,8 @@ pub struct Instance {
     pub verdict: Option<String>,
     /// Milliseconds by stage, from the node.
     pub stages_ms: BTreeMap<String, u64>,
+    /// What node and guest saw of its protection, once they did.
+    pub observed: Option<Observed>,
     /// Sealed keys on their way to the guest.
     pub sealed_release: Option<Vec<u8>>,
     /// Number of the newest event.
@@ -72,6 +75,18 @@ impl Instance {
     pub fn placed_at(&self) -> Isolation {
         self.level.unwrap_or(Isolation::Microvm)
     }
+}
+
+/// What was seen of an instance's protection; each list holds only what its observer may say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Observed {
+    /// When the agent looked.
+    pub at_ms: u64,
+    /// By the agent.
+    pub agent: Vec<Observation>,
+    /// By the guest, passed on by the agent.
+    pub guest: Vec<Observation>,
 }
 
 /// What makes a new instance.
@@ -316,7 +331,7 @@ async fn update(connection: &mut SqliteConnection, instance: &Instance) -> Resul
     let failure = instance.actual.failure.as_ref();
     sqlx::query(
         "UPDATE instances SET node = ?, level = ?, memory_mib = ?, intent = ?, step = ?, exit_code = ?, failure_step = ?, failure_check = ?, \
-         failure_detail = ?, generation = ?, attested_at_ms = ?, verdict = ?, stages = ?, sealed_release = ?, last_event = ?, \
+         failure_detail = ?, generation = ?, attested_at_ms = ?, verdict = ?, stages = ?, observed = ?, sealed_release = ?, last_event = ?, \
          notes = ?, next_record = ?, record_bytes = ? WHERE id = ?",
     )
     .bind(instance.node.as_ref().map(NodeId::as_str))
@@ -332,6 +347,7 @@ async fn update(connection: &mut SqliteConnection, instance: &Instance) -> Resul
     .bind(instance.attested_at_ms.map(int))
     .bind(instance.verdict.as_deref())
     .bind(serde_json::to_string(&instance.stages_ms).expect("a map of numbers always serialises"))
+    .bind(instance.observed.as_ref().map(|observed| serde_json::to_string(observed).expect("plain data always serialises")))
     .bind(instance.sealed_release.as_deref())
     .bind(int(instance.last_event))
     .bind(int(instance.notes))
@@ -401,6 +417,10 @@ pub(super) fn from_row(row: &SqliteRow) -> Result<Instance> {
         attested_at_ms: columns.opt_uint("attested_at_ms")?,
         verdict: columns.opt_text("verdict")?,
         stages_ms: columns.json("stages")?,
+        observed: match columns.opt_text("observed")? {
+            Some(_) => Some(columns.json("observed")?),
+            None => None,
+        },
         sealed_release: columns.opt_blob("sealed_release")?,
         last_event: columns.uint("last_event")?,
         notes: columns.uint("notes")?,

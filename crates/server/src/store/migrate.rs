@@ -3,11 +3,12 @@
 use sqlx::{AssertSqlSafe, SqlitePool};
 
 /// One file per version, in order, never changed once released.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("../../migrations/sqlite/0001_first.sql"),
     include_str!("../../migrations/sqlite/0002_appraisals.sql"),
     include_str!("../../migrations/sqlite/0003_ima_memory.sql"),
     include_str!("../../migrations/sqlite/0004_levels.sql"),
+    include_str!("../../migrations/sqlite/0005_observed.sql"),
 ];
 
 /// Why the schema could not be brought up to date.

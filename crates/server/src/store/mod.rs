@@ -20,7 +20,7 @@ use sqlx::{
 };
 
 pub use appraisals::{Challenge, ChallengeTimes};
-pub use instances::{Created, Instance, Load, NewEvent, NewInstance, intent_as_str};
+pub use instances::{Created, Instance, Load, NewEvent, NewInstance, Observed, intent_as_str};
 pub use migrate::MigrateError;
 pub use nodes::{Node, Trust};
 pub use records::{Appended, StoredReceipt};

@@ -112,7 +112,7 @@ async fn tenants_see_only_their_own_instances() {
     let operator = platform.token(Role::Operator).await;
     let id = tenant.create().await.id;
     assert!(stranger.get("/instances").await.json::<rest::Instances>(200).instances.is_empty());
-    for path in ["", "/events", "/records", "/receipt"] {
+    for path in ["", "/events", "/records", "/receipt", "/score-card"] {
         let answer = stranger.get(&format!("/instances/{id}{path}")).await;
         assert_eq!(answer.problem(), format!("404 not-found: there is no instance {id:?}"));
     }

@@ -15,5 +15,6 @@ mod openapi;
 mod platform;
 mod process;
 mod run;
+mod score;
 mod soft_ek;
 mod vectors;

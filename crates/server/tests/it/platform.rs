@@ -302,6 +302,7 @@ pub(crate) fn workload() -> Workload {
             size_bytes: ASSET.len() as u64,
             path: "/data".into(),
         }],
+        network: None,
         output_path: String::new(),
         ttl_s: 60,
         tenant_key: hex::encode([5; 32]),

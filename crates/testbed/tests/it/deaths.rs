@@ -27,8 +27,13 @@ pub(crate) const IMPATIENT_MS: u64 = 4_000;
 
 /// A platform that waits so long for keys.
 pub(crate) fn start(keys_timeout_ms: u64) -> Bed {
+    start_with(keys_timeout_ms, Vec::new())
+}
+
+/// The same with lines for the agent's configuration.
+pub(crate) fn start_with(keys_timeout_ms: u64, agent_config: Vec<String>) -> Bed {
     let server_config = vec![format!("keys_timeout_ms = {keys_timeout_ms}")];
-    let bed = Bed::start(&BedOptions { server_config, ..BedOptions::default() }).unwrap();
+    let bed = Bed::start(&BedOptions { server_config, agent_config, ..BedOptions::default() }).unwrap();
     prepare(&bed);
     bed
 }

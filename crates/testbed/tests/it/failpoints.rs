@@ -14,7 +14,8 @@ use std::{
 use casemate_testbed::Bed;
 
 use crate::{
-    deaths::{PATIENT_MS, kill, running_machines, start, told_the_truth},
+    deaths::{PATIENT_MS, kill, running_machines, start, start_with, told_the_truth},
+    network::Outside,
     support::{Background, run_args, run_args_at},
 };
 
@@ -55,7 +56,7 @@ fn the_agent_may_die_at_every_failpoint() {
     let bed = start(PATIENT_MS);
     for (point, refused) in POINTS {
         let begin = Instant::now();
-        die_at(&bed, "microvm", point, refused);
+        die_at(&bed, "microvm", &[], point, refused);
         eprintln!("failpoint {point:<11} {:5.2} s", begin.elapsed().as_secs_f32());
     }
     bed.casemate(&run_args(&[], &[])).expect_code(0);
@@ -68,13 +69,31 @@ fn the_agent_may_die_around_everything_that_a_container_needs() {
     let bed = start(PATIENT_MS);
     let beside_a_driver = ["preparing", "prepared", "started", "recorded", "evidence", "running", "exited", "wiping", "wiped"];
     for (point, refused) in POINTS.into_iter().filter(|(point, _)| beside_a_driver.contains(point)) {
-        die_at(&bed, "container", point, refused);
+        die_at(&bed, "container", &[], point, refused);
     }
     bed.casemate(&run_args_at("container", &[], &[])).expect_code(0);
     bed.finish();
 }
 
-fn die_at(bed: &Bed, level: &str, point: &str, refused: Option<&str>) {
+/// The same for links and their rules, which outlive an agent.
+#[test]
+fn the_agent_may_die_around_everything_that_a_network_needs() {
+    let outside = Outside::new();
+    let bed = start_with(PATIENT_MS, vec![outside.settings()]);
+    let rules = ["--egress", "203.0.113.2", "--publish", "8080:tcp/80"];
+    let with_a_link = ["preparing", "prepared", "started", "running", "wiping", "wiped"];
+    for (point, refused) in POINTS.into_iter().filter(|(point, _)| with_a_link.contains(point)) {
+        die_at(&bed, "container", &rules, point, refused);
+        outside.assert_no_instance_remains();
+    }
+    for (point, refused) in POINTS.into_iter().filter(|(point, _)| ["prepared", "running"].contains(point)) {
+        die_at(&bed, "microvm", &rules, point, refused);
+        outside.assert_no_instance_remains();
+    }
+    bed.finish();
+}
+
+fn die_at(bed: &Bed, level: &str, extra: &[&str], point: &str, refused: Option<&str>) {
     kill(bed.pid("agent").unwrap());
     bed.configure_agent("failpoint", Some(&format!("{point:?}"))).unwrap();
     bed.restart("agent").unwrap();
@@ -82,7 +101,7 @@ fn die_at(bed: &Bed, level: &str, point: &str, refused: Option<&str>) {
     let doomed = bed.pid("agent").unwrap();
     // Where the agent dies beside a running workload, that lives until the next agent is there.
     let seconds = if matches!(point, "keyed" | "running" | "spooled") { "1" } else { "0" };
-    let mut run = Background::start(bed, &run_args_at(level, &[], &[seconds]));
+    let mut run = Background::start(bed, &run_args_at(level, extra, &[seconds]));
     let instance = run.instance();
     let census = Census::start(&instance);
     wait_for_death(doomed, point);

@@ -14,6 +14,8 @@ mod kills;
 mod levels;
 mod main_job;
 mod memory;
+mod network;
+mod protection;
 mod refusals;
 mod renewal;
 mod support;

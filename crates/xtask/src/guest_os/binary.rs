@@ -1,4 +1,4 @@
-//! casemate-guest as a static program, the same bytes wherever the clone lies.
+//! Our static programs, the same bytes wherever the clone lies.
 
 use std::{
     env,
@@ -14,13 +14,13 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Separates flags in `CARGO_ENCODED_RUSTFLAGS`.
 const SEPARATOR: &str = "\x1f";
 
-/// Builds it; its path.
-pub(crate) fn build(workspace: &Workspace) -> Result<PathBuf> {
+/// Builds the program of a package; its path.
+pub(crate) fn build(workspace: &Workspace, package: &'static str) -> Result<PathBuf> {
     let target = super::cache_folder("guest-target")?;
-    let progress = Progress::start("casemate-guest", "building");
+    let progress = Progress::start(package, "building");
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
-        .args(["build", "--quiet", "--package", "casemate-guest", "--profile", "guest", "--target", TARGET])
+        .args(["build", "--quiet", "--package", package, "--profile", "guest", "--target", TARGET])
         .current_dir(workspace.root())
         .env("CARGO_TARGET_DIR", &target)
         .env("CARGO_ENCODED_RUSTFLAGS", flags(workspace.root(), &target)?)
@@ -28,7 +28,7 @@ pub(crate) fn build(workspace: &Workspace) -> Result<PathBuf> {
         .env_remove("MAKEFLAGS");
     process::output(&mut command)?;
     progress.done("built");
-    Ok(target.join(TARGET).join("guest/casemate-guest"))
+    Ok(target.join(TARGET).join("guest").join(package))
 }
 
 fn flags(root: &Path, target: &Path) -> Result<String> {

@@ -16,11 +16,11 @@ enum Allowed {
 
 const LIBRARIES: [&str; 10] =
     ["api", "attester", "daemon", "endorsements", "evidence", "image", "lifecycle", "sandbox", "seal", "verifier"];
-const EXECUTABLES: [&str; 5] = ["agent", "cli", "guest", "monitor", "server"];
+const EXECUTABLES: [&str; 6] = ["agent", "cli", "guest", "monitor", "probes", "server"];
 
 fn allowed(name: &str) -> Allowed {
     match name {
-        "evidence" | "lifecycle" | "seal" | "image" | "daemon" | "monitor" | "xtask" => Allowed::Only(&[]),
+        "evidence" | "lifecycle" | "seal" | "image" | "daemon" | "monitor" | "probes" | "xtask" => Allowed::Only(&[]),
         "verifier" | "attester" => Allowed::Only(&["evidence"]),
         "endorsements" => Allowed::Only(&["evidence", "verifier"]),
         "api" | "sandbox" => Allowed::Only(&["lifecycle"]),

@@ -5,6 +5,7 @@
 //!   | spawn, cgroups, specification ->  | own mounts, almost empty root  |
 //!   |                                   | fork, end ------------------>  | user namespace of the instance: from here on nobody here has
 //!   |                                   |                                | a privilege over the host, the runtime included
+//!   | <--- network namespace, go --------------------------------------> | (where the container is to be connected)
 //!   | <--- ready, or why not ----------------------------------------    | runtime run --detach
 //!   |                                                                    | drops its capabilities; channel, log, exit status
 //! ```
@@ -37,7 +38,7 @@ use rustix::{
 
 use super::{
     runtime::LOG,
-    spec::{Answer, ContainerSpec, Order, inside},
+    spec::{Answer, Connection, ContainerSpec, Order, inside},
 };
 use crate::{
     jail::{self, Attempt, Failed, Failure},
@@ -102,6 +103,11 @@ fn keep(spec: &ContainerSpec, descriptors: Vec<OwnedFd>, users: OwnedFd, control
     root::close()?;
     become_user(&users)?;
     drop(users);
+    if spec.network == Connection::Link {
+        let agent = control.as_ref().ok_or_else(jail::missing).attempt("find the control socket")?;
+        jail::report(agent, &Answer::Network);
+        jail::hear(agent).attempt("wait for the network")?;
+    }
     let (guest, theirs) = UnixStream::pair().attempt("make the channel")?;
     let (output, input) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).attempt("make the console pipe")?;
     // One execution of the runtime in place of two: nothing of ours comes between "create" and "start".
@@ -133,7 +139,7 @@ fn become_user(users: &OwnedFd) -> Result<(), Failure> {
 fn run(spec: &ContainerSpec, words: &[&str], channel: &UnixStream, console: &OwnedFd) -> Result<(), Failure> {
     let what = || format!("{} {}", spec.runtime.name(), words.first().copied().unwrap_or_default());
     let status = Command::new(inside::RUNTIME)
-        .args(spec.runtime.arguments())
+        .args(spec.runtime.arguments(spec.network))
         .args(words)
         .env_clear()
         .stdin(Stdio::from(OwnedFd::from(channel.try_clone().attempt(what())?)))
