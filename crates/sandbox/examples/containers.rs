@@ -1,15 +1,16 @@
 //! Measures the start of a container through the driver against the bare runtime, alternating in one run:
-//! `containers INIT LAYER [ROUNDS]`, as root.
+//! `containers INIT LAYER [ROUNDS [RUNTIME [loop]]]`, as root.
 //!
 //! INIT is a static program that prints a line and then answers the line `echo x` on standard input with `x` (such as
-//! `tests/support/container.c`), LAYER an EROFS file. Bare: from the start of `RUNTIME run`, with a bundle of namespaces and nothing
-//! else, to the program's first line. Driver: from `prepare` to the first answer over the channel. Also the helper process of
-//! the driver itself.
+//! `tests/support/container.c`), LAYER an EROFS file. Bare: from the execution of `RUNTIME run` to the program's first line, with the
+//! very bundle that the driver made (namespaces, mounts, filter, limits) and a user namespace beside it, on a root file system that was
+//! mounted before. Driver: from `prepare` to the first answer over the channel. `loop` takes loop devices where files would do.
 
 use std::{
     ffi::OsString,
     fs,
-    io::{self, BufRead, BufReader},
+    io::{self, BufRead, BufReader, Write as _},
+    os::unix::fs::{PermissionsExt, chown},
     path::Path,
     process::{Command, ExitCode, Stdio},
     time::{Duration, Instant},
@@ -17,8 +18,9 @@ use std::{
 
 use casemate_sandbox::{
     ContainerSystem, Driver, LayerFile, Plan, System, VtpmProvisioner,
-    oci::{OciConfig, OciDriver, Runtime},
+    oci::{LayerMounts, OciConfig, OciDriver, Runtime},
 };
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn main() -> ExitCode {
@@ -29,8 +31,10 @@ fn main() -> ExitCode {
     let [init, layer] = [0, 1].map(|at| args.get(at).map(|path| fs::canonicalize(path).expect("a file")).expect("INIT LAYER"));
     let rounds = args.get(2).and_then(|text| text.to_str()?.parse().ok()).unwrap_or(7);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    for kind in Runtime::ALL {
-        runtime.block_on(measure(kind, &init, &layer, rounds));
+    let only: Option<Runtime> = args.get(3).map(|text| text.to_str().and_then(|text| text.parse().ok()).expect("a runtime"));
+    let mounts = if args.get(4).is_some() { LayerMounts::LoopDevices } else { LayerMounts::Files };
+    for kind in Runtime::ALL.into_iter().filter(|kind| only.is_none_or(|only| only == *kind)) {
+        runtime.block_on(measure(kind, &init, &layer, rounds, mounts));
     }
     ExitCode::SUCCESS
 }
@@ -43,95 +47,127 @@ impl VtpmProvisioner for Nothing {
     }
 }
 
-async fn measure(kind: Runtime, init: &Path, layer: &Path, rounds: usize) {
+async fn measure(kind: Runtime, init: &Path, layer: &Path, rounds: usize, mounts: LayerMounts) {
     let directory = tempfile::tempdir().expect("a directory");
     let own = std::env::current_exe().expect("a path");
     let config = OciConfig::new(directory.path().join("s"), directory.path().join("r"), vec![own.into()], kind);
-    let driver = OciDriver::new(OciConfig { uid_base: 0x6000_0000, ..config }).expect("a driver");
+    let driver = OciDriver::new(OciConfig { uid_base: USERS, mounts, ..config }).expect("a driver");
     let (mut bare, mut prepared, mut started, mut answered, mut wiped) = (vec![], vec![], vec![], vec![], vec![]);
     for round in 0..rounds {
-        bare.push(start_bare(kind, init, &directory.path().join(format!("bare-{round}"))));
-        let plan = Plan {
-            id: format!("i-{round}").parse().expect("an id"),
-            isolation: kind.isolation(),
-            demands: Vec::new(),
-            system: System::Container(ContainerSystem {
-                init: init.to_owned(),
-                args: Vec::new(),
-                layers: vec![LayerFile { path: layer.to_owned() }],
-                shared: Vec::new(),
-            }),
-            disks: Vec::new(),
-            cpus: 1,
-            memory_mib: 128,
-            scratch_mib: 16,
-        };
+        let plan = plan(kind, init, layer, round);
         let begin = Instant::now();
         driver.prepare(&plan, &Nothing).await.expect("prepared");
         prepared.push(begin.elapsed());
+        let config = directory.path().join(format!("r/instances/{}/bundle/config.json", plan.id));
+        let config = fs::read(config).expect("the driver's bundle");
+        let begin = Instant::now();
         driver.start(&plan).await.expect("started");
         started.push(begin.elapsed());
         let mut channel = driver.connect(&plan.id).await.expect("connected");
         channel.write_all(b"echo x\n").await.expect("told");
         channel.read_u8().await.expect("answered");
-        answered.push(begin.elapsed());
+        answered.push(begin.elapsed() + prepared[round]);
         let begin = Instant::now();
         driver.wipe(&plan.id).await.expect("wiped");
         driver.forget(&plan.id).await.expect("forgotten");
         wiped.push(begin.elapsed());
+        bare.push(start_bare(kind, &config, init, layer));
     }
+    let ratio = median(answered.iter().zip(&bare).map(|(driver, bare)| driver.div_duration_f64(*bare)).collect());
     let [bare, prepared, started, answered, wiped] = [bare, prepared, started, answered, wiped].map(median);
     println!(
-        "{}: bare {bare:?}; driver: prepared {prepared:?}, started {started:?}, first answer {answered:?} ({:.2} of bare); wiped in {wiped:?}",
+        "{}: bare {bare:.1?}; driver: prepared {prepared:.1?}, then started {started:.1?}, first answer {answered:.1?} \
+         ({ratio:.2} of bare); wiped in {wiped:.1?}",
         driver.capabilities().version,
-        answered.as_secs_f64() / bare.as_secs_f64()
     );
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times[times.len() / 2]
+fn plan(kind: Runtime, init: &Path, layer: &Path, round: usize) -> Plan {
+    let layers = vec![LayerFile { path: layer.to_owned() }];
+    Plan {
+        id: format!("i-{round}").parse().expect("an id"),
+        isolation: kind.isolation(),
+        demands: Vec::new(),
+        system: System::Container(ContainerSystem { init: init.to_owned(), args: Vec::new(), layers, shared: Vec::new() }),
+        disks: Vec::new(),
+        cpus: 1,
+        memory_mib: 128,
+        scratch_mib: 16,
+    }
 }
 
-/// Under a cgroup root of version 2, which one of the runtimes insists on.
-fn start_bare(kind: Runtime, init: &Path, bundle: &Path) -> Duration {
-    let root = bundle.join("rootfs");
-    for directory in ["proc", "dev", "tmp"] {
-        fs::create_dir_all(root.join(directory)).expect("a directory");
+fn median<T: PartialOrd + Copy>(mut values: Vec<T>) -> T {
+    values.sort_by(|one, other| one.partial_cmp(other).expect("times and ratios have an order"));
+    values[values.len() / 2]
+}
+
+/// The root file system is there before the clock starts; so is a cgroup root of version 2, which one of the runtimes insists on.
+fn start_bare(kind: Runtime, config: &[u8], init: &Path, layer: &Path) -> Duration {
+    let bundle = tempfile::tempdir().expect("a directory");
+    let place = |name: &str| bundle.path().join(name);
+    for name in ["layer", "rootfs", "scratch/upper", "scratch/work", "scratch/tmp", "scratch/shm"] {
+        fs::create_dir_all(place(name)).expect("a directory");
+        chown(place(name), Some(USERS), Some(USERS)).expect("its owner");
     }
-    fs::copy(init, root.join("init")).expect("copied");
-    fs::write(bundle.join("config.json"), BUNDLE).expect("written");
-    let own: &[&str] = match kind {
+    fs::set_permissions(bundle.path(), fs::Permissions::from_mode(0o755)).expect("a mode");
+    fs::write(place("config.json"), own_users(config, bundle.path(), init)).expect("written");
+    let overlay = "lowerdir=layer,upperdir=scratch/upper,workdir=scratch/work,volatile";
+    let runtime: &[&str] = match kind {
         Runtime::Runc => &[],
         Runtime::Crun => &["--cgroup-manager", "disabled"],
         Runtime::Runsc => &["--platform", "ptrace", "--network", "none", "--ignore-cgroups"],
     };
-    let begin = Instant::now();
     let mut child = Command::new("unshare")
-        .args(["-m", "sh", "-c", "mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\"", "sh"])
+        .args(["--mount", "sh", "-c"])
+        .arg(format!(
+            "mount -t cgroup2 none /sys/fs/cgroup && mount -t erofs -o ro {} layer && mount -t overlay -o {overlay} overlay rootfs \
+             && echo ready && read go && exec \"$@\"",
+            layer.display()
+        ))
+        .arg("sh")
         .arg(kind.find())
-        .args(own)
+        .args(runtime)
         .arg("--root")
-        .arg(bundle.join("state"))
-        .arg("run")
-        .arg("--bundle")
-        .arg(bundle)
-        .arg("bare")
+        .arg(place("state"))
+        .args(["run", "--bundle", ".", "bare"])
+        .current_dir(bundle.path())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .expect("unshare");
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
+    let (mut output, mut line) = (BufReader::new(child.stdout.take().expect("a pipe")), String::new());
+    output.read_line(&mut line).expect("a line");
+    let mut input = child.stdin.take().expect("a pipe");
+    let begin = Instant::now();
+    input.write_all(b"go\n").expect("told");
+    line.clear();
+    output.read_line(&mut line).expect("a line");
     let took = begin.elapsed();
     assert!(line.contains("init runs"), "{} said {line:?}", kind.name());
-    let mut input = child.stdin.take().expect("a pipe");
-    io::Write::write_all(&mut input, b"off\n").expect("told");
+    input.write_all(b"off\n").expect("told");
+    drop((input, output));
     child.wait().expect("ended");
     took
 }
 
-const BUNDLE: &str = r#"{"ociVersion":"1.0.2","root":{"path":"rootfs"},"hostname":"bare",
-"process":{"terminal":false,"user":{"uid":0,"gid":0},"args":["/init"],"env":["PATH=/"],"cwd":"/","noNewPrivileges":true},
-"mounts":[{"destination":"/proc","type":"proc","source":"proc"},{"destination":"/dev","type":"tmpfs","source":"tmpfs"}],
-"linux":{"namespaces":[{"type":"pid"},{"type":"ipc"},{"type":"uts"},{"type":"mount"},{"type":"network"}]}}"#;
+/// The driver's bundle, with the places of this one, and a user namespace: the driver's keeper has made that already.
+fn own_users(config: &[u8], bundle: &Path, init: &Path) -> Vec<u8> {
+    let mut config: Value = serde_json::from_slice(config).expect("the driver's JSON");
+    config["root"]["path"] = json!("rootfs");
+    for mount in config["mounts"].as_array_mut().expect("mounts") {
+        let source = mount["source"].as_str().unwrap_or_default().to_owned();
+        if let Some(inside) = source.strip_prefix("/scratch/") {
+            mount["source"] = json!(bundle.join("scratch").join(inside));
+        } else if source == "/guest/init" {
+            mount["source"] = json!(init);
+        }
+    }
+    let users = json!([{ "containerID": 0, "hostID": USERS, "size": 65_536 }]);
+    config["linux"]["uidMappings"] = users.clone();
+    config["linux"]["gidMappings"] = users;
+    config["linux"]["namespaces"].as_array_mut().expect("namespaces").push(json!({ "type": "user" }));
+    serde_json::to_vec(&config).expect("JSON")
+}
+
+/// Nobody else's.
+const USERS: u32 = 0x6000_0000;

@@ -30,6 +30,11 @@ impl Layout {
         self.state.join("driver.lock")
     }
 
+    /// An image that is mounted once at the driver's beginning.
+    pub(crate) fn trial(&self) -> PathBuf {
+        self.state.join("trial.erofs")
+    }
+
     /// The directories that hold one entry per instance.
     pub(crate) fn roots(&self) -> [PathBuf; 3] {
         [self.state.join("instances"), self.run.join("instances"), self.run.join("ram")]

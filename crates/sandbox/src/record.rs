@@ -124,6 +124,30 @@ impl Record {
         replace(&path, &text).context("write the record", &path)
     }
 
+    /// Writes it so that whoever comes after this process finds it whole. A host that crashes may lose this version, not the whole record
+    /// once [`Record::settle`] was called.
+    pub(crate) fn note(&self, places: &Places) -> Result<(), DriverError> {
+        let path = places.record();
+        let text = serde_json::to_vec_pretty(self).expect("a record has only texts and numbers");
+        let new = path.with_extension("new");
+        let write = || {
+            File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?.write_all(&text)?;
+            fs::rename(&new, &path)
+        };
+        write().context("write the record", &path)
+    }
+
+    /// Makes sure that the record which is on disk now, in whatever version, outlives a crash of the host.
+    pub(crate) fn settle(places: &Places) -> Result<(), DriverError> {
+        let path = places.record();
+        let settle = || {
+            File::open(&path)?.sync_all()?;
+            sync_directory(&path)?;
+            sync_directory(&places.state)
+        };
+        settle().context("write the record to disk", &path)
+    }
+
     /// The VMM, if it was told to run. Before that it may exist, but no guest does.
     pub(crate) fn running_vmm(&self) -> Option<Process> {
         if matches!(self.stage, Stage::Preparing | Stage::Prepared) { None } else { self.vmm() }

@@ -92,6 +92,52 @@ pub(crate) fn map_owners(tree: BorrowedFd<'_>, users: BorrowedFd<'_>) -> io::Res
     if answer == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// The number of a loop device that nobody uses at this moment.
+pub(crate) fn free_loop_device(control: BorrowedFd<'_>) -> io::Result<u32> {
+    const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4c82;
+    // SAFETY: the call takes no argument and writes nothing; the descriptor is borrowed until it returns.
+    let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
+    u32::try_from(number).map_err(|_| io::Error::last_os_error())
+}
+
+/// Binds a loop device to a file, read-only, until its last user lets go of it. Reads go past the page cache where the file system
+/// can do that.
+pub(crate) fn bind_loop_device(device: BorrowedFd<'_>, file: BorrowedFd<'_>, block_size: u32) -> io::Result<()> {
+    /// `struct loop_config` of the kernel, with its `struct loop_info64`.
+    #[repr(C)]
+    struct Binding {
+        file: u32,
+        block_size: u32,
+        device: [u64; 5],
+        number_and_cipher: [u32; 3],
+        flags: u32,
+        names_and_key: [u8; 160],
+        init: [u64; 2],
+        reserved: [u64; 8],
+    }
+    const _: () = assert!(size_of::<Binding>() == 304, "the kernel reads that much");
+    const LOOP_CONFIGURE: libc::Ioctl = 0x4c0a;
+    const READ_ONLY: u32 = 1;
+    const AUTOCLEAR: u32 = 4;
+    const DIRECT_IO: u32 = 16;
+    let binding = Binding {
+        file: u32::try_from(file.as_raw_fd()).map_err(io::Error::other)?,
+        block_size,
+        device: [0; 5],
+        number_and_cipher: [0; 3],
+        flags: READ_ONLY | AUTOCLEAR | DIRECT_IO,
+        names_and_key: [0; 160],
+        init: [0; 2],
+        reserved: [0; 8],
+    };
+    // SAFETY: the kernel reads one structure of this size, which lives until the call returns; both descriptors are borrowed for
+    // as long.
+    match unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const binding) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// Waits on a process's handle within a runtime.
 pub(crate) fn watch(handle: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` gives the same open descriptor for as long as it lives, and it moves into the answer.

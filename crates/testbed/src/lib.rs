@@ -7,6 +7,7 @@
 
 mod bed;
 mod leaks;
+pub mod node_guest;
 mod oci;
 mod proxy;
 

@@ -83,14 +83,15 @@ pub(crate) fn write_distro_kernel(workspace: &Workspace, out: &Path) -> Result<(
     files::write(out, &kernel.image(&packages).context("taking the kernel's image out of its package")?)
 }
 
-/// The kernels that a node may run, as far as this release offers them, with one module each that a test can load. The distribution's
-/// own must be there.
+/// The kernels that a node may run, as far as this release offers them, with the modules that containers need and one more that a test
+/// can load. The distribution's own must be there.
 pub(crate) fn write_node_kernels(workspace: &Workspace, out: &Path) -> Result<()> {
     let packages = Packages::of_this_machine(workspace)?;
     let distro = Recipe::load(workspace)?.distro;
     let newer = recipe::DistroPart { packages: vec!["node-kernel-newer".to_owned()], ..distro.clone() };
     for part in [distro, newer] {
-        let part = recipe::DistroPart { modules: vec![NODE_MODULE.to_owned()], modules_if_supported: Vec::new(), ..part };
+        let modules = CONTAINER_MODULES.iter().chain([&NODE_MODULE]).map(|name| (*name).to_owned()).collect();
+        let part = recipe::DistroPart { modules, modules_if_supported: Vec::new(), ..part };
         if part.packages.iter().all(|role| packages.locked(role).is_err()) && part.packages[0] == "node-kernel-newer" {
             continue;
         }
@@ -98,11 +99,20 @@ pub(crate) fn write_node_kernels(workspace: &Workspace, out: &Path) -> Result<()
         let folder = out.join(kernel.version.replace(['~', '+'], "-"));
         let (vmlinux, modules) = kernel.load(&part, &packages)?;
         files::write(&folder.join("vmlinux"), &vmlinux)?;
-        let module = modules.last().with_context(|| format!("the kernel {} has {NODE_MODULE} built in", kernel.version))?;
+        let (module, others) = modules
+            .split_last()
+            .filter(|(last, _)| last.name == NODE_MODULE)
+            .with_context(|| format!("the kernel {} has {NODE_MODULE} built in", kernel.version))?;
         files::write(&folder.join("module.ko"), &module.bytes)?;
+        for (index, module) in others.iter().enumerate() {
+            files::write(&folder.join(format!("modules/{index:02}-{}.ko", module.name)), &module.bytes)?;
+        }
     }
     Ok(())
 }
+
+/// What containers need of a node's kernel.
+const CONTAINER_MODULES: [&str; 3] = ["loop", "erofs", "overlay"];
 
 /// A module without needs: network interfaces that lead nowhere.
 const NODE_MODULE: &str = "dummy";

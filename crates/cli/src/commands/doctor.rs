@@ -116,24 +116,55 @@ fn containers() -> Finding {
     let level = |names: &[&str]| names.iter().any(|name| found.contains(name));
     let levels = [("container", level(&["crun", "runc"])), ("sandbox", level(&["runsc"]))];
     let missing: Vec<&str> = levels.iter().filter(|(_, has)| !has).map(|(level, _)| *level).collect();
-    let (state, seen) = if !mounts_layers_from_files(&release) {
-        (State::Weaker, format!("Linux {} does not mount image layers from files: neither container nor sandbox", release.trim()))
+    let (state, seen) = if let Some(problem) = layer_problem(release.trim(), Path::new("/dev/loop-control")) {
+        (State::Weaker, format!("{problem}: neither container nor sandbox"))
     } else if missing.is_empty() {
         (State::Ok, format!("container and sandbox by {}", found.join(", ")))
     } else {
         let by = if found.is_empty() { "no runtime is installed".to_owned() } else { format!("found: {}", found.join(", ")) };
         (State::Weaker, format!("not offered: {}; {by}", missing.join(", ")))
     };
-    Finding { what: "levels", state, seen, hint: "apt-get install crun runsc; Linux 6.12 or newer is needed" }
+    Finding {
+        what: "levels",
+        state,
+        seen,
+        hint: "apt-get install crun runsc; modprobe loop erofs overlay; Linux 5.19 or newer; `casemate-agent check` tries it",
+    }
 }
 
-/// EROFS from files and owners that a user namespace maps came with Linux 6.12.
-fn mounts_layers_from_files(release: &str) -> bool {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6u32, 12u32)
+/// What is known to be missing for image layers. The agent tries to mount one, and has the last word.
+fn layer_problem(release: &str, loop_control: &Path) -> Option<String> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0_u32));
+    match (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) {
+        old if old < (5, 19) => Some(format!("Linux {release} does not map the owners of image layers")),
+        old if old < (6, 12) && !loop_control.exists() => {
+            Some(format!("Linux {release} needs loop devices for image layers, and there is no {}", loop_control.display()))
+        }
+        _ => None,
+    }
 }
 
 fn in_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_which_kernels_cannot_have_containers() {
+        let (there, gone) = (Path::new("/"), Path::new("/nowhere"));
+        for old in ["5.15.0-91-generic", "5.18", "4.19", "", "linux"] {
+            assert!(layer_problem(old, there).is_some_and(|problem| problem.contains("owners")), "{old}");
+        }
+        for between in ["5.19.0", "6.1.0-18-amd64", "6.11.99"] {
+            assert_eq!(layer_problem(between, there), None);
+            assert!(layer_problem(between, gone).is_some_and(|problem| problem.contains("/nowhere")), "{between}");
+        }
+        for new in ["6.12.0", "6.18.44-fc-v669", "7.0-rc1", "10.1"] {
+            assert_eq!(layer_problem(new, gone), None);
+        }
+    }
 }

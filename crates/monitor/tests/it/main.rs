@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed helper fails the test")]
 
-mod archive;
 mod command;
-mod guest;
 mod observe;
 mod suite;

@@ -2,9 +2,8 @@
 
 use std::{fs, path::Path};
 
+use casemate_testbed::node_guest::{Archive, Kernel, boot, kernels};
 use serde_json::{Value, json};
-
-use crate::guest::{Kernel, boot, initrd, kernels};
 
 /// What comes after the cases of `attacks/`.
 const DRILLS: usize = 3;
@@ -25,7 +24,7 @@ fn every_attack_is_met_and_every_lawful_act_passes_on_every_kernel() {
 fn play(kernel: &Kernel, folder: &Path, written: usize) -> Vec<String> {
     let path = folder.join("initrd");
     fs::write(&path, initrd(kernel)).unwrap();
-    let console = boot(kernel, &path);
+    let console = boot(kernel, &path, "/attacks");
     let told = |word: &str| -> Vec<Value> {
         let lines = console.iter().filter_map(|line| line.strip_prefix(word)?.strip_prefix(' '));
         lines.map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -42,6 +41,20 @@ fn play(kernel: &Kernel, folder: &Path, written: usize) -> Vec<String> {
     let passed = |case: &Value| case["problems"].as_array().is_some_and(Vec::is_empty);
     let wrong = cases.iter().filter(|case| passed(case) == lacking(case));
     wrong.map(|case| format!("{}: {case}", kernel.version)).collect()
+}
+
+/// The initrd of a node guest that plays `attacks/`.
+fn initrd(kernel: &Kernel) -> Vec<u8> {
+    let mut archive = Archive::default();
+    archive.program("monitor", Path::new(env!("CARGO_BIN_EXE_casemate-monitor")));
+    archive.program("attacks", Path::new(env!("CARGO_BIN_EXE_casemate-attacks")));
+    archive.file("module.ko", kernel.plain_module());
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../attacks");
+    for entry in fs::read_dir(cases).unwrap() {
+        let path = entry.unwrap().path();
+        archive.file(&format!("cases/{}", path.file_name().unwrap().to_str().unwrap()), fs::read(&path).unwrap());
+    }
+    archive.bytes()
 }
 
 /// Counted here by their names, not by the player.

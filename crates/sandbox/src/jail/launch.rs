@@ -109,7 +109,8 @@ fn send(control: &OwnedFd, spec: &impl Serialize, descriptors: &[BorrowedFd<'_>]
 fn answer(control: &OwnedFd, limit: Duration) -> io::Result<Vec<u8>> {
     sockopt::set_socket_timeout(control, sockopt::Timeout::Recv, Some(limit))?;
     let mut buffer = vec![0_u8; REPORT_LIMIT];
-    let (_, count) = rustix::net::recv(control, buffer.as_mut_slice(), RecvFlags::empty())?;
+    // With a limit in time the kernel does not go on after a signal by itself.
+    let (_, count) = rustix::io::retry_on_intr(|| rustix::net::recv(control, buffer.as_mut_slice(), RecvFlags::empty()))?;
     buffer.truncate(count);
     Ok(buffer)
 }

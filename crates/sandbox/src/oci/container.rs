@@ -19,7 +19,7 @@ use rustix::{
 
 use super::{
     Host, USERS, bundle,
-    spec::{Answer, Connection, ContainerSpec},
+    spec::{Answer, Connection, ContainerSpec, Order},
 };
 use crate::{
     ContainerSystem, DriverError, Exit, ExitCause, JailReport, Plan, SharedKind, Started, VmmReport,
@@ -48,23 +48,34 @@ pub(super) fn prepare(host: &Host, plan: &Plan) -> Result<(), DriverError> {
     }
     let places = host.layout.places(&plan.id);
     let mut record = open_record(host, plan, &places)?;
-    let user = first_user(host, &record);
+    // The disk takes its time, and nothing of the rest is on it. Later versions of the record need not outlive the host: nothing else of
+    // the instance does, and a wipe after a restart of the host believes no stage.
+    std::thread::scope(|scope| {
+        let settled = scope.spawn(|| Record::settle(&places));
+        let made = make_all(host, plan, names, &places, &record);
+        settled.join().expect("it does not panic").and(made)
+    })?;
+    record.stage = Stage::Prepared;
+    record.note(&places)
+}
+
+fn make_all(host: &Host, plan: &Plan, names: Option<String>, places: &Places, record: &Record) -> Result<(), DriverError> {
+    let container = system(plan)?;
+    let user = first_user(host, record);
     record.group.create(&limits(plan))?;
-    for directory in [places.run.clone(), places.jail_root(), bundle_dir(&places)] {
+    for directory in [places.run.clone(), places.jail_root(), bundle_dir(places)] {
         make(&directory, 0o755, None)?;
     }
-    make(&runtime_dir(&places), 0o700, Some(user))?;
-    make_scratch(&places, plan, container, user)?;
+    make(&runtime_dir(places), 0o700, Some(user))?;
+    make_scratch(places, plan, container, user)?;
     if let Some(names) = names {
         let path = places.memory.join(bundle::NAMES);
         fs::write(&path, names).context("write", &path)?;
         fs::set_permissions(&path, Permissions::from_mode(0o644)).context("set the mode of", &path)?;
     }
-    let config = bundle_dir(&places).join("config.json");
+    let config = bundle_dir(places).join("config.json");
     let text = serde_json::to_vec(&bundle::config(plan, container, most_files())).expect("texts and numbers");
-    fs::write(&config, text).context("write the bundle", &config)?;
-    record.stage = Stage::Prepared;
-    record.save(&places)
+    fs::write(&config, text).context("write the bundle", &config)
 }
 
 /// The capabilities have admitted nothing else.
@@ -109,7 +120,7 @@ fn open_record(host: &Host, plan: &Plan, places: &Places) -> Result<Record, Driv
     let group = host.hierarchies.group(&host.layout.cgroup_name(), plan.id.as_str());
     let record = Record::new(Some(slot), group, Vec::new());
     make(&places.state, 0o700, None)?;
-    record.save(places)?;
+    record.note(places)?;
     Ok(record)
 }
 
@@ -176,10 +187,10 @@ pub(super) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
         return Err(host.failed("the instance is not prepared, or its container has ended".to_owned()));
     }
     record.stage = Stage::Started;
-    record.save(&places)?;
+    record.note(&places)?;
     let started = launch(host, plan, &places, &record).and_then(|init| {
         record.init = Some(init);
-        record.save(&places)?;
+        record.note(&places)?;
         observed(host, &record)
     });
     started.map(|jail| Started { jail, vmm: memory(&record), since_execution: None }).inspect_err(|_| {
@@ -201,6 +212,7 @@ fn launch(host: &Host, plan: &Plan, places: &Places, record: &Record) -> Result<
         root: places.jail_root(),
         first_user: first_user(host, record),
         layers: container.layers.iter().map(|layer| layer.path.clone()).collect(),
+        mounts: host.mounts,
         scratch: places.memory.clone(),
         state: runtime_dir(places),
         bundle: bundle_dir(places),
@@ -219,14 +231,15 @@ fn launch(host: &Host, plan: &Plan, places: &Places, record: &Record) -> Result<
         (Ok(Answer::Network), Some(network)) => connect(network, plan, record).map(|()| Some(GO)),
         _ => Ok(None),
     };
-    let answered = jail::exchange(&command, &spec, &borrowed, START_LIMIT, |pid| record.group.join(pid), reply);
+    let answered =
+        jail::exchange(&command, &Order::Run(Box::new(spec)), &borrowed, START_LIMIT, |pid| record.group.join(pid), reply);
     let (helper, answer) = answered.map_err(|error| host.failed(chain(&error)))?;
     host.children.adopt(helper);
     match serde_json::from_slice(&answer) {
         Ok(Answer::Ready { init }) => Ok(init),
         Ok(Answer::Failed(failed)) => Err(host.failed(format!("{}: {}", failed.attempt, failed.detail))),
         Ok(Answer::Network) => Err(host.failed("the keeper asks for a network that nobody asked for".to_owned())),
-        Err(_) => Err(host.failed(format!("the keeper ended without an answer: {}", last_line(places)))),
+        Ok(Answer::Mounts(_)) | Err(_) => Err(host.failed(format!("the keeper ended without an answer: {}", last_line(places)))),
     }
 }
 
@@ -326,7 +339,7 @@ const START_LIMIT: Duration = Duration::from_secs(120);
 /// From the runtime's word that it started to the last of what holds the container.
 const HOLD_LIMIT: Duration = Duration::from_secs(30);
 
-const PAUSE: Duration = Duration::from_millis(2);
+const PAUSE: Duration = Duration::from_micros(500);
 
 const DEATH_LIMIT: Duration = Duration::from_secs(20);
 

@@ -2,7 +2,7 @@
 //!
 //! The runtime is believed in nothing: it runs without any privilege over the host, in an almost empty root, in PID, mount and
 //! user namespaces of the instance's own, which a keeper holds. Its command line is used as far as it starts the
-//! container (`create`, `start`); whether something runs is read from the instance's cgroup, and its end is the kernel's work.
+//! container (`run --detach`); whether something runs is read from the instance's cgroup, and its end is the kernel's work.
 //!
 //! At these levels the host's root can read everything that a container has, and nothing here keeps him from it.
 
@@ -12,10 +12,12 @@ mod keeper;
 mod runtime;
 mod spec;
 mod syscalls;
+mod trial;
 mod wipe;
 
 pub(crate) use keeper::main as keeper;
 pub use runtime::Runtime;
+pub use spec::LayerMounts;
 
 use std::{
     ffi::OsString,
@@ -59,6 +61,8 @@ pub struct OciConfig {
     pub network: Option<Arc<Network>>,
     /// First of 4096 times 65536 user ids that nobody else on this host uses; every instance gets 65536.
     pub uid_base: u32,
+    /// How image layers are mounted.
+    pub mounts: LayerMounts,
 }
 
 impl OciConfig {
@@ -67,7 +71,8 @@ impl OciConfig {
 
     /// With the program found on this host and the usual user ids.
     pub fn new(state_dir: PathBuf, run_dir: PathBuf, jail_command: Vec<OsString>, runtime: Runtime) -> Self {
-        Self { state_dir, run_dir, jail_command, runtime, program: runtime.find(), network: None, uid_base: UID_BASE }
+        let (program, mounts) = (runtime.find(), LayerMounts::default());
+        Self { state_dir, run_dir, jail_command, runtime, program, network: None, uid_base: UID_BASE, mounts }
     }
 }
 
@@ -87,6 +92,7 @@ struct Host {
     program: PathBuf,
     network: Option<Arc<Network>>,
     uid_base: u32,
+    mounts: LayerMounts,
     hierarchies: Hierarchies,
     capabilities: Capabilities,
     children: process::Children,
@@ -113,7 +119,6 @@ impl OciDriver {
             let reason = format!("{USERS} to {}", u32::MAX - ALL_USERS);
             return Err(DriverError::Unsupported { what: format!("user ids from {}", config.uid_base), reason });
         }
-        host_can()?;
         let layout = Layout::new(absolute(&config.state_dir)?, absolute(&config.run_dir)?);
         for root in layout.roots() {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&root).context("create", &root)?;
@@ -130,11 +135,13 @@ impl OciDriver {
             program,
             network: config.network,
             uid_base: config.uid_base,
+            mounts: config.mounts,
             capabilities,
             children: process::Children::default(),
             slots: Mutex::default(),
             _lock: lock,
         };
+        trial::run(&host)?;
         Ok(Self { host: Arc::new(host), locks: Locks::default() })
     }
 
@@ -243,28 +250,6 @@ impl Driver for OciDriver {
     }
 }
 
-/// Whether the kernel has what a container is made with. Found out before anything is made, so that a node does not offer what fails.
-fn host_can() -> Result<(), DriverError> {
-    let refuse = |what: String, reason: &str| Err(DriverError::Unsupported { what, reason: reason.to_owned() });
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    if !mounts_layers(&release) {
-        return refuse(
-            format!("containers on Linux {release}"),
-            "image layers are mounted from files; hint: Linux 6.12 does that",
-        );
-    }
-    let users = fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
-    if users.trim() == "0" {
-        return refuse("containers without user namespaces".to_owned(), "hint: sysctl user.max_user_namespaces");
-    }
-    Ok(())
-}
-
-fn mounts_layers(release: &str) -> bool {
-    let mut numbers = release.split(|character: char| !character.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6u32, 12u32)
-}
-
 fn runs(record: &Record) -> bool {
     record.stage == Stage::Started && container::keeper(record).is_some()
 }
@@ -295,14 +280,3 @@ const ALL_USERS: u32 = 4096 * USERS;
 
 /// Far above people, services and the ranges of `/etc/subuid`.
 const UID_BASE: u32 = 0x4000_0000;
-
-#[cfg(test)]
-mod tests {
-    use super::mounts_layers;
-
-    #[test]
-    fn kernels_are_told_apart_by_their_release() {
-        assert!(["6.12.0", "6.18.44-fc-v669", "7.0-rc1", "10.1"].into_iter().all(mounts_layers));
-        assert!(!["6.1.0-18-amd64", "6.11.99", "5.15.0", "", "linux"].into_iter().any(mounts_layers));
-    }
-}

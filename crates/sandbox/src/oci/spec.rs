@@ -7,6 +7,41 @@ use serde::{Deserialize, Serialize};
 use super::Runtime;
 use crate::jail::Failed;
 
+/// What the keeper's helper is to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Order {
+    /// Run a container.
+    Run(Box<ContainerSpec>),
+    /// Find out whether the kernel mounts an image; nothing runs, and nothing is left.
+    Try(Trial),
+}
+
+/// How image layers become file systems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LayerMounts {
+    /// From files, where kernel and file system can do that; through loop devices where they cannot.
+    #[default]
+    Files,
+    /// Through loop devices.
+    LoopDevices,
+}
+
+/// An image of one layer, to be mounted once.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Trial {
+    /// A directory on the host that is covered meanwhile.
+    pub(super) root: PathBuf,
+    /// First of [`super::USERS`] user and group ids.
+    pub(super) first_user: u32,
+    /// The layer.
+    pub(super) layer: PathBuf,
+    /// How it is to be mounted.
+    pub(super) mounts: LayerMounts,
+}
+
 /// A container and what it is made of.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,6 +58,8 @@ pub(super) struct ContainerSpec {
     pub(super) first_user: u32,
     /// The image's layers, lowest first: files with EROFS file systems.
     pub(super) layers: Vec<PathBuf>,
+    /// How they are mounted.
+    pub(super) mounts: LayerMounts,
     /// The instance's scratch.
     pub(super) scratch: PathBuf,
     /// Where the runtime keeps its state.
@@ -58,6 +95,8 @@ pub(super) enum Answer {
         /// The number.
         init: i32,
     },
+    /// An image can be mounted, in this way.
+    Mounts(LayerMounts),
     /// It does not.
     Failed(Failed),
 }

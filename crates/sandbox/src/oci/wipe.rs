@@ -30,8 +30,7 @@ pub(super) fn wipe(host: &Host, id: &InstanceId) -> Result<WipeEvidence, DriverE
     record.group.kill()?;
     host.children.reap();
     let repeated = record.stage == Stage::Wiping;
-    // Without a record nobody knows whether anything ran.
-    let started = matches!(record.stage, Stage::Started | Stage::Wiping) || record.slot.is_none();
+    let started = may_have_run(&record);
     record.stage = Stage::Wiping;
     let mut wipe = Wipe { places: &places, record: &mut record, repeated, started, evidence: WipeEvidence::default() };
     wipe.note()?;
@@ -42,6 +41,11 @@ pub(super) fn wipe(host: &Host, id: &InstanceId) -> Result<WipeEvidence, DriverE
     let evidence = wipe.evidence;
     remove_all_but_record(&places)?;
     Ok(evidence)
+}
+
+/// Without a record nobody knows whether anything ran, and a host that crashed has perhaps lost the newest version of it.
+fn may_have_run(record: &Record) -> bool {
+    matches!(record.stage, Stage::Started | Stage::Wiping) || record.slot.is_none() || record.host_restarted()
 }
 
 /// Removes the record of a finished wipe; an instance that is not wiped keeps everything.
@@ -250,4 +254,28 @@ fn item(method: &'static str, verified: bool, detail: &str) -> WipedItem {
 
 fn never_existed(detail: &str) -> WipedItem {
     item("never-existed", true, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cgroup::Hierarchies, layout::Layout};
+
+    #[test]
+    fn a_stage_is_believed_only_in_the_boot_that_wrote_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let group = Hierarchies::find(&directory.path().join("cgroup")).unwrap().group("casemate-none", "i-1");
+        let mut record = Record::new(Some(3), group, Vec::new());
+        assert!(!may_have_run(&record));
+        record.stage = Stage::Prepared;
+        let places = Layout::new(directory.path().join("s"), directory.path().join("r")).places(&"i-1".parse().unwrap());
+        fs::create_dir_all(&places.state).unwrap();
+        record.note(&places).unwrap();
+        Record::settle(&places).unwrap();
+        let read = Record::load(&places).unwrap().unwrap();
+        assert!(!may_have_run(&read));
+        assert!(may_have_run(&Record { boot: "another".to_owned(), ..read.clone() }));
+        assert!(may_have_run(&Record { stage: Stage::Started, ..read.clone() }));
+        assert!(may_have_run(&Record { slot: None, ..read }));
+    }
 }

@@ -4,11 +4,14 @@
 
 mod ask;
 mod conformance;
+mod containers;
 mod fake;
 mod guest;
+mod layers;
 mod monitors;
 mod network;
 mod oci;
+mod old_kernel;
 mod places;
 mod probes;
 mod qemu;

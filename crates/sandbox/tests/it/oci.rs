@@ -1,222 +1,35 @@
 //! The driver for OCI runtimes, with each runtime that it knows; how one gets in is tried from the inside.
 
 use std::{
-    fs,
-    io::{self, BufRead, BufReader},
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
+    io::{BufRead, BufReader},
+    path::Path,
     process::{Child, Command, Stdio},
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
 use casemate_lifecycle::InstanceId;
 use casemate_sandbox::{
-    ContainerSystem, Driver, DriverError, ExitCause, LayerFile, Plan, Presence, Shared, SharedKind, System,
-    network::Network,
-    oci::{OciConfig, OciDriver, Runtime},
+    ContainerSystem, Driver, DriverError, ExitCause, LayerFile, Plan, Presence, System,
+    oci::{LayerMounts, Runtime},
 };
-use sha2::{Digest, Sha256};
 
 use crate::{
-    conformance::{self, Startup, Subject, ended, new_id},
+    conformance::{self, Startup, ended, new_id},
+    containers::{Places, bench, init},
     guest::Line,
-    places::{JAIL, field, find},
+    places::JAIL,
 };
 
-/// Where the things of one test are; users of its own, so that tests can run side by side.
-#[derive(Clone)]
-pub(crate) struct Places {
-    _directory: Arc<tempfile::TempDir>,
-    state: PathBuf,
-    run: PathBuf,
-    uid_base: u32,
-    runtime: Runtime,
-}
-
-impl Places {
-    pub(crate) fn new(runtime: Runtime) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let directory = tempfile::tempdir().unwrap();
-        // Of one process up to 32 tests, each with 4 instances of 65536 users.
-        let number = NEXT.fetch_add(1, Ordering::Relaxed) % 32 + 32 * (std::process::id() % 256);
-        let (state, run) = (directory.path().join("s"), directory.path().join("r"));
-        Self { _directory: Arc::new(directory), state, run, uid_base: 0x2000_0000 + number * 4 * 65_536, runtime }
-    }
-
-    pub(crate) fn driver_with(&self, network: Option<Arc<Network>>) -> OciDriver {
-        let config = OciConfig::new(self.state.clone(), self.run.clone(), vec![JAIL.into()], self.runtime);
-        let name = self.runtime.name();
-        assert!(config.program.is_file(), "{name} is not installed; hint: apt-get install {name}");
-        OciDriver::new(OciConfig { network, uid_base: self.uid_base, ..config }).unwrap()
-    }
-
-    fn cgroups(&self) -> Vec<PathBuf> {
-        let tag = hex::encode(&Sha256::digest(self.state.as_os_str().as_encoded_bytes())[..4]);
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let points = mounts.lines().filter(|line| line.contains(" - cgroup")).filter_map(|line| line.split(' ').nth(4));
-        points.flat_map(|point| find(Path::new(point), &format!("casemate-{tag}"), 6)).collect()
-    }
-
-    /// Of all processes in the instances' groups.
-    fn processes(&self) -> Vec<i32> {
-        let groups = self.cgroups().into_iter().flat_map(|group| fs::read_dir(group).into_iter().flatten().flatten());
-        let texts = groups.filter_map(|group| fs::read_to_string(group.path().join("cgroup.procs")).ok());
-        texts.flat_map(|text| text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<i32>>()).collect()
-    }
-
-    /// Processes, by users that only this test has.
-    fn strays(&self) -> Vec<String> {
-        let range = self.uid_base..self.uid_base + 4 * 65_536;
-        let entries = fs::read_dir("/proc").unwrap().flatten();
-        let statuses = entries.filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok());
-        // What outlived its agent is reaped by the host's first process, in its own time.
-        statuses
-            .filter(|status| !field(status, "State").starts_with('Z'))
-            .filter(|status| field(status, "Uid").split_whitespace().any(|uid| uid.parse().is_ok_and(|uid| range.contains(&uid))))
-            .collect()
-    }
-
-    pub(crate) fn assert_nothing_left(&self) {
-        for directory in [self.state.join("instances"), self.run.join("instances"), self.run.join("ram")] {
-            let left: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
-            assert_eq!(left, Vec::<PathBuf>::new());
-        }
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(!mounts.contains(self.run.to_str().unwrap()), "{mounts}");
-        assert_eq!(self.cgroups(), Vec::<PathBuf>::new());
-        assert_eq!(self.strays(), Vec::<String>::new());
-    }
-}
-
-/// The test's process 1, compiled once.
-fn init() -> &'static Path {
-    static MADE: OnceLock<PathBuf> = OnceLock::new();
-    MADE.get_or_init(|| {
-        let making = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let init = making.path().join("init");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/container.c");
-        let compiled = Command::new("cc").args(["-static", "-Os", "-s", "-o"]).arg(&init).arg(source).status();
-        assert!(compiled.is_ok_and(|status| status.success()), "compiling the test init failed; hint: install gcc and libc6-dev");
-        publish(&init, "container-init")
-    })
-}
-
-/// Under a name that says what it was made by. Other tests may do the same at this moment, and what one of them has mounted already must
-/// stay: a file that was replaced cannot be mounted again. So the first one wins.
-fn publish(file: &Path, name: &str) -> PathBuf {
-    let made_by =
-        Sha256::new().chain_update(include_str!("oci.rs")).chain_update(include_str!("../support/container.c")).finalize();
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", hex::encode(made_by)));
-    match fs::hard_link(file, &path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => panic!("publish {}: {error}", path.display()),
-        _ => path,
-    }
-}
-
-/// Two layers, of which the upper one would like to lead out of the root.
-fn layers() -> &'static [LayerFile] {
-    static MADE: OnceLock<Vec<LayerFile>> = OnceLock::new();
-    MADE.get_or_init(|| {
-        let making = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let tree = |name: &str| making.path().join(name);
-        fs::create_dir_all(tree("lower/etc")).unwrap();
-        fs::write(tree("lower/etc/hello"), "from the lower layer\n").unwrap();
-        fs::create_dir_all(tree("upper/etc")).unwrap();
-        fs::write(tree("upper/etc/upper"), "from the upper layer\n").unwrap();
-        symlink("/../../../../etc", tree("upper/escape")).unwrap();
-        let pack = |name: &str| {
-            let file = tree(&format!("{name}.erofs"));
-            let packed = Command::new("mkfs.erofs").args(["--quiet", "-T0", "--all-root"]).arg(&file).arg(tree(name)).status();
-            assert!(packed.is_ok_and(|status| status.success()), "making a layer failed; hint: install erofs-utils");
-            LayerFile { path: publish(&file, name) }
-        };
-        vec![pack("lower"), pack("upper")]
-    })
-}
-
-pub(crate) fn plan(id: &InstanceId, runtime: Runtime) -> Plan {
-    Plan {
-        id: id.clone(),
-        isolation: runtime.isolation(),
-        demands: Vec::new(),
-        system: System::Container(ContainerSystem {
-            init: init().to_owned(),
-            args: Vec::new(),
-            layers: layers().to_vec(),
-            shared: vec![
-                Shared { name: "asset0".to_owned(), path: "/data/asset".to_owned(), kind: SharedKind::ReadOnlyFile },
-                Shared { name: "output".to_owned(), path: "/escape/casemate-out".to_owned(), kind: SharedKind::WritableDir },
-            ],
-        }),
-        disks: vec![casemate_sandbox::Disk { serial: "asset0".to_owned(), path: layers()[0].path.clone() }],
-        cpus: 1,
-        memory_mib: 128,
-        scratch_mib: 16,
-    }
-}
-
-pub(crate) struct Bench {
-    pub(crate) subject: Subject,
-    places: Places,
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        let driver = Arc::clone(&self.subject.driver);
-        let cleaning = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-            runtime.block_on(async {
-                for (id, _) in driver.list().await.unwrap_or_default() {
-                    let _ = driver.wipe(&id).await;
-                }
-            });
-        });
-        let _ = cleaning.join();
-    }
-}
-
-impl Bench {
-    async fn started(&self) -> (Plan, Line) {
-        let plan = self.subject.new_plan();
-        self.subject.driver.prepare(&plan, &Startup).await.unwrap();
-        self.subject.driver.start(&plan).await.unwrap();
-        let line = Line::connect(&*self.subject.driver, &plan.id).await;
-        (plan, line)
-    }
-
-    pub(crate) async fn end(&self, plan: &Plan) {
-        let evidence = self.subject.driver.wipe(&plan.id).await.unwrap();
-        assert!(evidence.items.values().all(|item| item.verified), "{evidence:?}");
-        self.subject.driver.forget(&plan.id).await.unwrap();
-        self.places.assert_nothing_left();
-    }
-}
-
-pub(crate) fn bench(runtime: Runtime) -> Bench {
-    let places = Places::new(runtime);
-    let checked = places.clone();
-    let subject = Subject {
-        driver: Arc::new(places.driver_with(None)),
-        plan: Box::new(move |id| plan(id, runtime)),
-        wiped: &[("cgroup", "removed"), ("guest-ram", "released-by-kernel"), ("jail", "removed"), ("scratch", "overwritten")],
-        nothing_left: Box::new(move || checked.assert_nothing_left()),
-    };
-    Bench { subject, places }
-}
-
 macro_rules! conforms {
-    ($($module:ident: $runtime:expr;)*) => {
+    ($($module:ident: $runtime:expr, $mounts:expr;)*) => {
         $(
             mod $module {
                 use super::*;
 
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn conforms() {
-                    let subject = &bench($runtime).subject;
+                    let subject = &bench($runtime, $mounts).subject;
                     conformance::runs_talks_and_is_wiped(subject).await;
                     conformance::a_second_wipe_says_the_same_until_it_is_forgotten(subject).await;
                     conformance::tells_what_the_guest_complained_of(subject).await;
@@ -230,17 +43,17 @@ macro_rules! conforms {
 
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn sees_its_image_and_nothing_of_the_host() {
-                    super::sees_its_image_and_nothing_of_the_host($runtime).await;
+                    super::sees_its_image_and_nothing_of_the_host($runtime, $mounts).await;
                 }
 
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn an_agent_killed_at_any_moment_leaves_what_the_next_one_wipes() {
-                    super::an_agent_killed_at_any_moment_leaves_what_the_next_one_wipes($runtime).await;
+                    super::an_agent_killed_at_any_moment_leaves_what_the_next_one_wipes($runtime, $mounts).await;
                 }
 
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn whatever_is_killed_during_a_start_nothing_is_left() {
-                    super::whatever_is_killed_during_a_start_nothing_is_left($runtime).await;
+                    super::whatever_is_killed_during_a_start_nothing_is_left($runtime, $mounts).await;
                 }
             }
         )*
@@ -248,13 +61,14 @@ macro_rules! conforms {
 }
 
 conforms! {
-    runc: Runtime::Runc;
-    crun: Runtime::Crun;
-    runsc: Runtime::Runsc;
+    runc: Runtime::Runc, LayerMounts::Files;
+    crun: Runtime::Crun, LayerMounts::Files;
+    crun_on_loop_devices: Runtime::Crun, LayerMounts::LoopDevices;
+    runsc: Runtime::Runsc, LayerMounts::Files;
 }
 
-async fn sees_its_image_and_nothing_of_the_host(runtime: Runtime) {
-    let bench = bench(runtime);
+async fn sees_its_image_and_nothing_of_the_host(runtime: Runtime, mounts: LayerMounts) {
+    let bench = bench(runtime, mounts);
     let (plan, mut line) = bench.started().await;
     assert_eq!(line.ask("cat /etc/hello").await, "from the lower layer");
     assert_eq!(line.ask("cat /etc/upper").await, "from the upper layer");
@@ -290,7 +104,7 @@ async fn sees_its_image_and_nothing_of_the_host(runtime: Runtime) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_way_out_of_a_container_is_closed() {
     for runtime in [Runtime::Runc, Runtime::Crun] {
-        let bench = bench(runtime);
+        let bench = bench(runtime, LayerMounts::Files);
         // Enough for the processes that it will try to have.
         let plan = Plan { memory_mib: 2048, ..bench.subject.new_plan() };
         bench.subject.driver.prepare(&plan, &Startup).await.unwrap();
@@ -339,7 +153,7 @@ async fn each_way_out_of_a_container_is_closed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn neighbours_have_users_of_their_own_and_ends_are_told_apart() {
-    let bench = bench(Runtime::Crun);
+    let bench = bench(Runtime::Crun, LayerMounts::Files);
     let (one, mut first) = bench.started().await;
     let (other, mut second) = bench.started().await;
     let jail = async |plan: &Plan| bench.subject.driver.start(plan).await.unwrap().jail;
@@ -357,7 +171,7 @@ async fn neighbours_have_users_of_their_own_and_ends_are_told_apart() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hostile_plans_are_refused_and_leave_nothing() {
-    let bench = bench(Runtime::Crun);
+    let bench = bench(Runtime::Crun, LayerMounts::Files);
     let refused = async |change: fn(&mut ContainerSystem)| {
         let mut plan = bench.subject.new_plan();
         if let System::Container(container) = &mut plan.system {
@@ -390,7 +204,13 @@ async fn hostile_plans_are_refused_and_leave_nothing() {
 /// More than a node of this size should have, and each with users, mounts, groups and processes of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_at_once_answer_and_leave_nothing() {
-    let bench = bench(Runtime::Crun);
+    for mounts in [LayerMounts::Files, LayerMounts::LoopDevices] {
+        fifty_at_once(mounts).await;
+    }
+}
+
+async fn fifty_at_once(mounts: LayerMounts) {
+    let bench = bench(Runtime::Crun, mounts);
     let plans: Vec<Plan> = (0..50).map(|_| Plan { memory_mib: 64, scratch_mib: 16, ..bench.subject.new_plan() }).collect();
     let start = |plan: &Plan| {
         let (driver, plan) = (Arc::clone(&bench.subject.driver), plan.clone());
@@ -443,8 +263,9 @@ impl Drop for Holder {
 fn holder(places: &Places, id: &InstanceId) -> (Holder, BufReader<std::process::ChildStderr>) {
     let mut child = Command::new(JAIL)
         .arg("hold-container")
-        .args([&places.state, &places.run, init(), layers()[0].path.as_path()])
+        .args([&places.state, &places.run, init(), places.layers()[0].path.as_path()])
         .args([places.uid_base.to_string(), id.to_string(), places.runtime.name().to_owned()])
+        .arg(if places.mounts == LayerMounts::Files { "files" } else { "loop-devices" })
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
@@ -452,9 +273,9 @@ fn holder(places: &Places, id: &InstanceId) -> (Holder, BufReader<std::process::
     (Holder(child), output)
 }
 
-async fn an_agent_killed_at_any_moment_leaves_what_the_next_one_wipes(runtime: Runtime) {
+async fn an_agent_killed_at_any_moment_leaves_what_the_next_one_wipes(runtime: Runtime, mounts: LayerMounts) {
     for delay_ms in [0, 5, 15, 30, 60, 120, 250, 500, 1000] {
-        let places = Places::new(runtime);
+        let places = Places::new(runtime, mounts);
         let id = new_id();
         let (holder, mut output) = holder(&places, &id);
         let mut seen = String::new();
@@ -464,7 +285,7 @@ async fn an_agent_killed_at_any_moment_leaves_what_the_next_one_wipes(runtime: R
         // The moment is what the test is about.
         std::thread::sleep(Duration::from_millis(delay_ms));
         drop(holder);
-        let driver = places.driver_with(None);
+        let driver = places.driver();
         driver.wipe(&id).await.unwrap();
         driver.forget(&id).await.unwrap();
         assert_eq!(driver.list().await.unwrap(), []);
@@ -473,8 +294,8 @@ async fn an_agent_killed_at_any_moment_leaves_what_the_next_one_wipes(runtime: R
 }
 
 /// Keeper, runtime or container: the first that is found after a while is killed.
-async fn whatever_is_killed_during_a_start_nothing_is_left(runtime: Runtime) {
-    let bench = bench(runtime);
+async fn whatever_is_killed_during_a_start_nothing_is_left(runtime: Runtime, mounts: LayerMounts) {
+    let bench = bench(runtime, mounts);
     for delay_ms in [0, 10, 30, 60, 100, 200, 400] {
         let plan = bench.subject.new_plan();
         bench.subject.driver.prepare(&plan, &Startup).await.unwrap();

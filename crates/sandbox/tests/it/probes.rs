@@ -5,12 +5,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use casemate_sandbox::{Plan, System, oci::Runtime};
+use casemate_sandbox::{
+    Plan, System,
+    oci::{LayerMounts, Runtime},
+};
 
 use crate::{
     conformance::{Startup, ended},
+    containers::bench,
     guest::Line,
-    oci::bench,
 };
 
 /// The static program that `make build` makes, or the one that the environment names.
@@ -34,7 +37,7 @@ const EXCEPTIONS: &[(Runtime, &str, &str)] = &[
 ];
 
 async fn nothing_gets_out(runtime: Runtime) {
-    let bench = bench(runtime);
+    let bench = bench(runtime, LayerMounts::Files);
     let mut plan: Plan = bench.subject.new_plan();
     if let System::Container(container) = &mut plan.system {
         container.init = program();

@@ -1,11 +1,14 @@
 //! The helper process of this crate's tests: the jail helper without arguments or with `container`; with `hold` or
-//! `hold-container` an agent that starts a machine or a container and then waits to be killed.
+//! `hold-container` an agent that starts a machine or a container and then waits to be killed; with `node` the first process of a node
+//! guest.
+
+mod node;
 
 use std::{ffi::OsString, io, process::ExitCode};
 
 use casemate_sandbox::{
     ContainerSystem, Demand, Driver, Isolation, LayerFile, MachineSystem, Plan, System, VtpmProvisioner,
-    oci::{OciConfig, OciDriver, Runtime},
+    oci::{LayerMounts, OciConfig, OciDriver, Runtime},
     qemu::{AccelChoice, QemuConfig, QemuDriver},
 };
 
@@ -14,6 +17,7 @@ fn main() -> ExitCode {
     match args.first().and_then(|first| first.to_str()) {
         Some("hold") => hold_machine(args.into_iter().skip(1).collect()),
         Some("hold-container") => hold_container(args.into_iter().skip(1).collect()),
+        Some("node") => node::main(),
         _ => casemate_sandbox::jail::main(args),
     }
 }
@@ -43,10 +47,11 @@ fn hold_machine(args: Vec<OsString>) -> ExitCode {
 }
 
 fn hold_container(args: Vec<OsString>) -> ExitCode {
-    let [state, run, init, layer, uid_base, id, runtime] = <[OsString; 7]>::try_from(args).expect("seven arguments");
+    let [state, run, init, layer, uid_base, id, runtime, mounts] = <[OsString; 8]>::try_from(args).expect("eight arguments");
     let runtime: Runtime = text(&runtime).parse().expect("a runtime");
     let config = OciConfig {
         uid_base: text(&uid_base).parse().expect("a number"),
+        mounts: if text(&mounts) == "loop-devices" { LayerMounts::LoopDevices } else { LayerMounts::Files },
         ..OciConfig::new(state.into(), run.into(), vec![own()], runtime)
     };
     let driver = OciDriver::new(config).expect("a driver");

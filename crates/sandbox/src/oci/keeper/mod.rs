@@ -6,15 +6,18 @@
 //!   |                                   | fork, end ------------------>  | user namespace of the instance: from here on nobody here has
 //!   |                                   |                                | a privilege over the host, the runtime included
 //!   | <--- network namespace, go --------------------------------------> | (where the container is to be connected)
-//!   | <--- ready, or why not ----------------------------------------    | runtime create, runtime start
+//!   | <--- ready, or why not ----------------------------------------    | runtime run --detach
 //!   |                                                                    | drops its capabilities; channel, log, exit status
 //! ```
 //!
 //! All mounts are in the keeper's mount namespace, and every process of the instance is below the keeper's PID namespace: when
 //! the keeper ends, in whatever way, the kernel ends the container and takes the mounts away.
 
+mod layers;
+mod loops;
 mod relay;
 mod root;
+mod trial;
 mod users;
 
 use std::{
@@ -35,7 +38,7 @@ use rustix::{
 
 use super::{
     runtime::LOG,
-    spec::{Answer, Connection, ContainerSpec, inside},
+    spec::{Answer, Connection, ContainerSpec, Order, inside},
 };
 use crate::{
     jail::{self, Attempt, Failed, Failure},
@@ -62,13 +65,23 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn enter(control: &mut Option<OwnedFd>) -> Result<ExitCode, Failure> {
-    let (spec, descriptors): (ContainerSpec, Vec<OwnedFd>) =
+    let (order, descriptors): (Order, Vec<OwnedFd>) =
         jail::receive(control.as_ref().ok_or_else(jail::missing).attempt("find the control socket")?)?;
     let null = File::options().read(true).write(true).open("/dev/null").attempt("open /dev/null")?;
     rustix::stdio::dup2_stdin(&null).attempt("replace standard input")?;
     rustix::process::setsid().attempt("start a session")?;
     fs::write("/proc/self/coredump_filter", "0").attempt("exclude memory from core dumps")?;
     jail::lower(Resource::Core, 1)?;
+    let spec = match order {
+        Order::Run(spec) => spec,
+        Order::Try(trial) => {
+            let mounted = trial::run(&trial)?;
+            if let Some(control) = &control {
+                jail::report(control, &Answer::Mounts(mounted));
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     let users = users::make(spec.first_user)?;
     sys::unshare(UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP).attempt("unshare namespaces")?;
     root::enter(&spec, users.as_fd())?;
@@ -97,9 +110,9 @@ fn keep(spec: &ContainerSpec, descriptors: Vec<OwnedFd>, users: OwnedFd, control
     }
     let (guest, theirs) = UnixStream::pair().attempt("make the channel")?;
     let (output, input) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).attempt("make the console pipe")?;
-    run(spec, &["create", "--bundle", inside::BUNDLE, "--pid-file", PID_FILE, &spec.instance], &theirs, &input)?;
+    // One execution of the runtime in place of two: nothing of ours comes between "create" and "start".
+    run(spec, &["run", "--detach", "--bundle", inside::BUNDLE, "--pid-file", PID_FILE, &spec.instance], &theirs, &input)?;
     let init = read_pid()?;
-    run(spec, &["start", &spec.instance], &theirs, &input)?;
     drop((theirs, input));
     drop_privileges().attempt("drop privileges")?;
     if let Some(control) = control.take() {

@@ -2,27 +2,19 @@
 //! host can be reached from it, by the runtime neither.
 
 use std::{
-    ffi::{CStr, CString},
-    fs, io,
+    ffi::CStr,
+    fs,
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
 };
 
-use rustix::{
-    fs::CWD,
-    mount::{
-        MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, move_mount, open_tree, unmount,
-    },
-};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, unmount};
 
 use super::{
     super::spec::{ContainerSpec, inside},
-    NO_PROGRAMS,
+    NO_PROGRAMS, layers,
 };
-use crate::{
-    jail::{Access, Attempt, Failure, JailMount, root::bind},
-    sys,
-};
+use crate::jail::{Access, Attempt, Failure, JailMount, root::bind};
 
 /// Makes the root and moves into it. `users` is the instance's user namespace, by whose map the image's owners are seen.
 pub(super) fn enter(spec: &ContainerSpec, users: BorrowedFd<'_>) -> Result<(), Failure> {
@@ -41,9 +33,9 @@ pub(super) fn enter(spec: &ContainerSpec, users: BorrowedFd<'_>) -> Result<(), F
     rustix::mount::mount_bind(&spec.scratch, &scratch).attempt(format!("bind scratch {}", spec.scratch.display()))?;
     system(root)?;
     for (index, layer) in spec.layers.iter().enumerate() {
-        mount_layer(&within(root, inside::LAYERS).join(index.to_string()), layer, users)?;
+        layers::mount_layer(root, index, layer, spec.mounts, users)?;
     }
-    mount_rootfs(root, spec.layers.len())?;
+    layers::mount_rootfs(root, spec.layers.len())?;
     rustix::process::chdir(root).attempt("enter the root")?;
     rustix::process::pivot_root(".", ".").attempt("change the root")?;
     unmount(".", UnmountFlags::DETACH).attempt("leave the old root")?;
@@ -83,64 +75,14 @@ fn system(root: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Mounts an EROFS file and shows its owners as those of the instance's user namespace.
-fn mount_layer(target: &Path, file: &Path, users: BorrowedFd<'_>) -> Result<(), Failure> {
-    let what = || format!("mount the layer {}", file.display());
-    fs::create_dir_all(target).attempt(what())?;
-    let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID;
-    mount(file, target, "erofs", flags, None).map_err(|error| explained(error.into())).attempt(what())?;
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tree = open_tree(CWD, target, flags).attempt(what())?;
-    sys::map_owners(std::os::fd::AsFd::as_fd(&tree), users).attempt(what())?;
-    unmount(target, UnmountFlags::empty()).attempt(what())?;
-    move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).attempt(what())
-}
-
-fn explained(error: io::Error) -> io::Error {
-    match error.raw_os_error() {
-        Some(libc::ENOTBLK) => {
-            io::Error::other("this kernel mounts EROFS from disks only; hint: Linux 6.12 mounts it from files")
-        }
-        Some(libc::ENODEV) => io::Error::other("this kernel has no EROFS; hint: modprobe erofs"),
-        _ => error,
-    }
-}
-
-/// The layers, and on top what the container changes, on scratch.
-fn mount_rootfs(root: &Path, layers: usize) -> Result<(), Failure> {
-    let target = within(root, inside::ROOTFS);
-    fs::create_dir_all(&target).attempt("make the container's root")?;
-    // Relative paths keep the options of the largest image within the page that mount takes.
-    rustix::process::chdir(root).attempt("enter the keeper's root")?;
-    let options = CString::new(overlay(layers)).map_err(io::Error::other).attempt("name the layers")?;
-    mount("overlay", &target, "overlay", MountFlags::NODEV | MountFlags::NOSUID, options.as_c_str())
-        .attempt("mount the layers as one root file system")
-}
-
-fn overlay(layers: usize) -> String {
-    let lower: Vec<String> = (0..layers).rev().map(|index| format!("{}/{index}", &inside::LAYERS[1..])).collect();
-    let scratch = &inside::SCRATCH[1..];
-    format!("lowerdir={},upperdir={scratch}/upper,workdir={scratch}/work,volatile", lower.join(":"))
-}
-
-fn within(root: &Path, path: &str) -> PathBuf {
+pub(super) fn within(root: &Path, path: &str) -> PathBuf {
     root.join(path.trim_start_matches('/'))
 }
 
-const ROOT_OPTIONS: &CStr = c"size=2m,nr_inodes=4096,mode=0755";
+/// For a tmpfs that holds places to mount on.
+pub(super) const ROOT_OPTIONS: &CStr = c"size=2m,nr_inodes=4096,mode=0755";
 
 const LIBRARIES: [&str; 5] = ["/usr/lib", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache"];
 
 /// What every container has, and a runtime without privileges can only pass on.
 const DEVICES: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_top_layer_comes_first_and_the_largest_image_fits() {
-        assert!(overlay(3).starts_with("lowerdir=layers/2:layers/1:layers/0,upperdir=scratch/upper"));
-        assert!(overlay(127).len() < 4096);
-    }
-}

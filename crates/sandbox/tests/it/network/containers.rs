@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
-use casemate_sandbox::{Demand, Driver, Plan, Support, network::Network, oci::Runtime};
+use casemate_sandbox::{
+    Demand, Driver, Plan, Support,
+    network::Network,
+    oci::{LayerMounts, Runtime},
+};
 
 use super::world::*;
 use crate::{
     conformance::{Startup, new_id},
+    containers::{self, Places},
     guest::Line,
-    oci::{self, Places},
 };
 
 async fn a_container_reaches_what_its_rules_allow(runtime: Runtime) {
@@ -19,13 +23,13 @@ async fn a_container_reaches_what_its_rules_allow(runtime: Runtime) {
         serve(&world.outside, port);
         serve(&world.router, port);
     }
-    let places = Places::new(runtime);
+    let places = Places::new(runtime, LayerMounts::Files);
     let driver = places.driver_with(Some(Arc::clone(&network)));
     assert_eq!(driver.capabilities().features.network, Support::Yes);
     let ids = [new_id(), new_id()];
     let mut lines = Vec::new();
     for id in &ids {
-        let plan = Plan { demands: vec![Demand::Network], ..oci::plan(id, runtime) };
+        let plan = Plan { demands: vec![Demand::Network], ..containers::plan(id, &places) };
         network.attach(id, &allowing(&["203.0.113.2:tcp/8000", "[2001:db8:77::2]:tcp/8000", "example.org"])).unwrap();
         driver.prepare(&plan, &Startup).await.unwrap();
         driver.start(&plan).await.unwrap();
@@ -83,10 +87,10 @@ async fn a_container_of_runsc_reaches_what_its_rules_allow() {
 /// What is asked for and not there is refused before anything is made, or ends the start and leaves nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_network_that_is_not_there_is_refused() {
-    let places = Places::new(Runtime::Crun);
+    let places = Places::new(Runtime::Crun, LayerMounts::Files);
     let driver = places.driver_with(None);
     let id = new_id();
-    let plan = Plan { demands: vec![Demand::Network], ..oci::plan(&id, Runtime::Crun) };
+    let plan = Plan { demands: vec![Demand::Network], ..containers::plan(&id, &places) };
     let error = driver.prepare(&plan, &Startup).await.unwrap_err().to_string();
     assert!(error.contains("a network") && error.contains("hint:"), "{error}");
     places.assert_nothing_left();

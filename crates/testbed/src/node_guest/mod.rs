@@ -1,4 +1,9 @@
-//! Node guests: the distribution's stock kernels in QEMU, without KVM, with the monitor and the attack suite in the initrd.
+//! Node guests: the distribution's stock kernels in QEMU, without KVM, with the programs of a test in the initrd. Whatever is wrong here
+//! ends the test that called it.
+
+mod archive;
+
+pub use archive::Archive;
 
 use std::{
     fs,
@@ -10,55 +15,62 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::archive::Archive;
-
 /// A whole suite takes one to two minutes of processor time under emulation; a busy machine has little of it to give.
 const LIMIT: Duration = Duration::from_secs(3000);
 
 /// With counted instructions the time stamp counter counts nanoseconds.
-const LINE: &str = "rdinit=/attacks console=ttyS0 reboot=t panic=-1 loglevel=3 no_timer_check cryptomgr.notests tsc_early_khz=1000000 tsc=reliable";
+const LINE: &str =
+    "console=ttyS0 reboot=t panic=-1 loglevel=3 no_timer_check cryptomgr.notests tsc_early_khz=1000000 tsc=reliable";
 
 /// A kernel that a node may run.
-pub(crate) struct Kernel {
-    pub(crate) version: String,
+#[derive(Debug)]
+pub struct Kernel {
+    /// The version of its package.
+    pub version: String,
     folder: PathBuf,
+}
+
+impl Kernel {
+    /// A module without needs, for tests of loading one.
+    pub fn plain_module(&self) -> Vec<u8> {
+        read(&self.folder.join("module.ko"))
+    }
+
+    /// What containers need and the kernel does not have built in, in the order of loading.
+    pub fn container_modules(&self) -> Vec<Vec<u8>> {
+        let folder = self.folder.join("modules");
+        let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("read {}: {error}", folder.display()));
+        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        paths.sort();
+        paths.iter().map(|path| read(path)).collect()
+    }
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    fs::read(path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()))
 }
 
 /// The kernels that this release offers, by the builder that pins them. They come over the network the first time. Empty where they
 /// cannot be had, which is an error where `CASEMATE_TEST_TOOLS=require`.
-pub(crate) fn kernels(into: &Path) -> Vec<Kernel> {
+pub fn kernels(into: &Path) -> Vec<Kernel> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(["xtask", "node-kernels", "--out"]).arg(into).current_dir(env!("CARGO_MANIFEST_DIR"));
-    let output = command.output().unwrap();
+    let output = command.output().expect("cargo can be executed");
     if !output.status.success() {
         let why = format!("no kernels for node guests: {}", String::from_utf8_lossy(&output.stderr));
         assert!(std::env::var_os("CASEMATE_TEST_TOOLS").is_none_or(|value| value != "require"), "{why}");
         eprintln!("SKIPPED: {why}");
         return Vec::new();
     }
-    let folders = fs::read_dir(into).unwrap().map(|entry| entry.unwrap().path());
-    let mut kernels: Vec<Kernel> =
-        folders.map(|folder| Kernel { version: folder.file_name().unwrap().to_str().unwrap().to_owned(), folder }).collect();
+    let folders = fs::read_dir(into).expect("the kernels were written there").flatten().map(|entry| entry.path());
+    let named = folders.filter_map(|folder| Some(Kernel { version: folder.file_name()?.to_str()?.to_owned(), folder }));
+    let mut kernels: Vec<Kernel> = named.collect();
     kernels.sort_by(|one, other| one.version.cmp(&other.version));
     kernels
 }
 
-/// The initrd of a node guest that plays `attacks/`.
-pub(crate) fn initrd(kernel: &Kernel) -> Vec<u8> {
-    let mut archive = Archive::default();
-    archive.program("monitor", Path::new(env!("CARGO_BIN_EXE_casemate-monitor")));
-    archive.program("attacks", Path::new(env!("CARGO_BIN_EXE_casemate-attacks")));
-    archive.file("module.ko", fs::read(kernel.folder.join("module.ko")).unwrap());
-    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../attacks");
-    for entry in fs::read_dir(cases).unwrap() {
-        let path = entry.unwrap().path();
-        archive.file(&format!("cases/{}", path.file_name().unwrap().to_str().unwrap()), fs::read(&path).unwrap());
-    }
-    archive.bytes()
-}
-
-/// What the guest says on its console until it is off.
-pub(crate) fn boot(kernel: &Kernel, initrd: &Path) -> Vec<String> {
+/// What the guest says on its console until it is off. `init` is the first process's program, with its arguments behind ` -- `.
+pub fn boot(kernel: &Kernel, initrd: &Path, init: &str) -> Vec<String> {
     let mut command = Command::new("qemu-system-x86_64");
     command
         .args([
@@ -74,13 +86,13 @@ pub(crate) fn boot(kernel: &Kernel, initrd: &Path) -> Vec<String> {
             "2",
         ])
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"])
-        .args(["-append", LINE])
+        .args(["-append", &format!("{LINE} rdinit={init}")])
         .arg("-kernel")
         .arg(kernel.folder.join("vmlinux"))
         .arg("-initrd")
         .arg(initrd);
     let mut machine = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("qemu-system-x86 is installed");
-    let output = BufReader::new(machine.stdout.take().unwrap());
+    let output = BufReader::new(machine.stdout.take().expect("it is piped"));
     let (sender, receiver) = mpsc::channel();
     let reader = thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
     let (end, mut console) = (Instant::now() + LIMIT, Vec::new());
@@ -91,7 +103,7 @@ pub(crate) fn boot(kernel: &Kernel, initrd: &Path) -> Vec<String> {
         }
     };
     let _ = machine.kill();
-    machine.wait().unwrap();
+    let _ = machine.wait();
     let _ = reader.join();
     assert!(ended, "the node is still on after {LIMIT:?}: {console:#?}");
     console

@@ -1,17 +1,19 @@
 //! An initrd (cpio, "newc") of folders and programs, with the libraries that the programs need.
 
-use std::{collections::BTreeMap, fs, path::Path, process::Command};
+use std::{collections::BTreeMap, path::Path, process::Command};
+
+use super::read;
 
 const FOLDER: u32 = 0o040_755;
 const FILE: u32 = 0o100_755;
 
 /// What goes into an initrd.
-#[derive(Default)]
-pub(crate) struct Archive(BTreeMap<String, (u32, Vec<u8>)>);
+#[derive(Debug, Default)]
+pub struct Archive(BTreeMap<String, (u32, Vec<u8>)>);
 
 impl Archive {
     /// Adds a file, and the folders above it.
-    pub(crate) fn file(&mut self, path: &str, bytes: Vec<u8>) {
+    pub fn file(&mut self, path: &str, bytes: Vec<u8>) {
         for (at, _) in path.match_indices('/') {
             self.0.entry(path[..at].to_owned()).or_insert((FOLDER, Vec::new()));
         }
@@ -19,18 +21,18 @@ impl Archive {
     }
 
     /// Adds a program and its libraries, as the dynamic linker of this machine finds them.
-    pub(crate) fn program(&mut self, path: &str, from: &Path) {
-        self.file(path, fs::read(from).unwrap());
+    pub fn program(&mut self, path: &str, from: &Path) {
+        self.file(path, read(from));
         let output = Command::new("ldd").arg(from).output().expect("ldd is in the package libc-bin");
         assert!(output.status.success(), "ldd {}: {}", from.display(), String::from_utf8_lossy(&output.stderr));
-        let text = String::from_utf8(output.stdout).unwrap();
+        let text = String::from_utf8(output.stdout).expect("ldd writes paths");
         for library in text.split_whitespace().filter(|word| word.starts_with('/')) {
-            self.file(library.trim_start_matches('/'), fs::read(library).unwrap());
+            self.file(library.trim_start_matches('/'), read(Path::new(library)));
         }
     }
 
     /// The archive's bytes.
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
         for (number, (path, (mode, bytes))) in (1..).zip(&self.0) {
             entry(&mut out, number, path, *mode, bytes);
