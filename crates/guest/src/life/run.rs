@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use casemate_seal::{KeyRelease, Record};
-use tokio::{pin, time::timeout};
+use tokio::{
+    pin,
+    time::{sleep, timeout},
+};
 
 use super::{Configured, Heard, Life};
 use crate::{
@@ -24,7 +27,6 @@ impl<H: Home> Life<H> {
         let plan = prepare(&self.home, &configured, &keys)?;
         // The keys did their work; they wipe themselves.
         drop(keys);
-        self.progress.observed(self.home.observe());
         self.reach(Phase::Keyed).await;
         let sealer = configured.sealer()?;
         let spool = self.spool.clone();
@@ -59,12 +61,22 @@ impl<H: Home> Life<H> {
     ) -> Result<i32, Fatal> {
         let copy = recorder.copy(streams);
         pin!(copy);
+        // Looking around takes time that the workload's first words need more.
+        let (look, mut looked) = (sleep(LOOK_AFTER), false);
+        pin!(look);
         let (mut code, mut copied) = (None, false);
         loop {
             if let (Some(code), true) = (code, copied) {
+                if !looked {
+                    self.look().await;
+                }
                 return Ok(code);
             }
             tokio::select! {
+                () = &mut look, if !looked => {
+                    looked = true;
+                    self.look().await;
+                }
                 result = &mut copy, if !copied => {
                     result?;
                     copied = true;
@@ -86,6 +98,12 @@ impl<H: Home> Life<H> {
                 }
             }
         }
+    }
+
+    /// Tells what is seen of the machine's protection.
+    async fn look(&mut self) {
+        self.progress.observed(self.home.observe());
+        self.report(None).await;
     }
 
     /// Sends the output directory. Where that is not possible, the tenant is told so and sees it in the exit code.
@@ -145,5 +163,7 @@ fn prepare(home: &impl Home, configured: &Configured, keys: &KeyRelease) -> Resu
 
 /// Like container engines: the run itself was fine, what surrounds it was not.
 const OUTPUT_LOST: i32 = 125;
+/// After the start of the workload.
+const LOOK_AFTER: Duration = Duration::from_millis(500);
 const LAST_ACKNOWLEDGEMENT: Duration = Duration::from_secs(30);
 const MAX_HOST_NAME: usize = 63;
