@@ -276,7 +276,7 @@ mod tests {
         assert_eq!((good.publish.len(), good.send_limit.map(NonZeroU64::get)), (1, Some(1000)));
         for (bad, named) in [
             ("{egress: ['1.2.3.4/24']}", "network.egress[0]"),
-            ("{egress: [::/0, 'a;b.c']}", "network.egress[1]"),
+            ("{egress: ['::/0', 'a;b.c']}", "network.egress[1]"),
             ("{publish: ['80']}", "network.publish[0]"),
             ("{send_limit: 0}", "send_limit"),
             ("{send_limit: -1}", "send_limit"),

@@ -1,6 +1,9 @@
 //! What protects an instance: the score card of a real one, and the ways out tried from the inside.
 
-use std::fs;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use casemate_testbed::{Bed, BedOptions, static_program};
 use serde_json::Value;
@@ -14,11 +17,9 @@ fn the_score_card_of_a_machine_says_what_was_seen_and_by_whom() {
     let mut run = Background::start(&bed, &run_args(&[], &["30"]));
     let instance = run.instance();
     run.wait_for("ok running");
-    let inspected = bed.casemate(&["inspect", &instance, "--output", "json"]).expect_code(0);
-    let inspected: Value = serde_json::from_str(&inspected.stdout).unwrap();
-    let card = &inspected["score_card"];
+    let card = card_with_the_guests_lines(&bed, &instance);
     assert!(card["observed_at_ms"].as_u64().is_some(), "{card}");
-    let line = |item: &str| card["lines"].as_array().unwrap().iter().find(|line| line["item"] == item).unwrap().clone();
+    let line = |item: &str| line_of(&card, item);
     let held = [
         "jail-user",
         "jail-no-new-privs",
@@ -58,6 +59,25 @@ fn the_score_card_of_a_machine_says_what_was_seen_and_by_whom() {
     bed.casemate(&["stop", &instance]).expect_code(0);
     run.finish();
     bed.finish();
+}
+
+/// The guest looks after the workload's first words.
+fn card_with_the_guests_lines(bed: &Bed, instance: &str) -> Value {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let inspected = bed.casemate(&["inspect", instance, "--output", "json"]).expect_code(0);
+        let inspected: Value = serde_json::from_str(&inspected.stdout).unwrap();
+        let card = inspected["score_card"].clone();
+        if line_of(&card, "guest-kernel-options")["state"] != "not-observed" {
+            return card;
+        }
+        assert!(Instant::now() < deadline, "the guest never said what it sees: {card}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn line_of(card: &Value, item: &str) -> Value {
+    card["lines"].as_array().unwrap().iter().find(|line| line["item"] == item).unwrap().clone()
 }
 
 #[test]
