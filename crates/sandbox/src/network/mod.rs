@@ -172,7 +172,7 @@ impl Network {
         Ok(network)
     }
 
-    /// Rules and a place for an instance's link, which [`plug_process`](Self::plug_process) or [`plug_machine`](Self::plug_machine)
+    /// Rules and a place for an instance's link, which [`plug`](Self::plug) or [`plug_machine`](Self::plug_machine)
     /// makes; on failure nothing is left of them.
     pub fn attach(&self, id: &InstanceId, policy: &Policy) -> Result<Link, NetworkError> {
         policy.check()?;
