@@ -96,7 +96,7 @@ impl Certificate {
         let mut rest = text;
         while let Some(begin) = rest.find(BEGIN) {
             let (text, after) = rest[begin + BEGIN.len()..].split_once(END).ok_or(CertificateError::Pem)?;
-            // Nothing here is secret: the decoder need not take the same time for every character, which costs ten times as much.
+            // Nothing here is secret: the decoder need not take the same time for every character, which costs four times as much.
             let text: Vec<u8> = text.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect();
             found.push(Self::from_der(&STANDARD.decode(text).map_err(|_| CertificateError::Pem)?)?);
             rest = after;
