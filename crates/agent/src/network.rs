@@ -1,6 +1,6 @@
 //! The network of instances on this node: what the configuration gives, and an instance's share of it.
 
-use std::{collections::BTreeSet, fs, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeSet, fs, io, net::SocketAddr, path::Path, sync::Arc};
 
 use anyhow::Context as _;
 use casemate_api::{guest, workload::Workload};
@@ -23,11 +23,7 @@ pub(crate) struct Settings {
 pub(crate) fn open(config: &Config) -> anyhow::Result<Option<Arc<Network>>> {
     let state = config.state_dir.join("network");
     let Some(settings) = &config.network else {
-        let is_empty = fs::read_dir(&state).map_or(true, |mut records| records.next().is_none());
-        anyhow::ensure!(
-            is_empty,
-            "instances still have a network, and [network] is no longer configured; hint: put it back and run casemate-agent drain first"
-        );
+        require_none_left(&state)?;
         return Ok(None);
     };
     let host = Place::here().context("find the host's network")?;
@@ -42,6 +38,20 @@ pub(crate) fn open(config: &Config) -> anyhow::Result<Option<Arc<Network>>> {
     let known: BTreeSet<InstanceId> = known.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     network.sweep(&known).context("take away what is left of networks")?;
     Ok(Some(Arc::new(network)))
+}
+
+/// Without a network nobody would take away what instances have of it, as the records in `state` say.
+fn require_none_left(state: &Path) -> anyhow::Result<()> {
+    let is_empty = match fs::read_dir(state) {
+        Ok(mut records) => records.next().is_none(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+        Err(error) => return Err(error).with_context(|| format!("read {}", state.display())),
+    };
+    anyhow::ensure!(
+        is_empty,
+        "instances still have a network, and [network] is no longer configured; hint: put it back and run casemate-agent drain first"
+    );
+    Ok(())
 }
 
 /// An instance's share, where its workload has a network: the message that its guest is told. What is left of an earlier try goes first.
@@ -103,6 +113,19 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_that_instances_still_have_is_not_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("network");
+        assert!(require_none_left(&state).is_ok());
+        fs::create_dir(&state).unwrap();
+        assert!(require_none_left(&state).is_ok());
+        fs::write(state.join("i-1.json"), "").unwrap();
+        let error = require_none_left(&state).unwrap_err().to_string();
+        assert!(error.contains("still have a network") && error.contains("hint:"), "{error}");
+        assert!(require_none_left(&state.join("i-1.json")).is_err(), "what cannot be read is not taken for empty");
+    }
 
     #[test]
     fn the_hosts_servers_are_found() {

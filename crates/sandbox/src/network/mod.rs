@@ -376,12 +376,12 @@ pub(crate) fn support(network: Option<&Network>) -> Support {
 
 /// What a plan needs of it.
 pub(crate) fn of<'a>(network: Option<&'a Network>, plan: &Plan) -> Result<Option<&'a Network>, DriverError> {
-    let Support::No(reason) = support(network) else {
-        return Ok(network.filter(|_| plan.demands.contains(&Demand::Network)));
-    };
-    match plan.demands.contains(&Demand::Network) {
-        true => Err(DriverError::Unsupported { what: Demand::Network.to_string(), reason }),
-        false => Ok(None),
+    if !plan.demands.contains(&Demand::Network) {
+        return Ok(None);
+    }
+    match support(network) {
+        Support::Yes => Ok(network),
+        Support::No(reason) => Err(DriverError::Unsupported { what: Demand::Network.to_string(), reason }),
     }
 }
 

@@ -162,9 +162,8 @@ impl Outside {
         };
         let (rules, links) = (told(&["nft", "list", "ruleset"]), told(&["ip", "-br", "link"]));
         assert!(rules.contains("chain forward") && links.contains("up0"), "the router is not there: {rules} {links}");
-        // The shared rules name instances' interfaces by a pattern.
-        let ours = rules.lines().filter(|line| line.contains("from_cm") || line.contains("to_cm") || line.contains("_cm"));
-        assert_eq!(ours.count(), 0, "{rules}");
+        // Everything of an instance is named by its direction or purpose and its interface; the shared rules have a pattern, "cm*".
+        assert!(!rules.contains("_cm"), "{rules}");
         assert!(!links.lines().any(|line| line.starts_with("cm")), "{links}");
     }
 }
@@ -249,7 +248,7 @@ fn a_workload_reaches_what_its_rules_allow_at_every_level_and_nothing_is_left() 
         assert!(receipt.stdout.contains("network"), "{}", receipt.stdout);
         let counted: Value = serde_json::from_str(&bed.casemate(&["inspect", &instance, "--output", "json"]).stdout).unwrap();
         let counted = |name: &str| counted["network"][name].as_u64().unwrap_or_else(|| panic!("{name} in {counted}"));
-        // The end of a connection with the published port may still be on its way.
+        // Two connections that were made and two that were published, each of several packets; the ones that no rule allows.
         assert!(counted("sent_packets") >= 8 && counted("received_bytes") > 500 && counted("sent_dropped") >= 2, "{level}");
         assert_eq!(counted("names_asked"), 0);
         bed.assert_no_instance_remains();

@@ -197,12 +197,11 @@ async fn obey(mut inbox: mpsc::UnboundedReceiver<Order>) {
 }
 
 /// Answers one instance, until it is aborted; the questions under way end with it.
-async fn serve(mut client: Client) {
+async fn serve(client: Client) {
     let Ok(copy) = client.socket.try_clone() else { return };
     let Ok(socket) = UdpSocket::from_std(copy) else { return };
     let socket = Arc::new(socket);
     let (room, mut pending) = (Arc::new(Semaphore::new(MAX_PENDING)), JoinSet::new());
-    client.names.shrink_to_fit();
     let client = Arc::new(client);
     let remembered: Arc<Remembered> = Arc::default();
     let mut buffer = [0; MAX_QUESTION + 1];
