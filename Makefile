@@ -6,7 +6,8 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 .PHONY: help demo test build guest-os setup doctor clean
 
 help:
-	@echo 'make demo      build everything and show the main job end to end (KEEP=1 leaves platform and node running)'
+	@echo 'make demo      build everything and show the main job end to end (KEEP=1 leaves platform and node running;'
+	@echo '               STORE=postgres takes three servers on a PostgreSQL)'
 	@echo 'make test      run every check that CI runs: format, lints, tests (some in real VMs), documentation'
 	@echo 'make build     build the executables, the guest OS image and the demo image'
 	@echo 'make guest-os  build the guest OS image and its signed reference values (target/guest-os);'

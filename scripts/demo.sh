@@ -57,7 +57,7 @@ tampered() {
 # attack FOLDER CHECK
 attack() {
     local status=0
-    run casemate dev up --guest-os "$1" || die "platform and node did not start with the changed guest OS"
+    run "${up[@]}" --guest-os "$1" || die "platform and node did not start with the changed guest OS"
     say
     rm -rf out
     show "${the_run[@]}"
@@ -69,6 +69,10 @@ attack() {
     stop
 }
 
+# STORE=postgres: three servers on a PostgreSQL instead of one with a database of its own.
+up=(casemate dev up)
+[[ ${STORE:-} == postgres ]] && up+=(--replicas 3)
+
 command -v casemate >/dev/null || die "casemate is not built (run \`make demo\`)"
 stop --purge
 rm -rf "$session"
@@ -77,7 +81,7 @@ cd "$session"
 cp --reflink=auto ../demo.oci ../data.csv .
 
 title "1. A platform and a node on this machine"
-run casemate dev up
+run "${up[@]}"
 
 title "2. The tenant encrypts the data set under a key of its own"
 run casemate asset encrypt --key data.key data.csv data.enc
@@ -101,7 +105,7 @@ attack "$(tampered root.img 512 '\x5a')" guest.root-verity
 
 title "Done in $((SECONDS - started)) s"
 if [[ ${KEEP:-} == 1 ]]; then
-    casemate dev up
+    "${up[@]}"
     cat <<TEXT
 
 Platform and node are running. In another shell:

@@ -13,8 +13,8 @@ use casemate_evidence::{
 use casemate_image::{ConvertedLayer, Pack};
 use casemate_lifecycle::InstanceId;
 use casemate_sandbox::{
-    Capabilities, ContainerSystem, Demand, Disk, JailReport, LayerFile, MachineSystem, Plan, Shared, SharedKind, System,
-    SystemKind,
+    Capabilities, ContainerSystem, Demand, Disk, JailReport, LayerFile, MachineSystem, Placement, Plan, Shared, SharedKind,
+    System, SystemKind,
 };
 use prost::Message as _;
 
@@ -122,6 +122,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) entropy: [u8; 32],
     /// What the guest is told of its link, where it has one.
     pub(crate) network: Option<Network>,
+    /// Where machines lie on this host.
+    pub(crate) placement: &'a [Placement],
 }
 
 /// Decides the instance.
@@ -132,7 +134,8 @@ pub(crate) fn draw(parts: Parts<'_>, files: SystemFiles) -> Result<Blueprint, St
             disks.push(Disk { serial: "root".into(), path: guest_os.root });
             let machine = MachineSystem { kernel: guest_os.kernel, initrd: guest_os.initrd, command_line };
             let layers = place_layers(parts.layers, &mut disks);
-            (layers, System::Machine(machine), vec![Demand::Vtpm], Measured::Machine(measured))
+            let demands = std::iter::once(Demand::Vtpm).chain(parts.placement.iter().copied().map(Demand::Placement));
+            (layers, System::Machine(machine), demands.collect(), Measured::Machine(measured))
         }
         SystemFiles::Container { program, measured } => {
             let (system, measured) = container(&parts, program, measured)?;
@@ -228,6 +231,7 @@ pub(crate) fn launch_record(
     capabilities: &Capabilities,
     jail: &JailReport,
     vtpm_ak_public: Vec<u8>,
+    monitor: Option<evidence::Monitor>,
 ) -> Vec<u8> {
     let plan = &blueprint.plan;
     let program =
@@ -258,6 +262,7 @@ pub(crate) fn launch_record(
             },
             jail,
             vtpm_ak_public,
+            monitor,
         }
         .encode(),
         Measured::Container(measured) => ContainerLaunch {
@@ -271,6 +276,7 @@ pub(crate) fn launch_record(
             cpus: plan.cpus,
             memory_mib: plan.memory_mib,
             jail,
+            monitor,
         }
         .encode(),
     }
@@ -304,6 +310,34 @@ mod tests {
         };
         assert!(!needs_pack(5, 2, &capabilities));
         assert!(needs_pack(6, 2, &capabilities));
+    }
+
+    #[test]
+    fn machines_lie_where_the_configuration_says_and_containers_anywhere() {
+        let dir = tempfile::tempdir().unwrap();
+        crate::instances::tests::guest_os(dir.path());
+        let guest_os = GuestOs::load(&dir.path().join("guest-os")).unwrap();
+        let measured = MachineMeasured { kernel: [1; 32], initrd: [2; 32], root_hash: [3; 32] };
+        let machine = SystemFiles::Machine(MachineFiles { guest_os, command_line: String::new(), measured });
+        let container = SystemFiles::Container { program: "/guest".into(), measured: [4; 32] };
+        let wishes = [Placement::HugePages, Placement::Node(1)];
+        let layer = ConvertedLayer { path: "/l".into(), root_hash: [3; 32], data_blocks: 9, size_bytes: 40_960 };
+        let drawn = |level, files| {
+            let parts = Parts {
+                id: &"i-1".parse().unwrap(),
+                workload: &crate::assignment::tests::workload(),
+                workload_text: "",
+                level,
+                layers: &Layers::Single(vec![layer.clone()]),
+                assets: &[],
+                entropy: [0; 32],
+                network: None,
+                placement: &wishes,
+            };
+            draw(parts, files).unwrap().plan.placements().collect::<Vec<_>>()
+        };
+        assert_eq!(drawn(workload::Isolation::Microvm, machine), wishes);
+        assert_eq!(drawn(workload::Isolation::Container, container), []);
     }
 
     #[test]

@@ -1,5 +1,10 @@
 //! The agent's configuration: one TOML file, parsed to checked types, all faults reported together.
 
+mod dedicated;
+mod network;
+mod placement;
+mod runtimes;
+
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -9,13 +14,12 @@ use std::{
 
 use casemate_api::workload::Isolation;
 use casemate_image::{Access, Mirror};
-use casemate_sandbox::{
-    network::{Uplink, is_interface_name, parse_interface_address},
-    oci::Runtime,
-};
+use casemate_sandbox::{Placement, oci::Runtime};
 use serde::Deserialize;
 
-use crate::{failpoint::Failpoint, network, tpm::Logs};
+pub(crate) use self::dedicated::Look;
+pub use self::{dedicated::DedicatedFile, network::NetworkFile, placement::PlacementFile, runtimes::RuntimeFile};
+use crate::{failpoint::Failpoint, platform, tpm::Logs};
 
 /// The file as it is written.
 #[derive(Debug, Clone, Deserialize)]
@@ -25,8 +29,9 @@ pub struct File {
     pub state_dir: PathBuf,
     /// Sockets and `agent.json`; a short path.
     pub run_dir: PathBuf,
-    /// `https://host:port` of the platform's node service.
-    pub platform: String,
+    /// `https://host:port` of the platform's node service; a list where it has several servers, of which any will do.
+    #[serde(deserialize_with = "platform::one_or_more")]
+    pub platform: Vec<String>,
     /// The platform's CA certificate, PEM; no other is trusted.
     pub platform_ca: PathBuf,
     /// One-time token; read only while the node is not enrolled.
@@ -44,11 +49,14 @@ pub struct File {
     pub ima_log: Option<PathBuf>,
     /// Folder of the guest OS image.
     pub guest_os: PathBuf,
-    /// The only driver: `qemu`, `runc`, `crun`, `runsc` or `fake`. Either this or `drivers`.
+    /// The only driver: `qemu`, `runc`, `crun`, `runsc`, `fake` or the name of a `[[runtime]]`. Either this or `drivers`.
     pub driver: Option<String>,
     /// Several of them, but for `fake`; of those with the same level the first one runs new instances. What this machine cannot have is left
     /// out, and the inventory says why.
     pub drivers: Option<Vec<String>>,
+    /// OCI runtimes beside those that are known. Their order gives them their user ids: new ones come last.
+    #[serde(default)]
+    pub runtime: Vec<RuntimeFile>,
     /// `auto`, `kvm` or `tcg`.
     pub accel: String,
     /// Longest time from the start of a machine to its guest's answer.
@@ -62,8 +70,14 @@ pub struct File {
     pub memory_reserve_mib: u64,
     /// Registries that images may be pulled from; absent: any that is not on this host.
     pub registries: Option<Vec<String>>,
+    /// Control group, at the root of version 2, that those of all instances lie in; the monitor ends that one. Absent: the root.
+    pub cgroup: Option<String>,
     /// The network of instances; absent: they have none.
     pub network: Option<NetworkFile>,
+    /// Where machines lie on this host; absent: wherever the kernel puts them.
+    pub placement: Option<PlacementFile>,
+    /// What this host may have beside being a node; absent: that is not looked at.
+    pub dedicated: Option<DedicatedFile>,
     /// By registry: servers that are asked for its content first, in order.
     #[serde(default)]
     pub mirrors: BTreeMap<String, Vec<String>>,
@@ -78,30 +92,12 @@ pub struct File {
     pub failpoint: Option<String>,
 }
 
-/// What the host gives for the network of instances; see docs/network.md.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NetworkFile {
-    /// An interface of the host that becomes the router's own.
-    pub uplink: String,
-    /// What the router's namespace is called; several agents on one host need several.
-    #[serde(default = "router_name")]
-    pub router: String,
-    /// Its addresses, `ADDRESS/LENGTH`.
-    pub addresses: Vec<String>,
-    /// What it sends everything to, at most one of each family.
-    pub gateways: Vec<IpAddr>,
-    /// Who is asked for names; absent: those whom the host asks.
-    #[serde(default)]
-    pub resolvers: Vec<IpAddr>,
-}
-
 /// The checked configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub(crate) state_dir: PathBuf,
     pub(crate) run_dir: PathBuf,
-    pub(crate) platform: String,
+    pub(crate) platform: Vec<String>,
     pub(crate) platform_ca: PathBuf,
     pub(crate) bootstrap_token_file: Option<PathBuf>,
     pub(crate) tpm: String,
@@ -109,12 +105,16 @@ pub struct Config {
     pub(crate) logs: Logs,
     pub(crate) guest_os: PathBuf,
     pub(crate) drivers: Vec<DriverKind>,
+    pub(crate) runtimes: Vec<Runtime>,
     pub(crate) accel: Accel,
     pub(crate) boot_timeout: Duration,
     pub(crate) max_instances: usize,
     pub(crate) memory_reserve_mib: u64,
     pub(crate) registries: Registries,
-    pub(crate) network: Option<network::Settings>,
+    pub(crate) cgroup: Option<String>,
+    pub(crate) network: Option<crate::network::Settings>,
+    pub(crate) placement: Vec<Placement>,
+    pub(crate) dedicated: Option<Look>,
     pub(crate) access: Access,
     pub(crate) image_cache_bytes: u64,
     pub(crate) layers_at_once: usize,
@@ -146,8 +146,8 @@ impl DriverKind {
     pub(crate) fn level(self) -> Isolation {
         match self {
             Self::Qemu | Self::Fake => Isolation::Microvm,
-            Self::Oci(Runtime::Runc | Runtime::Crun) => Isolation::Container,
-            Self::Oci(Runtime::Runsc) => Isolation::Sandbox,
+            Self::Oci(runtime) if runtime.isolation() == casemate_sandbox::Isolation::Sandbox => Isolation::Sandbox,
+            Self::Oci(_) => Isolation::Container,
         }
     }
 }
@@ -197,8 +197,11 @@ impl Config {
             .failpoint
             .as_deref()
             .and_then(|name| name.parse().map_err(|problem: String| faults.push(format!("failpoint: {problem}"))).ok());
-        let drivers = drivers(&file, &mut faults);
-        let network = file.network.as_ref().and_then(|network| network_settings(network, &mut faults));
+        let runtimes = runtimes::runtimes(&file.runtime, &mut faults);
+        let drivers = runtimes::drivers(&file, &runtimes, &mut faults);
+        let network = file.network.as_ref().and_then(|network| network::settings(network, &mut faults));
+        let placement = placement::wishes(file.placement.as_ref(), &drivers, &mut faults);
+        let dedicated = dedicated::look(file.dedicated.as_ref(), &mut faults);
         let mirrors = mirrors(&file.mirrors, &mut faults);
         check_values(&file, &mut faults);
         if !faults.is_empty() {
@@ -215,12 +218,16 @@ impl Config {
             logs: Logs { firmware: file.event_log, software: file.software_log, ima: file.ima_log },
             guest_os: file.guest_os,
             drivers,
+            runtimes,
             accel,
             boot_timeout: Duration::from_millis(file.boot_timeout_ms),
             max_instances: file.max_instances,
             memory_reserve_mib: file.memory_reserve_mib,
             registries: Registries(file.registries),
+            cgroup: file.cgroup,
             network,
+            placement,
+            dedicated,
             access: Access { mirrors, auth_file: file.registry_auth_file },
             image_cache_bytes: file.image_cache_mib << 20,
             layers_at_once: file.layers_at_once.unwrap_or_else(defaults::layers_at_once),
@@ -231,69 +238,6 @@ impl Config {
     pub(crate) fn instances_dir(&self) -> PathBuf {
         self.state_dir.join("instances")
     }
-}
-
-fn drivers(file: &File, faults: &mut Vec<String>) -> Vec<DriverKind> {
-    let (field, names) = match (&file.driver, &file.drivers) {
-        (Some(name), None) => ("driver", std::slice::from_ref(name)),
-        (None, Some(names)) if (1..=MOST_DRIVERS).contains(&names.len()) => ("drivers", names.as_slice()),
-        (None, Some(_)) => {
-            faults.push(format!("drivers: must name 1 to {MOST_DRIVERS}"));
-            return Vec::new();
-        }
-        (Some(_), Some(_)) | (None, None) => {
-            faults.push("driver: give either this or drivers".to_owned());
-            return Vec::new();
-        }
-    };
-    let mut kinds = Vec::new();
-    for name in names {
-        match driver_kind(name) {
-            Some(kind) if kinds.contains(&kind) => faults.push(format!("{field}: {name:?} is there twice")),
-            Some(kind) => kinds.push(kind),
-            None => faults.push(format!("{field}: must be qemu, runc, crun, runsc or fake, got {name:?}")),
-        }
-    }
-    if kinds.len() > 1 && kinds.contains(&DriverKind::Fake) {
-        faults.push(format!("{field}: \"fake\" stands alone"));
-    }
-    kinds
-}
-
-fn driver_kind(text: &str) -> Option<DriverKind> {
-    match text {
-        "qemu" => Some(DriverKind::Qemu),
-        "fake" => Some(DriverKind::Fake),
-        runtime => runtime.parse().ok().map(DriverKind::Oci),
-    }
-}
-
-/// All that there are, but for `fake`.
-const MOST_DRIVERS: usize = 4;
-
-fn network_settings(file: &NetworkFile, faults: &mut Vec<String>) -> Option<network::Settings> {
-    let before = faults.len();
-    if !is_interface_name(&file.uplink) {
-        faults.push(format!("network.uplink: {:?} is no name of an interface", file.uplink));
-    }
-    if !is_interface_name(&file.router) {
-        faults.push(format!("network.router: {:?} is no name of a namespace", file.router));
-    }
-    let addresses: Vec<_> = file.addresses.iter().filter_map(|text| parse_interface_address(text)).collect();
-    if addresses.is_empty() || addresses.len() != file.addresses.len() {
-        faults.push("network.addresses: must be one or more like 198.51.100.2/30".to_owned());
-    }
-    let of_family = |v6: bool| file.gateways.iter().filter(|gateway| gateway.is_ipv6() == v6).count();
-    if of_family(false) > 1 || of_family(true) > 1 || file.gateways.is_empty() {
-        faults.push("network.gateways: must be one of IPv4, one of IPv6, or both".to_owned());
-    }
-    let uplink = Uplink { interface: file.uplink.clone(), addresses, gateways: file.gateways.clone() };
-    let resolvers = file.resolvers.iter().map(|address| (*address, 53).into()).collect();
-    (faults.len() == before).then_some(network::Settings { router: file.router.clone(), uplink, resolvers })
-}
-
-fn router_name() -> String {
-    "casemate".to_owned()
 }
 
 fn mirrors(texts: &BTreeMap<String, Vec<String>>, faults: &mut Vec<String>) -> BTreeMap<String, Vec<Mirror>> {
@@ -319,8 +263,9 @@ fn check_values(file: &File, faults: &mut Vec<String>) {
     ensure(file.run_dir.is_absolute(), "run_dir: must be an absolute path");
     // sun_path holds 107 bytes; the driver adds an instance id and a name.
     ensure(file.run_dir.as_os_str().len() <= 60, "run_dir: must have at most 60 bytes, sockets are made in it");
+    ensure(file.cgroup.as_deref().is_none_or(is_group_name), "cgroup: must be a name of 1 to 64 of a-z, A-Z, 0-9, _ and -");
     ensure(is_tpm_access(&file.tpm), "tpm: must be device:/path or unix:/path");
-    ensure(file.platform.starts_with("https://"), "platform: must begin with https://");
+    ensure(platform::are_addresses(&file.platform), "platform: 1 to 64 addresses that begin with https://");
     ensure((1_000..=3_600_000).contains(&file.boot_timeout_ms), "boot_timeout_ms: must be 1000 to 3600000");
     ensure((1..=1_000).contains(&file.max_instances), "max_instances: must be 1 to 1000");
     ensure(file.image_cache_mib <= 1 << 40, "image_cache_mib: must be at most 1099511627776");
@@ -329,6 +274,10 @@ fn check_values(file: &File, faults: &mut Vec<String>) {
         file.registry_auth_file.as_ref().is_none_or(|path| path.is_absolute()),
         "registry_auth_file: must be an absolute path",
     );
+}
+
+fn is_group_name(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
 fn is_tpm_access(text: &str) -> bool {
@@ -407,7 +356,7 @@ mod defaults {
 mod tests {
     use super::*;
 
-    const EXAMPLE: &str = include_str!("../agent.example.toml");
+    pub(super) const EXAMPLE: &str = include_str!("../agent.example.toml");
 
     #[test]
     fn the_example_file_is_accepted() {
@@ -431,46 +380,6 @@ mod tests {
         std::fs::write(&path, broken).unwrap();
         let text = Config::load(&path).unwrap_err().to_string();
         for field in ["tpm:", "driver:", "platform:", "accel:", "failpoint:", "layers_at_once:", "mirrors of docker.io:"] {
-            assert!(text.contains(field), "{field} in {text}");
-        }
-    }
-
-    #[test]
-    fn names_one_driver_or_several_once_each() {
-        let of = |lines: &str| {
-            let dir = tempfile::tempdir().unwrap();
-            let path = dir.path().join("agent.toml");
-            std::fs::write(&path, EXAMPLE.replace("driver = \"qemu\"", lines)).unwrap();
-            Config::load(&path).map(|config| config.drivers).map_err(|error| error.to_string())
-        };
-        assert_eq!(of("driver = \"fake\"").unwrap(), [DriverKind::Fake]);
-        let several = of("drivers = [\"qemu\", \"crun\", \"runsc\"]").unwrap();
-        assert_eq!(several, [DriverKind::Qemu, DriverKind::Oci(Runtime::Crun), DriverKind::Oci(Runtime::Runsc)]);
-        for (lines, told) in [
-            ("", "either this or drivers"),
-            ("driver = \"qemu\"\ndrivers = [\"crun\"]", "either this or drivers"),
-            ("drivers = []", "must name 1 to 4"),
-            ("drivers = [\"crun\", \"crun\"]", "twice"),
-            ("drivers = [\"qemu\", \"fake\"]", "stands alone"),
-            ("drivers = [\"youki\"]", "got \"youki\""),
-        ] {
-            assert!(of(lines).unwrap_err().contains(told), "{lines}");
-        }
-    }
-
-    #[test]
-    fn a_network_is_checked_like_everything_else() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("agent.toml");
-        let load = |network: &str| {
-            std::fs::write(&path, format!("{EXAMPLE}\n[network]\n{network}\n")).unwrap();
-            Config::load(&path).map(|config| config.network).map_err(|error| error.to_string())
-        };
-        let good = "uplink = \"cmup0\"\naddresses = [\"198.51.100.2/30\"]\ngateways = [\"198.51.100.1\"]";
-        assert!(load(good).unwrap().is_some());
-        let bad = good.replace("cmup0", "a b").replace("/30", "/33").replace("[\"198.51.100.1\"]", "[]");
-        let text = load(&bad).unwrap_err();
-        for field in ["network.uplink:", "network.addresses:", "network.gateways:"] {
             assert!(text.contains(field), "{field} in {text}");
         }
     }

@@ -153,14 +153,16 @@ fn set_up(config: &Config, kind: DriverKind, network: Option<&Arc<Network>>) -> 
                 Accel::Tcg => AccelChoice::Tcg,
             };
             qemu.network = network.cloned();
+            qemu.cgroup.clone_from(&config.cgroup);
             Ok(Arc::new(QemuDriver::new(qemu).context("set up the QEMU driver")?))
         }
         DriverKind::Oci(runtime) => {
             let name = runtime.name();
             let (state, run) = (config.state_dir.join("containers").join(name), config.run_dir.join(name));
             let mut oci = OciConfig::new(state, run, jail(), runtime);
-            oci.uid_base = user_ids(oci.uid_base, runtime);
+            oci.uid_base = user_ids(oci.uid_base, runtime, &config.runtimes);
             oci.network = network.cloned();
+            oci.cgroup.clone_from(&config.cgroup);
             let driver = OciDriver::new(oci).map_err(|error| anyhow::anyhow!("{}", failure::chain(&error)));
             Ok(Arc::new(driver.with_context(|| format!("set up the driver of {name}"))?))
         }
@@ -177,21 +179,32 @@ fn jail() -> Vec<OsString> {
 }
 
 /// Each runtime has a range of its own: drivers know only their own instances.
-fn user_ids(base: u32, runtime: Runtime) -> u32 {
-    let place = Runtime::ALL.iter().position(|known| *known == runtime).unwrap_or_default();
+fn user_ids(base: u32, runtime: Runtime, others: &[Runtime]) -> u32 {
+    let place = Runtime::ALL.iter().chain(others).position(|one| one.name() == runtime.name()).unwrap_or_default();
     base.saturating_add(OciConfig::ALL_USERS.saturating_mul(u32::try_from(place).unwrap_or_default()))
 }
 
 #[cfg(test)]
 mod tests {
+    use casemate_sandbox::{Isolation, oci::Compatible};
+
     use super::*;
 
     #[test]
     fn no_two_runtimes_share_users() {
-        let bases = Runtime::ALL.map(|runtime| user_ids(0x4000_0000, runtime));
+        let other = |number: i32| Compatible {
+            name: format!("other{number}"),
+            program: "/other".into(),
+            isolation: Isolation::Sandbox,
+            arguments: Vec::new(),
+            connected: Vec::new(),
+        };
+        let others: Vec<Runtime> = (0..6).map(|number| other(number).runtime().unwrap()).collect();
+        let bases: Vec<u32> =
+            Runtime::ALL.iter().chain(&others).map(|runtime| user_ids(0x4000_0000, *runtime, &others)).collect();
         for pair in bases.windows(2) {
             assert_eq!(pair[1] - pair[0], OciConfig::ALL_USERS);
         }
-        assert!(bases[2].checked_add(OciConfig::ALL_USERS).is_some());
+        assert!(bases.last().unwrap().checked_add(OciConfig::ALL_USERS).is_some());
     }
 }

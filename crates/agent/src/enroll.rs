@@ -14,10 +14,16 @@ use std::{
     time::Duration,
 };
 
-use casemate_api::node::{self, EnrolChallenge, EnrolProof, EnrolRequest, RenewNonce, RenewProof, RenewRequest};
+use casemate_api::node::{
+    self, EnrolChallenge, EnrolProof, EnrolRequest, RenewNonce, RenewProof, RenewRequest, node_client::NodeClient,
+};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use sha2::{Digest as _, Sha256};
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::{Notify, watch},
+    time::timeout,
+};
+use tonic::transport::Channel;
 
 use crate::{
     clock,
@@ -94,14 +100,14 @@ pub(crate) struct Enroller {
 }
 
 impl Enroller {
-    /// Enrols with the bootstrap token; the credential is on disk when this returns.
-    pub(crate) async fn enrol(&self) -> Result<Credential, EnrolError> {
+    /// Enrols at one server with the bootstrap token; the credential is on disk when this returns.
+    pub(crate) async fn enrol(&self, server: &str) -> Result<Credential, EnrolError> {
         let bootstrap_token = self.token()?;
         let identity = self.tpm.identity().await?;
         let request = CertificateRequest::new()?;
         let mut ek_chain = vec![identity.ek_certificate];
         ek_chain.extend(self.intermediates()?);
-        let mut client = platform::enrolment(&self.config.platform, &self.ca_pem)?;
+        let mut client = platform::enrolment(server, &self.ca_pem)?;
         let begin = EnrolRequest {
             bootstrap_token,
             ek_chain,
@@ -121,8 +127,7 @@ impl Enroller {
     }
 
     /// Renews the certificate with a fresh quote.
-    pub(crate) async fn renew(&self, platform: &Platform) -> Result<Credential, EnrolError> {
-        let mut client = platform.client();
+    pub(crate) async fn renew(&self, mut client: NodeClient<Channel>) -> Result<Credential, EnrolError> {
         let RenewNonce { nonce, ima_offset } = answer("begin renewal", client.renew_challenge(RenewRequest {})).await?;
         let request = CertificateRequest::new()?;
         // After another start of the machine the list begins anew, whatever the platform remembers.
@@ -137,23 +142,27 @@ impl Enroller {
     /// Enrols, however often it takes.
     pub(crate) async fn enrol_until_done(&self) -> Credential {
         let mut pause = RETRY;
-        loop {
-            match self.enrol().await {
+        for server in self.config.platform.iter().cycle() {
+            match self.enrol(server).await {
                 Ok(credential) => return credential,
                 Err(error) => tracing::error!(error = failure::chain(&error), retry_s = pause.as_secs(), "enrolment failed"),
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_MAX);
         }
+        unreachable!("the configuration names at least one server")
     }
 
-    /// Keeps the certificate fresh for as long as the agent runs.
-    pub(crate) async fn keep_renewed(self, mut credential: Credential, platform: watch::Sender<Arc<Platform>>) {
+    /// Keeps the certificate fresh for as long as the agent runs, and renews it at once when `wanted`.
+    pub(crate) async fn keep_renewed(self, mut credential: Credential, platform: watch::Sender<Arc<Platform>>, wanted: &Notify) {
         let mut pause = RETRY;
         loop {
             let left = credential.renew_at_ms.saturating_sub(clock::now_ms());
             let due = credential.renew_at_ms.saturating_sub(clock::jitter(JITTER_MS.min(left / 4)));
-            tokio::time::sleep(Duration::from_millis(due.saturating_sub(clock::now_ms()))).await;
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(due.saturating_sub(clock::now_ms()))) => {}
+                () = wanted.notified() => tracing::info!("the platform wants a fresh appraisal of this node"),
+            }
             let connection = platform.borrow().clone();
             match self.renew_or_enrol(&connection).await {
                 Ok((fresh, connection)) => {
@@ -174,16 +183,32 @@ impl Enroller {
 
     /// A certificate that has expired cannot renew itself; with a fresh token the node enrols again.
     async fn renew_or_enrol(&self, connection: &Platform) -> Result<(Credential, Platform), EnrolError> {
-        let credential = match self.renew(connection).await {
+        let server = connection.server();
+        let credential = match self.renew(connection.client_of(server)).await {
             Ok(credential) => credential,
             Err(error) if self.token().is_ok() => {
                 tracing::warn!(error = failure::chain(&error), "renewal failed, enrolling again with the bootstrap token");
-                self.enrol().await?
+                connection.fail_over(server);
+                self.enrol_anywhere().await?
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                connection.fail_over(server);
+                return Err(error);
+            }
         };
         let platform = Platform::new(&self.config.platform, &self.ca_pem, &credential)?;
         Ok((credential, platform))
+    }
+
+    /// Every server once; the last one's refusal is the one to be told.
+    async fn enrol_anywhere(&self) -> Result<Credential, EnrolError> {
+        let (last, others) = self.config.platform.split_last().expect("the configuration names at least one server");
+        for server in others {
+            if let Ok(credential) = self.enrol(server).await {
+                return Ok(credential);
+            }
+        }
+        self.enrol(last).await
     }
 
     fn keep(&self, answer: node::NodeCredential, request: &CertificateRequest) -> Result<Credential, EnrolError> {

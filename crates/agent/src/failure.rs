@@ -22,6 +22,10 @@ pub(crate) mod check {
     pub(crate) const START: &str = "launch.start";
     pub(crate) const BOOT_TIMEOUT: &str = "launch.boot-timeout";
     pub(crate) const VMM: &str = "launch.vmm";
+    pub(crate) const LEAVING: &str = "node.leaving";
+    pub(crate) const DEDICATED: &str = "node.dedicated";
+    pub(crate) const MONITOR_WATCH: &str = "monitor.watch";
+    pub(crate) const MONITOR_ENDED: &str = "monitor.violation";
     pub(crate) const PANIC: &str = "guest.panic";
     pub(crate) const POWERED_OFF: &str = "guest.powered-off";
     pub(crate) const GUEST_PROTOCOL: &str = "guest.protocol";

@@ -8,16 +8,12 @@ use std::{
     sync::Arc,
 };
 
-use casemate_api::{
-    node::node_client::NodeClient,
-    workload::{Asset, Image, Layer, parse_digest},
-};
+use casemate_api::workload::{Asset, Image, Layer, parse_digest};
 use casemate_image::{Access, BlobInfo, Blobs, Cache, ConvertedLayer, Digest, ImageError, Source};
 use casemate_lifecycle::{Failure, InstanceId, Step};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::transport::Channel;
 
 use crate::{
     blueprint::{AssetFile, Layers},
@@ -25,6 +21,7 @@ use crate::{
     download::{ChunkReader, download},
     failure::{self, check},
     files::off_thread,
+    platform::Platform,
 };
 
 /// Blobs of one image that are fetched at the same time.
@@ -122,11 +119,7 @@ impl Images {
     }
 
     /// Makes every blob available whose layer is not converted yet; says which layers are ready already.
-    pub(crate) async fn fetch(
-        &self,
-        image: &Image,
-        platform: &NodeClient<Channel>,
-    ) -> Result<Vec<Option<ConvertedLayer>>, Failure> {
+    pub(crate) async fn fetch(&self, image: &Image, platform: &Platform) -> Result<Vec<Option<ConvertedLayer>>, Failure> {
         let ready: Vec<_> =
             stream::iter(image.layers.clone()).map(|layer| self.ready(layer)).buffered(PARALLEL).try_collect().await?;
         let missing: Vec<Digest> = {
@@ -138,7 +131,7 @@ impl Images {
             return Ok(ready);
         }
         if image.source.is_empty() {
-            let fetch = |blob| self.fetch_from_platform(blob, platform.clone());
+            let fetch = |blob| self.fetch_from_platform(blob, platform);
             stream::iter(missing).map(fetch).buffer_unordered(PARALLEL).try_collect::<()>().await?;
         } else {
             self.pull(image, &missing).await?;
@@ -204,7 +197,7 @@ impl Images {
         self.converting.clone().acquire_owned().await.expect("nobody closes it")
     }
 
-    async fn fetch_from_platform(&self, blob: Digest, platform: NodeClient<Channel>) -> Result<(), Failure> {
+    async fn fetch_from_platform(&self, blob: Digest, platform: &Platform) -> Result<(), Failure> {
         let cache = self.cache.clone();
         let consume = move |reader: ChunkReader| cache.add_blob_from_reader(&blob, None, reader);
         download(platform, blob.to_string(), consume).await.map(drop).map_err(|error| image_failure(&error))
@@ -243,13 +236,13 @@ impl Images {
         &self,
         assets: &[Asset],
         folder: &Path,
-        platform: &NodeClient<Channel>,
+        platform: &Platform,
     ) -> Result<Vec<AssetFile>, Failure> {
         let fetch = |(i, asset): (usize, Asset)| {
             let path = folder.join(format!("asset{i}"));
             async move {
                 let (digest, target, expected) = (asset.digest.clone(), path.clone(), asset.clone());
-                download(platform.clone(), digest, move |reader| save_asset(&expected, &target, reader)).await?;
+                download(platform, digest, move |reader| save_asset(&expected, &target, reader)).await?;
                 Ok(AssetFile { path, size_bytes: asset.size_bytes })
             }
         };

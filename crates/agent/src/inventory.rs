@@ -8,6 +8,7 @@ use crate::{
     assignment::{MACHINE_OVERHEAD_MIB, NodeCapacity},
     config::Config,
     drivers::Drivers,
+    monitor::Monitor,
 };
 
 /// Virtual CPUs of all instances together, for each CPU of the host.
@@ -16,7 +17,7 @@ const CPU_OVERCOMMIT: u32 = 4;
 const DISK_RESERVE_MIB: u64 = 512;
 
 /// Looks at the host.
-pub(crate) fn take(config: &Config, drivers: &Drivers) -> Inventory {
+pub(crate) fn take(config: &Config, drivers: &Drivers, monitor: Option<&Monitor>) -> Inventory {
     let capabilities = drivers.first().capabilities();
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let uname = rustix::system::uname();
@@ -33,6 +34,9 @@ pub(crate) fn take(config: &Config, drivers: &Drivers) -> Inventory {
         isolation_levels: levels(drivers),
         vmm_version: capabilities.version.clone(),
         drivers: drivers.report(),
+        monitor: monitor.map(Monitor::inventory),
+        // It changes: each report says it anew.
+        dedicated: None,
     }
 }
 

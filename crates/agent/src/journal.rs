@@ -43,6 +43,10 @@ pub(crate) struct Journal {
     /// Set as soon as the instance is going down.
     pub(crate) ending: Option<Ending>,
     pub(crate) accepted_at_ms: u64,
+    /// When the guest had opened its keys: its time to live begins.
+    pub(crate) keyed_at_ms: Option<u64>,
+    /// It ends because its time to live is over.
+    pub(crate) expired: bool,
     /// Milliseconds after `accepted_at_ms`, by stage.
     pub(crate) stages_ms: BTreeMap<String, u64>,
     pub(crate) observed: Observed,
@@ -115,6 +119,8 @@ impl Journal {
             machine: Machine::None,
             ending: None,
             accepted_at_ms: now_ms,
+            keyed_at_ms: None,
+            expired: false,
             stages_ms: BTreeMap::new(),
             observed: Observed::default(),
             receipt: None,
@@ -164,6 +170,10 @@ struct Stored {
     launched: Option<Launched>,
     ending: Option<Ending>,
     accepted_at_ms: u64,
+    #[serde(default)]
+    keyed_at_ms: Option<u64>,
+    #[serde(default)]
+    expired: bool,
     stages_ms: BTreeMap<String, u64>,
     #[serde(default)]
     observed: Observed,
@@ -197,6 +207,8 @@ impl From<&Journal> for Stored {
             launched: journal.launched().cloned(),
             ending: journal.ending,
             accepted_at_ms: journal.accepted_at_ms,
+            keyed_at_ms: journal.keyed_at_ms,
+            expired: journal.expired,
             stages_ms: journal.stages_ms.clone(),
             observed: journal.observed.clone(),
             receipt: journal.receipt.clone(),
@@ -230,6 +242,8 @@ impl Stored {
             machine,
             ending: self.ending,
             accepted_at_ms: self.accepted_at_ms,
+            keyed_at_ms: self.keyed_at_ms,
+            expired: self.expired,
             stages_ms: self.stages_ms,
             observed: self.observed,
             receipt: self.receipt,
@@ -268,6 +282,7 @@ mod tests {
         journal.machine = Machine::Started(Launched { started_at_ms: 7, record: vec![1], message: vec![2, 3] });
         journal.actual.failure = Some(Failure { step: Step::Booted, check: "guest.tpm".into(), detail: "x".into() });
         journal.ending = Some(Ending::Failed);
+        (journal.keyed_at_ms, journal.expired) = (Some(9), true);
         journal.stages_ms.insert("started".into(), 12);
         journal.observed.agent.push(Observation::new("iommu", false, "none"));
         journal.receipt = Some(SignedReceipt { body: vec![4], signature: vec![5] });

@@ -1,6 +1,6 @@
-//! `casemate-agent run|check|drain|prefetch|collect|jail`.
+//! `casemate-agent run|check|drain|leave|prefetch|collect|jail`.
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, os::fd::AsFd as _, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use casemate_agent::{config::Config, service};
@@ -16,9 +16,19 @@ enum Command {
         /// Configuration file.
         #[arg(long)]
         config: PathBuf,
+        /// Speak to the monitor that started this agent, on standard input, and start nothing that it does not guard. SIGTERM, which
+        /// only the host's first process may send then, ends and wipes every instance.
+        #[arg(long)]
+        monitored: bool,
     },
     /// End and wipe every instance, without the platform, and stop; the next `run` sends the receipts.
     Drain {
+        /// Configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Ask the agent that runs to end every instance, tell the platform, and end; wait for it.
+    Leave {
         /// Configuration file.
         #[arg(long)]
         config: PathBuf,
@@ -68,14 +78,22 @@ fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Run { config } => {
+        Command::Run { config, monitored } => {
             let config = Config::load(&config)?;
+            if monitored {
+                let socket = std::io::stdin().as_fd().try_clone_to_owned().context("take standard input")?;
+                return on_runtime(async { service::run_monitored(config, socket, signal()).await });
+            }
             on_runtime(async { service::run(config, signal()).await })
         }
         Command::Drain { config } => {
             let config = Config::load(&config)?;
             let count = on_runtime(async { service::drain(config, signal()).await })?;
             println!("{count} instances ended and wiped");
+            Ok(())
+        }
+        Command::Leave { config } => {
+            print!("{}", service::leave(&Config::load(&config)?)?);
             Ok(())
         }
         Command::Prefetch { config, images } => {

@@ -65,6 +65,7 @@ pub(crate) fn complete(wipe: &mut WipeEvidence, system: SystemKind) {
 fn reason(journal: &Journal) -> String {
     match (&journal.actual.failure, journal.ending) {
         (Some(failure), _) => format!("failed: {}", failure.check),
+        (None, _) if journal.expired => "expired".into(),
         (None, Some(Ending::Exited)) => "exited".into(),
         (None, _) => "stopped".into(),
     }

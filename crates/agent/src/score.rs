@@ -14,7 +14,7 @@ use casemate_sandbox::{JailReport, VmmReport};
 /// What is seen of the machine, in the tree at `root`.
 pub(crate) fn node(root: &Path) -> Vec<Observation> {
     let tree = Tree(root);
-    let facts: [(&'static str, Option<Fact>); 13] = [
+    let facts: [(&'static str, Option<Fact>); 12] = [
         ("secure-boot", secure_boot(tree)),
         ("tpm", tpm(tree)),
         ("iommu", iommu(tree)),
@@ -27,7 +27,6 @@ pub(crate) fn node(root: &Path) -> Vec<Observation> {
         ("host-live-patches", live_patches(tree)),
         ("host-no-swap", no_swap(tree)),
         ("host-no-merge", no_merge(tree)),
-        ("monitor", monitor(tree)),
     ];
     facts.into_iter().filter_map(|(item, fact)| fact.map(|(held, seen)| Observation::new(item, held, seen))).collect()
 }
@@ -196,16 +195,6 @@ fn no_merge(tree: Tree<'_>) -> Option<Fact> {
     Some((run != "1", format!("KSM run = {run}")))
 }
 
-/// A monitor starts the agent, and is its parent then. What it reports is not read here yet: then nothing is said.
-fn monitor(tree: Tree<'_>) -> Option<Fact> {
-    let status = tree.text("proc/self", "status").flatten()?;
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().to_owned();
-    // Of a parent outside of this PID namespace nothing can be said.
-    let program = fs::read_link(tree.at("proc").join(parent).join("exe")).ok()?;
-    let is_monitor = program.file_name().is_some_and(|name| name == "casemate-monitor");
-    (!is_monitor).then(|| (false, "the agent does not run under a monitor".to_owned()))
-}
-
 const NAMESPACES: [&str; 6] = ["cgroup", "ipc", "mnt", "net", "pid", "uts"];
 
 const SECURE_BOOT: &str = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
@@ -263,7 +252,9 @@ mod tests {
         let layers = [casemate_api::score::Layer::Platform, casemate_api::score::Layer::Host];
         let wanted = casemate_api::score::ITEMS
             .iter()
-            .filter(|item| item.observer == Observer::Agent && layers.contains(&item.layer) && item.name != "monitor");
+            // These two are told by whoever watches the host.
+            .filter(|item| !["monitor", "host-dedicated"].contains(&item.name))
+            .filter(|item| item.observer == Observer::Agent && layers.contains(&item.layer));
         for item in wanted {
             assert!(seen.iter().any(|seen| seen.item == item.name), "nobody looks at {}", item.name);
         }
@@ -315,16 +306,6 @@ mod tests {
         assert_eq!(line(&dir, "host-untainted"), None);
         write(&dir, "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c", &[6]);
         assert_eq!(line(&dir, "secure-boot"), None);
-    }
-
-    #[test]
-    fn an_agent_without_a_monitor_says_so() {
-        let dir = machine();
-        write(&dir, "proc/self/status", b"Name:\tx\nPPid:\t7\n");
-        assert_eq!(line(&dir, "monitor"), None);
-        fs::create_dir_all(dir.path().join("proc/7")).unwrap();
-        std::os::unix::fs::symlink("/usr/lib/systemd/systemd", dir.path().join("proc/7/exe")).unwrap();
-        assert_eq!(line(&dir, "monitor"), Some(false));
     }
 
     #[test]

@@ -7,24 +7,28 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use casemate_api::{
-    node::{self, FromNode, ToNode, from_node, to_node},
+    node::{self, FromNode, ToNode, from_node, node_client::NodeClient, to_node},
     score::Observation,
 };
 use casemate_lifecycle::{Failure, InstanceId, Scope, Step};
 use casemate_sandbox::network::Statistics;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
 
 use crate::{
     clock,
+    dedicated::Dedication,
     evidence::Answer,
     failure,
     files::{self, off_thread},
     instances::{Directory, Handle, Registry, Request, Told, View},
+    maintenance::Maintainer,
+    monitor::{self, Monitor},
     platform::Platform,
 };
 
@@ -69,6 +73,10 @@ pub(crate) struct Sessions {
     pub(crate) inventory: node::Inventory,
     pub(crate) node: casemate_lifecycle::NodeId,
     pub(crate) run_dir: std::path::PathBuf,
+    pub(crate) monitor: Option<Monitor>,
+    pub(crate) dedicated: Dedication,
+    /// Asks for a fresh appraisal of this node.
+    pub(crate) attest: Arc<Notify>,
 }
 
 impl Sessions {
@@ -77,13 +85,18 @@ impl Sessions {
         let mut pause = RETRY;
         loop {
             let mut opened = None;
-            match self.once(&mut opened).await {
+            let platform = self.platform.borrow_and_update().clone();
+            let server = platform.server();
+            match self.once(platform.client_of(server), &mut opened).await {
                 Ok(()) => {
                     tracing::info!("opening a new session with the renewed certificate");
                     pause = RETRY;
                     continue;
                 }
-                Err(error) => tracing::warn!(error = failure::chain(&error), "session with the platform ended"),
+                Err(error) => {
+                    tracing::warn!(error = failure::chain(&error), "session with the platform ended");
+                    platform.fail_over(server);
+                }
             }
             if opened.is_some_and(|at| at.elapsed() > SETTLED) {
                 pause = RETRY;
@@ -95,13 +108,12 @@ impl Sessions {
     }
 
     /// `Ok` when a renewed certificate asks for another session. `opened` becomes the moment when the session was.
-    async fn once(&mut self, opened: &mut Option<Instant>) -> Result<(), SessionError> {
-        let platform = self.platform.borrow_and_update().clone();
+    async fn once(&mut self, mut client: NodeClient<Channel>, opened: &mut Option<Instant>) -> Result<(), SessionError> {
         let mut directory = self.registry.directory.clone();
+        let mut dedicated = self.dedicated.changes();
         let (out, outgoing) = mpsc::channel(MAX_OUTGOING);
         let report = from_node::Message::Report(self.report(&directory.borrow_and_update().clone()));
         out.send(wrap(report)).await.map_err(|_| SessionError::Closed)?;
-        let mut client = platform.client();
         let response = timeout(OPEN_WAIT, client.session(ReceiverStream::new(outgoing))).await;
         let response = response.map_err(|_| SessionError::Timeout("answer the call"))?;
         let mut incoming = response.map_err(|status| SessionError::Open(Box::new(status)))?.into_inner();
@@ -115,7 +127,17 @@ impl Sessions {
             pumps: JoinSet::new(),
             pumped: BTreeSet::new(),
             challenges: JoinSet::new(),
+            monitor_stored: None,
+            stored: watch::channel(0).0,
+            monitor: self.monitor.clone(),
+            attest: self.attest.clone(),
+            maintenance: JoinSet::new(),
         };
+        if let Some(monitor) = self.monitor.clone() {
+            let (stored, numbers) = mpsc::channel(1);
+            session.challenges.spawn(monitor::report(monitor, numbers, session.out.clone()));
+            session.monitor_stored = Some(stored);
+        }
         session.apply(desired.assignments, Scope::Whole).await;
         self.write_run_file().await?;
         *opened = Some(Instant::now());
@@ -132,7 +154,12 @@ impl Sessions {
                 Ok(()) = directory.changed() => session.pump(&directory.borrow_and_update().clone()),
                 Some(ended) = session.pumps.join_next() => session.pump_ended(ended),
                 Some(_) = session.challenges.join_next() => {}
+                Some(_) = session.maintenance.join_next() => {}
                 Ok(()) = self.platform.changed() => return Ok(()),
+                () = dedicated.changed() => {
+                    let report = self.report(&directory.borrow().clone());
+                    session.out.send(wrap(from_node::Message::Report(report))).await.map_err(|_| SessionError::Closed)?;
+                }
                 _ = heartbeat.tick() => session.beat(),
             }
         }
@@ -140,7 +167,8 @@ impl Sessions {
 
     fn report(&self, directory: &Directory) -> node::Report {
         let instances = directory.iter().map(|(id, handle)| instance_report(id, &handle.view.borrow())).collect();
-        node::Report { inventory: Some(self.inventory.clone()), instances }
+        let inventory = node::Inventory { dedicated: self.dedicated.inventory(), ..self.inventory.clone() };
+        node::Report { inventory: Some(inventory), instances }
     }
 
     /// Tells whoever started the agent that it is open for work.
@@ -158,7 +186,16 @@ struct Session {
     out: mpsc::Sender<FromNode>,
     pumps: JoinSet<InstanceId>,
     pumped: BTreeSet<InstanceId>,
+    /// Challenges that are being answered, and what reports for the monitor.
     challenges: JoinSet<()>,
+    /// Who waits for the number up to which the platform has the monitor's record.
+    monitor_stored: Option<mpsc::Sender<u64>>,
+    /// That number.
+    stored: watch::Sender<u64>,
+    monitor: Option<Monitor>,
+    attest: Arc<Notify>,
+    /// What is being done for a maintenance; one thing at a time.
+    maintenance: JoinSet<()>,
 }
 
 impl Session {
@@ -169,9 +206,30 @@ impl Session {
             Some(to_node::Message::Challenge(challenge)) => self.challenged(challenge),
             Some(to_node::Message::Deliver(deliver)) => self.ask(&deliver.instance, Request::Deliver(deliver.sealed)).await,
             Some(to_node::Message::Stored(stored)) => self.ask(&stored.instance, Request::Stored(stored.next)).await,
+            Some(to_node::Message::Maintenance(order)) => self.maintain(order),
+            Some(to_node::Message::MonitorStored(stored)) => {
+                self.stored.send_replace(stored.next);
+                if let Some(waiting) = &self.monitor_stored {
+                    // One answer to each message: there is room, unless the platform says more than it was asked.
+                    let _ = waiting.try_send(stored.next);
+                }
+            }
             Some(to_node::Message::ReceiptStored(stored)) => self.ask(&stored.instance, Request::ReceiptStored).await,
             None => tracing::warn!("the platform sent a message of no known kind"),
         }
+    }
+
+    /// What was wanted before is not wanted any more.
+    fn maintain(&mut self, order: node::Maintenance) {
+        self.maintenance.abort_all();
+        let maintainer = Maintainer {
+            monitor: self.monitor.clone(),
+            directory: self.registry.directory.clone(),
+            stored: self.stored.subscribe(),
+            attest: self.attest.clone(),
+            out: self.out.clone(),
+        };
+        self.maintenance.spawn(maintainer.obey(order));
     }
 
     async fn apply(&mut self, assignments: Vec<node::Assignment>, scope: Scope) {

@@ -30,7 +30,7 @@ pub struct Body {
     pub wiped_at_ms: u64,
     /// Exit status of the workload, if it ended by itself.
     pub exit_code: Option<i32>,
-    /// Why it ended: `exited`, `stopped`, `failed: <check>`.
+    /// Why it ended: `exited`, `stopped`, `expired` (its time to live was over), `failed: <check>`.
     pub reason: String,
     /// What was wiped: `guest-ram`, `scratch`, `vtpm`, `jail`, `cgroup`.
     pub wiped: BTreeMap<String, Wiped>,

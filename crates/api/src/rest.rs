@@ -14,7 +14,21 @@
 //! | `GET /instances/{id}/receipt` | -> [`Receipt`] |
 //! | `GET /instances/{id}/score-card` | -> [`ScoreCard`] |
 //! | `GET /nodes` | -> [`Nodes`] |
-//! | `POST /bootstrap-tokens` (operator) | -> 201 [`BootstrapToken`] |
+//! | `GET /offers`, `GET /offers/{node}` | -> [`Offers`], [`Offer`] |
+//! | `PUT`, `DELETE /offers/{node}` (hoster) | [`NewOffer`] -> [`Offer`], 204 |
+//! | `GET /nodes/{id}/instances` (hoster) | -> [`HostedInstances`] |
+//! | `PUT /nodes/{id}/hoster`, `POST /nodes/{id}/restore` (operator) | [`NodeHoster`] -> 204 |
+//! | `POST /nodes/{id}/drain`, `POST /nodes/{id}/undrain` (hoster) | [`NodeDrain`] -> 204 |
+//! | `GET`, `POST /nodes/{id}/maintenance`, `POST /nodes/{id}/maintenance/end` (hoster) | [`NewMaintenance`] -> [`NodeMaintenance`], 202 |
+//! | `GET /incidents` (hoster) | -> [`Incidents`] |
+//! | `POST /bootstrap-tokens` (hoster, operator) | [`NewBootstrapToken`] -> 201 [`BootstrapToken`] |
+//! | `GET /me` | -> [`Me`] |
+//! | `GET`, `POST /accounts`, `GET`, `PUT /accounts/{name}` (operator) | [`NewAccount`], [`AccountUpdate`] -> [`Account`] |
+//! | `GET`, `POST /projects`, `GET /projects/{id}` | [`NewProject`] -> [`Project`] |
+//! | `PUT`, `DELETE /projects/{id}/members/{account}` | [`Membership`] -> 204 |
+//! | `PUT /projects/{id}/quota` (operator) | [`Quota`] -> 204 |
+//! | `GET`, `POST /tokens`, `DELETE /tokens/{id}` | [`NewToken`] -> [`MadeToken`] |
+//! | `GET /audit?before=N&limit=M` | -> [`AuditLines`] |
 //! | `POST /appraisals/challenges` | -> 201 [`AppraisalChallenge`] |
 //! | `POST /appraisals` | [`NewAppraisal`] -> [`Appraisal`] |
 //! | `GET /appraisals/keys`, `GET /.well-known/jwks.json` | -> [`Jwks`] (no token needed) |
@@ -23,11 +37,15 @@
 //! | `GET`, `PUT /appraisals/revocations` (`PUT`: operator) | signed list -> [`Revocations`] |
 //! | `GET /openapi.json` | -> this API |
 //!
-//! A server runs the roles that [`Platform`] tells: `verifier` has what begins with `/appraisals`, `api` the rest.
+//! A server runs the roles that [`Platform`] tells: `verifier` has what begins with `/appraisals`, every server accounts, projects,
+//! tokens and the audit record, `api` the rest. Who may do what: docs/accounts.md.
 //!
 //! Errors are `application/problem+json` ([`Problem`], RFC 9457).
 
+mod accounts;
 mod appraisals;
+mod maintenance;
+mod offers;
 mod score;
 
 use std::collections::BTreeMap;
@@ -35,9 +53,15 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use accounts::{
+    Account, AccountUpdate, Accounts, AuditLine, AuditLines, HostedInstance, HostedInstances, MadeToken, Me, Member, Membership,
+    NewAccount, NewBootstrapToken, NewProject, NewToken, NodeHoster, Project, ProjectHead, Projects, Quota, Token, Tokens, Usage,
+};
 pub use appraisals::{
     Appraisal, AppraisalChallenge, AppraisalCheck, Jwks, NewAppraisal, PolicyVersion, PolicyVersions, Revocations, TokenForm,
 };
+pub use maintenance::{Maintenance, NewMaintenance, NodeEvent, NodeMaintenance, Opened};
+pub use offers::{GpuClaim, NewOffer, Offer, OfferTaken, Offers, Placement, Prices};
 pub use score::{ScoreCard, ScoreLine, ScoreState};
 
 /// What a client needs to know of the platform. Trust anchors come from the client's own context, never from here.
@@ -60,6 +84,12 @@ pub struct NewInstance {
     /// A node by id; any suitable one when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+    /// The project that it will belong to; the token's, or else the account's own, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// What the offer must be like; any will do when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
 }
 
 /// An instance as the platform knows it: intended and actual state.
@@ -69,6 +99,9 @@ pub struct Instance {
     pub id: String,
     /// The workload's name.
     pub name: String,
+    /// The project that it belongs to.
+    #[serde(default)]
+    pub project: String,
     /// `run`, `stop` or `delete`.
     pub intent: String,
     /// The furthest step reached.
@@ -77,6 +110,9 @@ pub struct Instance {
     pub node: Option<String>,
     /// The isolation level that it was placed at, once scheduled; never below the workload's minimum.
     pub level: Option<String>,
+    /// The offer as it was when it was placed, and what an hour costs by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offer: Option<OfferTaken>,
     /// The workload's exit status.
     pub exit_code: Option<i32>,
     /// The first failure.
@@ -90,6 +126,9 @@ pub struct Instance {
     pub platform_verdict: Option<serde_json::Value>,
     /// Milliseconds since 1970.
     pub created_at_ms: u64,
+    /// End of its time to live, once the guest has opened its keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_at_ms: Option<u64>,
     /// Milliseconds by stage, as measured by the node.
     pub stages_ms: BTreeMap<String, u64>,
     /// What went over its link so far, as the node counted it; absent where it has no network.
@@ -137,6 +176,36 @@ pub struct Failure {
 pub struct Instances {
     /// The instances.
     pub instances: Vec<Instance>,
+}
+
+/// How a node goes out of service.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NodeDrain {
+    /// After how many seconds what still runs there is ended; without it, when it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_s: Option<u64>,
+}
+
+/// How an instance is at the moment; a line of a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InstanceState {
+    /// Its id.
+    pub id: String,
+    /// The workload's name.
+    pub name: String,
+    /// Where it was placed.
+    pub node: Option<String>,
+    /// `run`, `stop`, `delete`: what should be.
+    pub intent: String,
+    /// What is.
+    pub step: String,
+    /// Of the workload, once it ended by itself.
+    pub exit_code: Option<i32>,
+    /// The first failure.
+    pub failure: Option<Failure>,
+    /// Number of its newest event.
+    pub last_event: u64,
 }
 
 /// What happened, in order.
@@ -228,12 +297,24 @@ pub struct Receipt {
 pub struct Node {
     /// Its id.
     pub id: String,
-    /// `trusted` or `untrusted`, with the reason in `detail`.
+    /// `trusted`, `untrusted`, `suspended` or `revoked`, with the reason in `detail`.
     pub trust: String,
     /// Why.
     pub detail: String,
     /// Whether its session is open.
     pub connected: bool,
+    /// `connected`, `unreachable`, or, after the platform's `node_lost_ms`, `lost`: then nothing is known of what it runs.
+    #[serde(default)]
+    pub reach: String,
+    /// Its last message, by the platform's clock; idle nodes say something every few seconds, too.
+    #[serde(default)]
+    pub last_seen_ms: u64,
+    /// Whether it gets no new instances.
+    #[serde(default)]
+    pub draining: bool,
+    /// When what still runs on it is ended, where it drains and there is a deadline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_until_ms: Option<u64>,
     /// Whether the trust rests on a simulator root.
     pub simulated: bool,
     /// Inventory as it reported.
@@ -243,6 +324,9 @@ pub struct Node {
     pub instances: u32,
     /// When the certificate ends; milliseconds since 1970.
     pub certificate_ends_at_ms: u64,
+    /// Whose it is, as far as the caller may know; absent for the platform's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hoster: Option<String>,
 }
 
 /// All nodes.
@@ -250,6 +334,30 @@ pub struct Node {
 pub struct Nodes {
     /// The nodes.
     pub nodes: Vec<Node>,
+}
+
+/// Something that a node's monitor wrote down, after which the node gets no work until an operator has looked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Incident {
+    /// The node.
+    pub node: String,
+    /// Number of the line in its monitor's record.
+    pub sequence: u64,
+    /// `instances_ended`, `monitor_ended` or `canary_missed`.
+    pub kind: String,
+    /// Why, and which detectors had counted.
+    pub detail: String,
+    /// By the node's clock; milliseconds since 1970.
+    pub at_ms: u64,
+    /// When the platform heard of it.
+    pub received_at_ms: u64,
+}
+
+/// Incidents, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Incidents {
+    /// The incidents.
+    pub incidents: Vec<Incident>,
 }
 
 /// A one-time token for enrolling a node.

@@ -134,6 +134,7 @@ pub const ITEMS: &[Item] = &[
     item("host-live-patches", Layer::Host, Observer::Agent, "live patches are in force", ""),
     item("host-no-swap", Layer::Host, Observer::Agent, "the host has no swap", ""),
     item("host-no-merge", Layer::Host, Observer::Agent, "the host merges no equal pages", ""),
+    item("host-dedicated", Layer::Host, Observer::Agent, "the host runs what its owner's policy allows, and nothing else", ""),
     item("monitor", Layer::Host, Observer::Agent, "the monitor denies, and all of its links are there", ""),
     item("node-software-verified", Layer::Host, Observer::Verifier, "agent and VMM are known ones", "node quote"),
     item("jail-user", Layer::Jail, Observer::Agent, "a user of its own without privileges", LAUNCH),

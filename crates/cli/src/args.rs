@@ -5,10 +5,17 @@ use std::path::PathBuf;
 use casemate_verifier::UnixTime;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod accounts;
 mod endorsements;
+pub(crate) mod maintenance;
+mod market;
 mod reference;
 
+pub(crate) use accounts::{
+    Accounts, AccountsCommand, Audit, NewToken, NodesCommand, Projects, ProjectsCommand, Tokens, TokensCommand, Whoami,
+};
 pub(crate) use endorsements::{Endorsements, EndorsementsCommand, FetchOptions, Product};
+pub(crate) use market::{OfferSet, Offers, OffersCommand, OffersList, Placement};
 pub(crate) use reference::{Checked, ComputeCommand, ComputeSnp, Export, Reference, ReferenceCommand};
 
 /// Run workloads on other people's machines, and hand over keys only after checking the evidence yourself.
@@ -41,7 +48,7 @@ pub(crate) struct Globals {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a workload: verify its guest, release keys to it, stream its output, check the receipt.
-    Run(Run),
+    Run(Box<Run>),
     /// List instances.
     Ps(Ps),
     /// Show everything known of an instance.
@@ -67,8 +74,22 @@ pub(crate) enum Command {
     Reference(Reference),
     /// Check the signed receipt of an ended instance.
     Receipt(Receipt),
-    /// List the platform's nodes.
+    /// List the platform's nodes, and look after them.
     Nodes(Nodes),
+    /// List what there is to rent, and set what you ask for your nodes.
+    Offers(Offers),
+    /// List what nodes were suspended for (needs an operator's token).
+    Incidents(Incidents),
+    /// Show who this context's token is, and what it may do.
+    Whoami(Whoami),
+    /// List, make and change accounts (needs an operator's token).
+    Accounts(Accounts),
+    /// List and make projects, and change their members and quotas.
+    Projects(Projects),
+    /// List, make and revoke tokens.
+    Tokens(Tokens),
+    /// Show who changed what.
+    Audit(Audit),
     /// Encrypt and decrypt assets.
     Asset(Asset),
     /// Encrypt layers of an image.
@@ -141,6 +162,11 @@ pub(crate) struct Run {
     /// Node to run on; any suitable one by default.
     #[arg(long)]
     pub(crate) node: Option<String>,
+    /// Project that the instance belongs to; the token's or the account's own by default.
+    #[arg(long)]
+    pub(crate) project: Option<String>,
+    #[command(flatten)]
+    pub(crate) placement: Placement,
     /// Command and arguments instead of the image's.
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
@@ -256,6 +282,17 @@ pub(crate) enum ReceiptCommand {
 pub(crate) struct Nodes {
     #[arg(long, value_enum, default_value = "table")]
     pub(crate) output: Format,
+    #[command(subcommand)]
+    pub(crate) command: Option<NodesCommand>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Incidents {
+    /// Only those of this node
+    #[arg(long)]
+    pub(crate) node: Option<String>,
+    #[arg(long, value_enum, default_value = "table")]
+    pub(crate) output: Format,
 }
 
 #[derive(Debug, Args)]
@@ -316,6 +353,9 @@ pub(crate) struct ImageEncrypt {
 
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
+    /// Dedicated-node policy: what this host may have beside being a node.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
     #[arg(long, value_enum, default_value = "table")]
     pub(crate) output: Format,
 }
@@ -390,8 +430,17 @@ pub(crate) struct DevUp {
     /// auto, kvm or tcg.
     #[arg(long, default_value = "auto")]
     pub(crate) accel: String,
-    /// Lines added to the agent's configuration (TOML), for tests.
-    #[arg(long, hide = true, value_name = "TOML")]
+    /// Servers of the platform; more than one share a PostgreSQL that is started with them.
+    #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub(crate) replicas: u8,
+    /// PostgreSQL instead of SQLite, also for one server.
+    #[arg(long)]
+    pub(crate) postgres: bool,
+    /// Run the node under the security monitor, which refuses nothing here, and ends all instances when it sees somebody touch one.
+    #[arg(long)]
+    pub(crate) monitor: bool,
+    /// Line added to the agent's configuration, such as `[network]` (docs/network.md); can be given several times.
+    #[arg(long, value_name = "TOML")]
     pub(crate) agent_config: Vec<String>,
     /// Lines added to the server's configuration (TOML), for tests.
     #[arg(long, hide = true, value_name = "TOML")]

@@ -19,6 +19,9 @@ use crate::{args::Globals, exit::Hinted};
 pub(crate) struct ContextFile {
     /// REST address, e.g. `https://127.0.0.1:7443`.
     pub(crate) platform: String,
+    /// REST addresses of more servers of the same platform: where one is away, the next is asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) replicas: Vec<String>,
     /// The platform's CA certificate, PEM: for TLS and for node certificates.
     pub(crate) platform_ca: String,
     /// API token.

@@ -71,6 +71,10 @@ pub(crate) fn report(error: &anyhow::Error) -> Status {
 }
 
 fn hint(error: &anyhow::Error) -> Option<String> {
+    // What was laid around another error is not found in the chain.
+    if let Some(around) = error.downcast_ref::<Hinted>() {
+        return Some(around.hint.clone());
+    }
     error.chain().find_map(|cause| {
         let hinted = cause.downcast_ref::<Hinted>().map(|h| h.hint.clone());
         let hinted = hinted.or_else(|| cause.downcast_ref::<Refused>().map(|r| check_hint(&r.check).to_owned()));

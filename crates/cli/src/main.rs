@@ -11,6 +11,7 @@ mod commands;
 mod context;
 mod exit;
 mod instance_keys;
+mod money;
 mod printer;
 mod resolve;
 mod trust;
@@ -55,7 +56,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Status> {
         guard_keys(&Printer::new(&globals));
     }
     match cli.command {
-        Command::Run(run) => commands::run::run(&globals, run).await,
+        Command::Run(run) => commands::run::run(&globals, *run).await,
         Command::Ps(ps) => commands::ps::run(&globals, ps).await,
         Command::Inspect(inspect) => commands::inspect::run(&globals, inspect).await,
         Command::Logs(logs) => commands::logs::run(&globals, logs).await,
@@ -67,6 +68,13 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Status> {
         Command::Reference(reference) => commands::reference::run(&globals, &reference),
         Command::Receipt(receipt) => commands::receipt::run(&globals, receipt).await,
         Command::Nodes(nodes) => commands::nodes::run(&globals, nodes).await,
+        Command::Offers(offers) => commands::offers::run(&globals, offers).await,
+        Command::Incidents(incidents) => commands::incidents::run(&globals, incidents).await,
+        Command::Whoami(whoami) => commands::tokens::whoami(&globals, whoami).await,
+        Command::Accounts(accounts) => commands::accounts::run(&globals, accounts).await,
+        Command::Projects(projects) => commands::projects::run(&globals, projects).await,
+        Command::Tokens(tokens) => commands::tokens::run(&globals, tokens).await,
+        Command::Audit(audit) => commands::audit::run(&globals, audit).await,
         Command::Asset(asset) => commands::asset::run(&globals, asset),
         Command::Image(image) => commands::image::run(&globals, image).await,
         Command::Doctor(doctor) => commands::doctor::run(&globals, doctor),

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod dedicated;
 pub mod memory;
 pub mod shutdown;
 pub mod telemetry;

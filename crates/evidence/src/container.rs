@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     Sha256Digest,
-    instance::{Jail, QuoteBundle, Record, Vmm, serde_blob, serde_bytes32, serde_list},
+    instance::{Jail, Monitor, QuoteBundle, Record, Vmm, serde_blob, serde_bytes32, serde_list},
     merkle,
 };
 
@@ -86,6 +86,9 @@ pub struct ContainerLaunch {
     pub memory_mib: u64,
     /// What holds process 1, observed from outside after its start.
     pub jail: Jail,
+    /// The monitor that guarded the instance from its start on; absent: none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitor: Option<Monitor>,
 }
 
 /// The root hash of a layer.
@@ -145,6 +148,7 @@ mod tests {
                 namespaces: vec!["user".into()],
                 cgroup: true,
             },
+            monitor: None,
         }
     }
 

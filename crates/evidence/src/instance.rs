@@ -115,6 +115,20 @@ pub struct LaunchRecord {
     /// TPMT_PUBLIC of the guest vTPM's attestation key: this record endorses it.
     #[serde(with = "serde_blob")]
     pub vtpm_ak_public: Vec<u8>,
+    /// The monitor that guarded the instance from its start on; absent: none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitor: Option<Monitor>,
+}
+
+/// The node's security monitor, by its own word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Monitor {
+    /// What it can do on the node's kernel: `enforcing`, `enforcing_without`, `observe_and_kill` or `detect_only`.
+    pub class: String,
+    /// Groups of hooks that the class does without.
+    #[serde(deserialize_with = "serde_list::deserialize")]
+    pub without: Vec<String>,
 }
 
 /// The virtual machine monitor.

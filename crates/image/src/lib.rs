@@ -32,6 +32,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cache;
+pub mod decoders;
 mod digest;
 mod error;
 mod layer;

@@ -84,8 +84,11 @@ pub fn believed(actual: &Actual, reported: Reported) -> Vec<Event> {
         Step::Keyed | Step::Running => actual.step >= Step::Attested,
         Step::Requested | Step::Scheduled | Step::Attested | Step::Wiped | Step::Gone => false,
     });
-    let mut events: Vec<Event> = step.map(Event::Reached).into_iter().collect();
-    events.extend(reported.exit_code.map(Event::Exited));
+    // What came to its end between two sessions ran before: otherwise its exit status would be lost, and it were taken for stopped.
+    let ran = reported.exit_code.is_some() && (Step::Attested..Step::Running).contains(&actual.step);
+    let mut events: Vec<Event> = ran.then_some(Event::Reached(Step::Running)).into_iter().collect();
+    events.extend(step.map(Event::Reached));
+    events.extend(reported.exit_code.filter(|_| actual.step >= Step::Attested).map(Event::Exited));
     events.extend(reported.failure.map(Event::Failed));
     if matches!(reported.step, Some(Step::Wiped | Step::Gone)) {
         let after = events.iter().cloned().fold(actual.clone(), apply);
@@ -136,6 +139,32 @@ mod tests {
         assert!(matches!(&events[..], [Event::Failed(failure), Event::Reached(Step::Wiped)] if failure.check == "stopped"));
         let exited = Reported { exit_code: Some(0), ..says(Step::Wiped) };
         assert_eq!(believed(&at(Step::Running), exited), [Event::Exited(0), Event::Reached(Step::Wiped)]);
+    }
+
+    #[test]
+    fn what_ran_and_ended_while_its_node_was_away_has_its_exit_status_and_only_where_the_platform_attested() {
+        for (step, claim) in
+            Step::ALL.into_iter().flat_map(|step| [Step::Running, Step::Stopping, Step::Wiped].map(|claim| (step, claim)))
+        {
+            let course = |step| Course { actual: at(step), keys_wait: step == Step::Attested, ..Course::new() };
+            let mut after = course(step);
+            let reported = Reported { exit_code: Some(7), ..says(claim) };
+            believed(&at(step), reported).into_iter().for_each(|event| after.happen(event));
+            let ran =
+                believed(&at(step), Reported { exit_code: Some(7), ..says(claim) }).contains(&Event::Reached(Step::Running));
+            assert_eq!(ran && step < Step::Running, (Step::Attested..Step::Running).contains(&step), "{claim} at {step}");
+            assert!(
+                step >= Step::Attested || after.actual.exit_code.is_none(),
+                "{claim} at {step}: nothing ran that nobody attested"
+            );
+            if (Step::Attested..Step::Wiped).contains(&step) {
+                assert_eq!(
+                    (after.actual.exit_code, after.actual.failure.is_none(), after.keys_wait),
+                    (Some(7), true, false),
+                    "{claim} at {step}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -28,11 +28,18 @@ static __always_inline struct label subject(void)
 	return label_of(bpf_get_current_task_btf());
 }
 
+static __always_inline bool maybe_labelled(unsigned long inode)
+{
+	__u32 slot = inode % FILTER_SLOTS, *files = bpf_map_lookup_elem(&filter, &slot);
+
+	return !files || *files;
+}
+
 static __always_inline struct file_label *file_label(struct inode *inode)
 {
 	struct file_key key = {};
 
-	if (!inode)
+	if (!inode || !maybe_labelled(inode->i_ino))
 		return 0;
 	key.inode = inode->i_ino;
 	key.device = inode->i_sb->s_dev;
@@ -47,6 +54,14 @@ static __always_inline bool may(struct label by, __u32 owner, __u32 instance)
 	if (by.role == ROLE_AGENT)
 		return owner == ROLE_AGENT || owner == ROLE_INSTANCE;
 	return by.role == ROLE_INSTANCE && owner == ROLE_INSTANCE && by.instance == instance;
+}
+
+/* Whether an instance is in the namespace with this number. */
+static __always_inline bool is_in(struct label by, __u32 number)
+{
+	struct member key = { .number = number, .instance = by.instance };
+
+	return by.role == ROLE_INSTANCE && bpf_map_lookup_elem(&members, &key);
 }
 
 static __always_inline void record(__u32 detector, struct label by, struct label of, __u64 detail, __u32 denied, bool trip)
@@ -137,6 +152,85 @@ static __always_inline int on_file(struct inode *inode, __u32 guard, __u32 detec
 	if (may(by, file->owner, file->instance))
 		return 0;
 	return violation(detector, by, owner_of(file), inode->i_ino);
+}
+
+/* A guarded namespace comes into somebody's hands. */
+static __always_inline int on_namespace(struct inode *inode)
+{
+	struct file_label *file = file_label(inode);
+	struct label by;
+
+	if (!file || !(file->guard & GUARD_ENTER))
+		return 0;
+	by = subject();
+	if (may(by, file->owner, file->instance) || is_in(by, inode->i_ino))
+		return 0;
+	return violation(NAMESPACE_ENTER, by, owner_of(file), inode->i_ino);
+}
+
+/* Services of the node itself, by the process that everything stems from. */
+static __always_inline bool first_process(struct label by)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	return task->tgid == 1 && by.role == ROLE_STRANGER;
+}
+
+/* The number of the system call that a task is in. */
+static __always_inline long call_of(struct task_struct *task)
+{
+	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(task);
+	long number = 0;
+
+	bpf_core_read(&number, sizeof(number), &regs->orig_ax);
+	return number;
+}
+
+static __always_inline bool sealed(void)
+{
+	struct state *now = state();
+
+	return now && now->sealed;
+}
+
+/* An act that concerns the node, not an object of somebody: once it is sealed, monitor and agent do it alone. */
+static __always_inline int on_node(__u32 detector, __u64 detail)
+{
+	struct label by;
+
+	if (!sealed())
+		return 0;
+	by = subject();
+	return by.role == ROLE_MONITOR || by.role == ROLE_AGENT ? 0 : violation(detector, by, NO_OBJECT, detail);
+}
+
+/* The inode of an entry that may have none (the new name of a rename). From 6.12 on the verifier believes that an entry always has one and
+ * leaves out the question, so the way there is read as plain memory. */
+static __always_inline int on_dentry(struct dentry *entry, __u32 guard, __u32 detector)
+{
+	struct file_key key = {};
+	struct super_block *sb = 0;
+	struct file_label *file;
+	struct inode *inode = 0;
+	unsigned long number = 0;
+	struct label by;
+
+	bpf_core_read(&inode, sizeof(inode), &entry->d_inode);
+	if (!inode)
+		return 0;
+	bpf_core_read(&number, sizeof(number), &inode->i_ino);
+	if (!maybe_labelled(number))
+		return 0;
+	bpf_core_read(&sb, sizeof(sb), &inode->i_sb);
+	bpf_core_read(&key.device, sizeof(key.device), &sb->s_dev);
+	key.inode = number;
+	file = bpf_map_lookup_elem(&files, &key);
+	if (!file || !(file->guard & guard))
+		return 0;
+	by = subject();
+	if (may(by, file->owner, file->instance))
+		return 0;
+	return violation(detector, by, owner_of(file), key.inode);
 }
 
 /* Of two checks the first refusal counts. (Between programs on one hook the kernel sees to that.) */

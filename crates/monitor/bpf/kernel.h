@@ -31,6 +31,7 @@ enum {
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_RINGBUF = 27,
+	BPF_MAP_TYPE_INODE_STORAGE = 28,
 	BPF_MAP_TYPE_TASK_STORAGE = 29,
 	BPF_F_NO_PREALLOC = 1,
 	BPF_LOCAL_STORAGE_GET_F_CREATE = 1,
@@ -93,11 +94,44 @@ struct cgroup {
 	struct kernfs_node *kn;
 };
 
+struct ns_common {
+	unsigned int inum;
+};
+
+struct net {
+	struct ns_common ns;
+};
+
+struct nsproxy {
+	struct net *net_ns;
+};
+
+struct pt_regs {
+	unsigned long orig_ax;
+};
+
+struct pid {
+	unsigned int level;
+};
+
 struct task_struct {
+	unsigned int flags;
 	int pid;
 	int tgid;
+	struct pid *thread_pid;
+	struct nsproxy *nsproxy;
 	struct task_struct *group_leader;
 	char comm[16];
+};
+
+struct sock;
+
+struct socket {
+	struct sock *sk;
+};
+
+struct unix_sock {
+	struct path path;
 };
 
 struct linux_binprm {
@@ -124,6 +158,18 @@ struct module {
 	char name[56];
 };
 
+/* What the kernel reads and loads, by its own numbers: they move when the kernel learns of another kind. */
+enum kernel_read_file_id {
+	READING_MODULE = 2,
+	READING_KEXEC_IMAGE = 3,
+	READING_KEXEC_INITRAMFS = 4,
+};
+
+enum kernel_load_data_id {
+	LOADING_MODULE = 2,
+	LOADING_KEXEC_IMAGE = 3,
+};
+
 #pragma clang attribute pop
 
 /* Opaque here. */
@@ -133,6 +179,8 @@ struct mnt_idmap;
 struct user_namespace;
 struct kernel_siginfo;
 struct vm_area_struct;
+struct timespec64;
+struct timezone;
 
 /* The part of `union bpf_attr` that commands with an id, a type or a descriptor begin with. */
 union bpf_attr {

@@ -25,6 +25,8 @@ enum guard {
 	GUARD_ENTRIES = 1 << 3, /* of a folder: what is in it */
 	GUARD_MEMORY = 1 << 4,	/* guest memory: opening is a breach of its own kind */
 	GUARD_KEEPS = 1 << 5,	/* executing it keeps a task's label */
+	GUARD_CONNECT = 1 << 6, /* of a socket: reaching who listens there */
+	GUARD_ENTER = 1 << 7,	/* of a namespace: opening it */
 };
 
 struct file_key {
@@ -68,6 +70,18 @@ enum detector {
 	SELF_SCHEDULE,
 	SELF_SETTING,
 	SELF_EXIT,
+	MEMORY_FAULT,
+	DEVICE_OPEN,
+	DEVICE_NODE,
+	DEVICE_USE,
+	SOCKET_CONNECT,
+	HARDWARE_SETTING,
+	NAMESPACE_ENTER,
+	NETWORK_CONFIGURE,
+	KERNEL_REPLACE,
+	SYSTEM_REBOOT,
+	SYSTEM_SYSRQ,
+	CLOCK_SET,
 	DETECTORS,
 };
 
@@ -123,6 +137,16 @@ struct {
 	__type(value, struct file_label);
 } files SEC(".maps");
 
+/* How many labelled files have an inode number that ends so: for nearly every other file on the machine, one look here is all. */
+#define FILTER_SLOTS 65536
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, FILTER_SLOTS);
+	__type(key, __u32);
+	__type(value, __u32);
+} filter SEC(".maps");
+
 /* Devices (super blocks) whose mounts stay: those of our pins and of guarded files. Value: 1 is bpffs of ours. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -130,6 +154,63 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } devices SEC(".maps");
+
+/* Guarded character devices: number, or a whole major with all bits of the minor. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, __u32);
+} characters SEC(".maps");
+
+/* Number of a network namespace -> instance. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, __u32);
+} networks SEC(".maps");
+
+/* Which instances are in a guarded namespace: several may share one. */
+struct member {
+	__u32 number;
+	__u32 instance;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct member);
+	__type(value, __u32);
+} members SEC(".maps");
+
+/* Whose page faults a descriptor answers: it sees and makes all memory of that instance. Gone with the descriptor. */
+struct {
+	__uint(type, BPF_MAP_TYPE_INODE_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct label);
+} faults SEC(".maps");
+
+/* That a task was refused a look at a labelled process, in its system call of that number, and which question about it the kernel asks next. */
+enum next_question {
+	NO_QUESTION = 0,
+	ASKS_PERFMON = 1,
+	ASKS_ADMIN = 2,
+};
+
+struct refusal {
+	__u64 call;
+	__u32 next;
+	__u32 reserved;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct refusal);
+} refusals SEC(".maps");
 
 /* cgroup id -> instance. */
 struct {
@@ -160,6 +241,15 @@ struct {
 	__type(key, __u32);
 	__type(value, struct state);
 } states SEC(".maps");
+
+/* Until when the worker has promised to be heard of again, by the clock that stands still while the machine sleeps; 0: no instance depends on
+ * it. A map of its own: the worker writes it without a look at the state, which programs write. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} deadlines SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

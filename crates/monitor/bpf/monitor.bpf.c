@@ -8,6 +8,8 @@
 #include <bpf/bpf_core_read.h>
 #include "maps.h"
 #include "decide.h"
+#include "groups/settings.h"
+#include "groups/devices.h"
 #include "groups/labels.h"
 #include "groups/ptrace.h"
 #include "groups/memory.h"
@@ -15,7 +17,9 @@
 #include "groups/modules.h"
 #include "groups/bpf.h"
 #include "groups/signals.h"
-#include "groups/settings.h"
+#include "groups/sockets.h"
+#include "groups/namespaces.h"
+#include "groups/system.h"
 #include "groups/observe.h"
 
 char LICENSE[] SEC("license") = "GPL";

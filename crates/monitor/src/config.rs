@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use crate::{
     detector::{Action, Actions, Detector},
+    devices::Kind,
     kernel::layout::{Role, guard},
 };
 
@@ -122,6 +123,27 @@ pub enum Mode {
     Observe,
 }
 
+/// What follows from what a scan finds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFindings {
+    /// It is in status and record.
+    #[default]
+    State,
+    /// No work is accepted.
+    Refuse,
+}
+
+/// Settings that the monitor makes where it is told to: each only takes possibilities away.
+const SETTINGS: [&str; 6] = [
+    "kernel.modules_disabled",
+    "kernel.kexec_load_disabled",
+    "kernel.yama.ptrace_scope",
+    "kernel.unprivileged_bpf_disabled",
+    "kernel.perf_event_paranoid",
+    "kernel.sysrq",
+];
+
 /// The configuration.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -142,12 +164,32 @@ pub struct Config {
     /// After how long a canary that does not answer counts as silenced.
     #[serde(default = "canary_timeout_ms")]
     canary_timeout_ms: u64,
+    /// After how long guard and worker, who watch each other, take silence for the other's end.
+    #[serde(default = "watchdog_ms")]
+    watchdog_ms: u64,
+    /// Room for the record that is set aside on the disk, so that a full one loses no report.
+    #[serde(default = "record_reserve_kib")]
+    record_reserve_kib: u64,
     /// What else is guarded.
     #[serde(default)]
     pub files: Vec<GuardedFile>,
+    /// Kinds of devices that only agent and machines open.
+    #[serde(default = "devices")]
+    pub devices: Vec<Kind>,
+    /// Sockets that only the agent reaches: of container engines, and its own. Each must be there at the start.
+    #[serde(default)]
+    pub sockets: Vec<PathBuf>,
     /// Types of BPF programs that others may load while the node is sealed, as libbpf names them.
     #[serde(default = "foreign_bpf")]
     foreign_bpf: Vec<String>,
+    /// What follows from what was open, loaded or attached before the start.
+    #[serde(default)]
+    pub scan: OnFindings,
+    /// Modules that may be loaded at the start; without the list, all.
+    pub modules: Option<Vec<String>>,
+    /// Settings of the kernel (`kernel.NAME`) that are made at the start. Some cannot be undone before a reboot.
+    #[serde(default)]
+    pub settings: BTreeMap<String, u32>,
     /// Detector -> what is done, where it is not the usual.
     #[serde(default)]
     policy: BTreeMap<String, Vec<Action>>,
@@ -164,6 +206,12 @@ const HARMLESS: [(&str, u32); 7] = [
     ("sk_reuseport", 21),
 ];
 
+/// Less than this is a stall of an ordinary machine.
+const MIN_WATCHDOG_MS: u64 = 1_000;
+/// A breach is a few kilobytes; the room is renewed when half of it is used.
+const MIN_RESERVE_KIB: u64 = 256;
+const MAX_RESERVE_KIB: u64 = 1 << 20;
+
 impl Config {
     /// Reads and checks the file at `path`.
     pub fn load(path: &Path) -> Result<Self, Error> {
@@ -177,7 +225,8 @@ impl Config {
 
     fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
-        let paths = [&self.state, &self.pins, &self.instances].into_iter().chain(self.files.iter().map(|file| &file.path));
+        let paths = [&self.state, &self.pins, &self.instances].into_iter().chain(&self.sockets);
+        let paths = paths.chain(self.files.iter().map(|file| &file.path));
         faults.extend(paths.filter(|path| !path.is_absolute()).map(|path| format!("{} is not an absolute path", path.display())));
         faults.extend(
             self.policy
@@ -187,8 +236,17 @@ impl Config {
         );
         let unknown = self.foreign_bpf.iter().filter(|name| !HARMLESS.iter().any(|(known, _)| known == name));
         faults.extend(unknown.map(|name| format!("BPF programs of type {name:?} cannot be left to others")));
+        let unknown = self.settings.keys().filter(|name| !SETTINGS.contains(&name.as_str()));
+        faults
+            .extend(unknown.map(|name| format!("{name:?} is no setting that the monitor makes (hint: {})", SETTINGS.join(", "))));
         if self.canary_interval_ms == 0 {
             faults.push("canary_interval_ms is 0".to_owned());
+        }
+        if self.watchdog_ms < MIN_WATCHDOG_MS {
+            faults.push(format!("watchdog_ms is below {MIN_WATCHDOG_MS}: a busy machine would end its instances"));
+        }
+        if !(MIN_RESERVE_KIB..=MAX_RESERVE_KIB).contains(&self.record_reserve_kib) {
+            faults.push(format!("record_reserve_kib is not from {MIN_RESERVE_KIB} to {MAX_RESERVE_KIB}"));
         }
         faults
     }
@@ -212,6 +270,16 @@ impl Config {
     /// After how long a canary that does not answer counts as silenced.
     pub fn canary_timeout(&self) -> Duration {
         Duration::from_millis(self.canary_timeout_ms)
+    }
+
+    /// After how long silence counts as an end.
+    pub fn watchdog(&self) -> Duration {
+        Duration::from_millis(self.watchdog_ms)
+    }
+
+    /// Room for the record that is set aside on the disk.
+    pub fn reserve_bytes(&self) -> u64 {
+        self.record_reserve_kib << 10
     }
 
     /// The spool's file.
@@ -241,6 +309,18 @@ fn canary_timeout_ms() -> u64 {
     15_000
 }
 
+fn watchdog_ms() -> u64 {
+    10_000
+}
+
+fn record_reserve_kib() -> u64 {
+    1024
+}
+
+fn devices() -> Vec<Kind> {
+    Kind::ALL.to_vec()
+}
+
 fn foreign_bpf() -> Vec<String> {
     HARMLESS.iter().map(|(name, _)| (*name).to_owned()).collect()
 }
@@ -264,9 +344,17 @@ mod tests {
 
     #[test]
     fn all_faults_are_told_at_once() {
-        let text = "state = \"here\"\ninstances = \"/i\"\ncanary_interval_ms = 0\nforeign_bpf = [\"lsm\"]\n[policy]\nnone = []\n";
+        let text = "state = \"here\"\ninstances = \"/i\"\ncanary_interval_ms = 0\nwatchdog_ms = 9\nrecord_reserve_kib = 1\nforeign_bpf = [\"lsm\"]\n[settings]\n\"kernel.panic\" = 1\n[policy]\nnone = []\n";
         let error = load(text).unwrap_err().to_string();
-        for part in ["here is not an absolute path", "no detector \"none\"", "type \"lsm\"", "canary_interval_ms is 0"] {
+        for part in [
+            "here is not an absolute path",
+            "no detector \"none\"",
+            "type \"lsm\"",
+            "canary_interval_ms is 0",
+            "watchdog_ms is below",
+            "record_reserve_kib is not from",
+            "\"kernel.panic\" is no setting",
+        ] {
             assert!(error.contains(part), "{error}");
         }
         assert!(matches!(load("state = \"/s\"\ninstances = \"/i\"\nother = 1"), Err(Error::Parse { .. })));

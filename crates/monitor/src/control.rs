@@ -12,6 +12,8 @@ pub const MAX_REQUEST_BYTES: usize = 64 << 10;
 pub const MAX_PROCESSES: usize = 1024;
 /// More files than a machine's memory has.
 pub const MAX_MEMORY_FILES: usize = 64;
+/// More sockets than a machine is controlled by.
+pub const MAX_SOCKETS: usize = 64;
 
 /// A request. Variants without parts have braces all the same: without them serde would pass over parts that nobody knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +30,15 @@ pub enum Request {
     Status {},
     /// The instances are ended and what happened is reported: accept work again.
     Clear {},
+    /// Begin maintenance: the node may be changed, and nothing is watched. Refused while instances are watched, unless it is forced: that ends
+    /// them.
+    Unseal {
+        /// Whether instances are ended for it.
+        #[serde(default)]
+        forced: bool,
+    },
+    /// End maintenance: everything is guarded again, as it is now.
+    Seal {},
     /// End in order. Refused while instances are watched.
     Stop {},
 }
@@ -45,6 +56,9 @@ pub struct Instance {
     /// Files of its memory.
     #[serde(default)]
     pub memory: Vec<PathBuf>,
+    /// Sockets that it is controlled by.
+    #[serde(default)]
+    pub sockets: Vec<PathBuf>,
 }
 
 /// An answer.
@@ -97,6 +111,9 @@ pub fn parse(line: &[u8]) -> Result<Request, String> {
         if instance.memory.len() > MAX_MEMORY_FILES {
             return Err(format!("watch {}: it has more than {MAX_MEMORY_FILES} files of memory", instance.instance));
         }
+        if instance.sockets.len() > MAX_SOCKETS {
+            return Err(format!("watch {}: it has more than {MAX_SOCKETS} sockets", instance.instance));
+        }
     }
     Ok(request)
 }
@@ -116,8 +133,13 @@ mod tests {
     #[test]
     fn requests_beyond_limits_or_with_unknown_parts_are_refused() {
         let watch = |processes: usize| {
-            let instance =
-                Instance { instance: "i".into(), cgroup: "/c".into(), processes: vec![1; processes], memory: Vec::new() };
+            let instance = Instance {
+                instance: "i".into(),
+                cgroup: "/c".into(),
+                processes: vec![1; processes],
+                memory: Vec::new(),
+                sockets: Vec::new(),
+            };
             serde_json::to_vec(&Request::Watch(instance)).unwrap()
         };
         assert!(parse(&watch(1)).is_ok());

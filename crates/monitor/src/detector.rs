@@ -24,12 +24,35 @@ pub enum Group {
     Signals,
     /// The monitor itself.
     Own,
+    /// Character devices that machines are made of.
+    Devices,
+    /// Control sockets.
+    Sockets,
+    /// PCI devices and IOMMU groups in sysfs.
+    Hardware,
+    /// Namespaces of instances, and what is configured in them.
+    Namespaces,
+    /// The node: its kernel, its end, its clock.
+    System,
 }
 
 impl Group {
     /// All of them.
-    pub const ALL: [Self; 8] =
-        [Self::Labels, Self::Ptrace, Self::Memory, Self::Files, Self::Modules, Self::Bpf, Self::Signals, Self::Own];
+    pub const ALL: [Self; 13] = [
+        Self::Labels,
+        Self::Ptrace,
+        Self::Memory,
+        Self::Files,
+        Self::Modules,
+        Self::Bpf,
+        Self::Signals,
+        Self::Own,
+        Self::Devices,
+        Self::Sockets,
+        Self::Hardware,
+        Self::Namespaces,
+        Self::System,
+    ];
 }
 
 /// What is done: bits as the programs know them.
@@ -168,6 +191,30 @@ detectors! {
     SelfSetting = "self.setting", Own, BREACH;
     /// A process of the monitor ended.
     SelfExit = "self.exit", Own, SEEN;
+    /// A descriptor by which an instance's page faults are answered is received or used.
+    MemoryFault = "memory.fault", Memory, BREACH;
+    /// A guarded device is opened.
+    DeviceOpen = "device.open", Devices, BREACH;
+    /// A node of a guarded device is made.
+    DeviceNode = "device.node", Devices, BREACH;
+    /// A guarded device is used, mapped or received by a descriptor from before.
+    DeviceUse = "device.use", Devices, BREACH;
+    /// Somebody reaches who listens on a guarded socket.
+    SocketConnect = "socket.connect", Sockets, BREACH;
+    /// A PCI device is taken from its driver, reset, removed or written, or an IOMMU group changed.
+    HardwareSetting = "hardware.setting", Hardware, BREACH;
+    /// A namespace of an instance is opened.
+    NamespaceEnter = "namespace.enter", Namespaces, BREACH;
+    /// The network is configured inside an instance's namespace.
+    NetworkConfigure = "network.configure", Namespaces, BREACH;
+    /// Another kernel is loaded, to be started from this one.
+    KernelReplace = "kernel.replace", System, BREACH;
+    /// The node is switched off by somebody else than the first process: it is refused, no more.
+    SystemReboot = "system.reboot", System, REFUSED;
+    /// The kernel's emergency keys are pressed, or armed.
+    SystemSysrq = "system.sysrq", System, BREACH;
+    /// The clock is set. Services that keep the time correct its speed, which stays theirs.
+    ClockSet = "clock.set", System, REFUSED;
 }
 
 impl Detector {

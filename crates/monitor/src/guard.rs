@@ -1,16 +1,26 @@
-//! The guard: starts the worker, and ends the instances when the worker is gone.
+//! The guard: starts the worker, and ends the instances when the worker is gone or does not answer.
 
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write as _},
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
-    process::{Command, ExitStatus},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
 use serde_json::json;
 
-use crate::{config::Config, spool::Spool};
+use crate::{
+    config::Config,
+    heart::{Heard, LOOKS, Line, Silence, go_first_and_last},
+    spool::Spool,
+};
 
 /// What ends all instances at once: `cgroup.kill` of the cgroup that they lie in, opened before it is needed.
 #[derive(Debug)]
@@ -37,26 +47,68 @@ impl KillSwitch {
 pub fn run(config_path: &Path, agent: &[std::ffi::OsString]) -> Result<()> {
     let config = Config::load(config_path)?;
     let switch = KillSwitch::open(&config.instances)?;
+    let (ours, theirs) = UnixStream::pair().context("make the line to the worker")?;
     let mut worker = Command::new(own_path()?);
-    worker.arg("worker").arg("--config").arg(config_path);
+    worker.arg("worker").arg("--config").arg(config_path).stdin(Stdio::from(OwnedFd::from(theirs)));
     if !agent.is_empty() {
         worker.arg("--").args(agent);
     }
     let mut worker = worker.spawn().context("start the worker")?;
+    // Not before: it would be handed on to the agent and its machines.
+    go_first_and_last();
+    let silent = answer(&worker, Line::new(ours)?, config.watchdog())?;
+    let killed = silent.then(|| switch.pull());
+    if silent {
+        // It may be stopped, not gone: two must not write one record.
+        worker.kill().context("end the worker")?;
+    }
     let ended = worker.wait().context("wait for the worker")?;
-    if ended.success() {
+    if ended.success() && !silent {
         return Ok(());
     }
-    let killed = switch.pull();
-    record(&config, ended, &killed)?;
+    let killed = killed.unwrap_or_else(|| switch.pull());
+    let why = if silent { format!("it did not answer for {:?}", config.watchdog()) } else { ended.to_string() };
+    record(&config, &why, ended, &killed)?;
     killed.context("end the instances")?;
-    bail!("the worker ended with {ended}: the instances are ended, and the programs go on denying until the next boot");
+    bail!("the worker ended ({why}): the instances are ended, and programs that were pinned go on denying until the next boot");
 }
 
-fn record(config: &Config, ended: ExitStatus, killed: &io::Result<()>) -> Result<()> {
-    let mut spool = Spool::open(&config.spool())?;
+/// Answers the worker's beats until it ends; true if it is there, but silent.
+fn answer(worker: &Child, mut line: Line, limit: Duration) -> Result<bool> {
+    let number = i32::try_from(worker.id()).ok().and_then(Pid::from_raw).context("the worker has a number")?;
+    let worker = pidfd_open(number, PidfdFlags::empty()).context("open the worker's process")?;
+    // Until its first beat it guards nobody.
+    let mut silence: Option<Silence> = None;
+    let look = limit / LOOKS;
+    let timeout = Timespec { tv_sec: look.as_secs() as i64, tv_nsec: look.subsec_nanos().into() };
+    loop {
+        let mut fds = [PollFd::new(&worker, PollFlags::IN), PollFd::new(&line, PollFlags::IN)];
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).context("wait for the worker"),
+        }
+        if !fds[0].revents().is_empty() {
+            return Ok(false);
+        }
+        match line.hear() {
+            Heard::Beat => {
+                silence = Some(Silence::new(limit, Instant::now()));
+                line.beat();
+            }
+            // Its end follows.
+            Heard::Closed => std::thread::sleep(Duration::from_millis(1)),
+            Heard::Nothing => {}
+        }
+        if silence.as_mut().is_some_and(|silence| silence.too_long(Instant::now())) {
+            return Ok(true);
+        }
+    }
+}
+
+fn record(config: &Config, why: &str, ended: ExitStatus, killed: &io::Result<()>) -> Result<()> {
+    let mut spool = Spool::open(&config.spool(), config.reserve_bytes())?;
     let outcome = killed.as_ref().map_or_else(ToString::to_string, |()| "done".to_owned());
-    spool.append(json!({"kind": "monitor_ended", "how": ended.to_string(), "kill": outcome}))?;
+    spool.append(json!({"kind": "monitor_ended", "how": ended.to_string(), "why": why, "kill": outcome}))?;
     Ok(())
 }
 

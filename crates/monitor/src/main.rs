@@ -51,7 +51,10 @@ enum Command {
         agent: Vec<OsString>,
     },
     #[command(hide = true)]
-    Canary,
+    Canary {
+        #[arg(long)]
+        serve: bool,
+    },
     #[command(hide = true)]
     Exec {
         #[arg(last = true)]
@@ -73,7 +76,8 @@ fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::Run { config, agent } => guard::run(&config, &agent),
         Command::Worker { config, agent } => worker::run(&config, &agent),
-        Command::Canary => canary::serve(),
+        Command::Canary { serve: false } => canary::begin(),
+        Command::Canary { serve: true } => canary::serve(),
         Command::Exec { command } => exec(&command),
         Command::Probe => print(&worker::probe()?),
         Command::Status { config } => {

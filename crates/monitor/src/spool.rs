@@ -21,10 +21,6 @@ use thiserror::Error;
 
 /// The longest line.
 pub const MAX_LINE_BYTES: usize = 64 << 10;
-/// Room that is set aside on the disk before work begins, so that a full disk loses no report.
-pub const RESERVE_BYTES: u64 = 1 << 20;
-/// Less than this left of it, and it is set aside anew.
-const RENEW_BYTES: u64 = RESERVE_BYTES / 2;
 
 /// Why there is no spool.
 #[derive(Debug, Error)]
@@ -83,6 +79,8 @@ pub struct Spool {
     path: PathBuf,
     file: File,
     length: u64,
+    /// Room that is set aside on the disk before work begins, so that a full disk loses no report; and up to where it reaches now.
+    reserve_bytes: u64,
     reserved: u64,
     head: Head,
 }
@@ -104,13 +102,14 @@ impl Head {
 
 impl Spool {
     /// Opens the spool at `path`, or begins it; checks all of it. A last line that a crash cut short is cut off, which the next record says.
-    pub fn open(path: &Path) -> Result<Self, Error> {
+    pub fn open(path: &Path, reserve_bytes: u64) -> Result<Self, Error> {
         let fail = |what| move |source| Error::File { what, path: path.to_owned(), source };
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(fail("open"))?;
         let checked = check(path, &file)?;
         file.set_len(checked.length).map_err(fail("cut"))?;
         file.seek(SeekFrom::End(0)).map_err(fail("open"))?;
-        let mut spool = Self { path: path.to_owned(), file, length: checked.length, reserved: 0, head: checked.head };
+        let mut spool =
+            Self { path: path.to_owned(), file, length: checked.length, reserve_bytes, reserved: 0, head: checked.head };
         spool.reserve().map_err(fail("set room aside for"))?;
         if checked.torn_bytes > 0 {
             spool.append(serde_json::json!({"kind": "torn", "bytes": checked.torn_bytes}))?;
@@ -139,7 +138,7 @@ impl Spool {
         self.length += text.len() as u64;
         self.head = head;
         // What is written needs no room any more; that a full disk gives no new room is told by `reserved`.
-        if self.reserved.saturating_sub(self.length) < RENEW_BYTES {
+        if self.reserve_bytes() < self.reserve_bytes / 2 {
             let _ = self.reserve();
         }
         Ok(())
@@ -157,8 +156,8 @@ impl Spool {
 
     fn reserve(&mut self) -> io::Result<()> {
         let flags = rustix::fs::FallocateFlags::KEEP_SIZE;
-        rustix::fs::fallocate(&self.file, flags, self.length, RESERVE_BYTES)?;
-        self.reserved = self.length + RESERVE_BYTES;
+        rustix::fs::fallocate(&self.file, flags, self.length, self.reserve_bytes)?;
+        self.reserved = self.length + self.reserve_bytes;
         Ok(())
     }
 }
@@ -218,10 +217,12 @@ mod tests {
 
     use super::*;
 
+    const RESERVE_BYTES: u64 = 64 << 10;
+
     fn spool_of(events: usize) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("spool.jsonl");
-        let mut spool = Spool::open(&path).unwrap();
+        let mut spool = Spool::open(&path, RESERVE_BYTES).unwrap();
         spool.append_all((0..events).map(|number| json!({"kind": "test", "number": number}))).unwrap();
         (folder, path)
     }
@@ -229,12 +230,12 @@ mod tests {
     #[test]
     fn a_spool_goes_on_where_it_ended() {
         let (_folder, path) = spool_of(2);
-        let mut spool = Spool::open(&path).unwrap();
+        let mut spool = Spool::open(&path, RESERVE_BYTES).unwrap();
         spool.append(json!({"kind": "test", "number": 2})).unwrap();
         let mut numbers = Vec::new();
         let head = verify(&path, |record| numbers.push(record.event["number"].as_u64().unwrap())).unwrap();
         assert_eq!((numbers, &head), (vec![0, 1, 2], spool.head()));
-        assert!(spool.reserve_bytes() >= RENEW_BYTES);
+        assert!(spool.reserve_bytes() >= RESERVE_BYTES / 2);
     }
 
     #[test]
@@ -260,7 +261,7 @@ mod tests {
             let changed: String = order.iter().map(|line| format!("{}\n", lines[*line])).collect();
             fs::write(&path, changed).unwrap();
             assert!(matches!(verify(&path, |_| ()), Err(Error::Chain { .. })), "{order:?}");
-            assert!(matches!(Spool::open(&path), Err(Error::Chain { .. })), "{order:?}");
+            assert!(matches!(Spool::open(&path, RESERVE_BYTES), Err(Error::Chain { .. })), "{order:?}");
         }
     }
 
@@ -269,7 +270,7 @@ mod tests {
         let (_folder, path) = spool_of(2);
         let bytes = fs::read(&path).unwrap();
         fs::write(&path, &bytes[..bytes.len() - 5]).unwrap();
-        Spool::open(&path).unwrap();
+        Spool::open(&path, RESERVE_BYTES).unwrap();
         let mut kinds = Vec::new();
         verify(&path, |record| kinds.push(record.event["kind"].as_str().unwrap().to_owned())).unwrap();
         assert_eq!(kinds, ["test", "torn"]);

@@ -3,15 +3,16 @@
 //!
 //! INIT is a static program that prints a line and then answers the line `echo x` on standard input with `x` (such as
 //! `tests/support/container.c`), LAYER an EROFS file. Bare: from the execution of `RUNTIME run` to the program's first line, with the
-//! very bundle that the driver made (namespaces, mounts, filter, limits) and a user namespace beside it, on a root file system that was
-//! mounted before. Driver: from `prepare` to the first answer over the channel. `loop` takes loop devices where files would do.
+//! very bundle that the driver made (namespaces, mounts, filter) and a user namespace beside it, on a root file system that was
+//! mounted before. Limited: the same, and the shell that executes the runtime first moves itself into control groups like the driver's,
+//! which were made before. Driver: from `prepare` to the first answer over the channel. `loop` takes loop devices where files would do.
 
 use std::{
     ffi::OsString,
     fs,
     io::{self, BufRead, BufReader, Write as _},
     os::unix::fs::{PermissionsExt, chown},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
@@ -52,14 +53,14 @@ async fn measure(kind: Runtime, init: &Path, layer: &Path, rounds: usize, mounts
     let own = std::env::current_exe().expect("a path");
     let config = OciConfig::new(directory.path().join("s"), directory.path().join("r"), vec![own.into()], kind);
     let driver = OciDriver::new(OciConfig { uid_base: USERS, mounts, ..config }).expect("a driver");
-    let (mut bare, mut prepared, mut started, mut answered, mut wiped) = (vec![], vec![], vec![], vec![], vec![]);
+    let (mut bare, mut limited) = (vec![], vec![]);
+    let (mut prepared, mut started, mut answered, mut wiped) = (vec![], vec![], vec![], vec![]);
     for round in 0..rounds {
         let plan = plan(kind, init, layer, round);
+        std::thread::sleep(QUIET);
         let begin = Instant::now();
         driver.prepare(&plan, &Nothing).await.expect("prepared");
         prepared.push(begin.elapsed());
-        let config = directory.path().join(format!("r/instances/{}/bundle/config.json", plan.id));
-        let config = fs::read(config).expect("the driver's bundle");
         let begin = Instant::now();
         driver.start(&plan).await.expect("started");
         started.push(begin.elapsed());
@@ -67,19 +68,61 @@ async fn measure(kind: Runtime, init: &Path, layer: &Path, rounds: usize, mounts
         channel.write_all(b"echo x\n").await.expect("told");
         channel.read_u8().await.expect("answered");
         answered.push(begin.elapsed() + prepared[round]);
+        let config = directory.path().join(format!("r/instances/{}/bundle/config.json", plan.id));
+        let config = fs::read(config).expect("the driver's bundle");
+        let groups = Groups::beside(&directory.path().join(format!("s/instances/{}/record.json", plan.id)));
         let begin = Instant::now();
         driver.wipe(&plan.id).await.expect("wiped");
         driver.forget(&plan.id).await.expect("forgotten");
         wiped.push(begin.elapsed());
-        bare.push(start_bare(kind, &config, init, layer));
+        bare.push(start_bare(kind, &config, init, layer, &Groups::default()));
+        limited.push(start_bare(kind, &config, init, layer, &groups));
     }
-    let ratio = median(answered.iter().zip(&bare).map(|(driver, bare)| driver.div_duration_f64(*bare)).collect());
-    let [bare, prepared, started, answered, wiped] = [bare, prepared, started, answered, wiped].map(median);
+    let ratio = |to: &[Duration]| median(answered.iter().zip(to).map(|(driver, to)| driver.div_duration_f64(*to)).collect());
+    let (to_bare, to_limited) = (ratio(&bare), ratio(&limited));
+    let [bare, limited, prepared, started, answered, wiped] = [bare, limited, prepared, started, answered, wiped].map(median);
     println!(
-        "{}: bare {bare:.1?}; driver: prepared {prepared:.1?}, then started {started:.1?}, first answer {answered:.1?} \
-         ({ratio:.2} of bare); wiped in {wiped:.1?}",
+        "{}: bare {bare:.1?}, limited {limited:.1?}; driver: prepared {prepared:.1?}, then started {started:.1?}, first answer \
+         {answered:.1?} ({to_bare:.2} of bare, {to_limited:.2} of limited); wiped in {wiped:.1?}",
         driver.capabilities().version,
     );
+}
+
+/// Control groups beside those of an instance, with its limits.
+#[derive(Default)]
+struct Groups(Vec<PathBuf>);
+
+impl Groups {
+    /// As the instance's record names them.
+    fn beside(record: &Path) -> Self {
+        let record: Value = serde_json::from_slice(&fs::read(record).expect("the driver's record")).expect("its JSON");
+        let legacy = record["group"]["legacy"].as_array().expect("groups").iter().map(|group| &group[1]);
+        let all = legacy.chain([&record["group"]["unified"]]).map(|path| Path::new(path.as_str().expect("a path")));
+        Self(all.map(group_beside).collect())
+    }
+}
+
+fn group_beside(group: &Path) -> PathBuf {
+    let beside = group.with_extension("bare");
+    fs::create_dir(&beside).expect("a group");
+    for limit in LIMITS {
+        if let Ok(value) = fs::read(group.join(limit)) {
+            fs::write(beside.join(limit), value).expect("limited");
+        }
+    }
+    beside
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        for group in &self.0 {
+            while fs::remove_dir(group).is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // The driver's own, which it could not remove while these were in it.
+            let _ = group.parent().map(fs::remove_dir);
+        }
+    }
 }
 
 fn plan(kind: Runtime, init: &Path, layer: &Path, round: usize) -> Plan {
@@ -102,7 +145,7 @@ fn median<T: PartialOrd + Copy>(mut values: Vec<T>) -> T {
 }
 
 /// The root file system is there before the clock starts; so is a cgroup root of version 2, which one of the runtimes insists on.
-fn start_bare(kind: Runtime, config: &[u8], init: &Path, layer: &Path) -> Duration {
+fn start_bare(kind: Runtime, config: &[u8], init: &Path, layer: &Path, groups: &Groups) -> Duration {
     let bundle = tempfile::tempdir().expect("a directory");
     let place = |name: &str| bundle.path().join(name);
     for name in ["layer", "rootfs", "scratch/upper", "scratch/work", "scratch/tmp", "scratch/shm"] {
@@ -116,12 +159,17 @@ fn start_bare(kind: Runtime, config: &[u8], init: &Path, layer: &Path) -> Durati
         Runtime::Runc => &[],
         Runtime::Crun => &["--cgroup-manager", "disabled"],
         Runtime::Runsc => &["--platform", "ptrace", "--network", "none", "--ignore-cgroups"],
+        Runtime::Other(_) => unreachable!("a known one was asked for"),
     };
+    // Opened before a mount hides them.
+    let joins = || (3..).zip(&groups.0);
+    let opened: String = joins().map(|(number, group)| format!("exec {number}>{}/cgroup.procs && ", group.display())).collect();
+    let joined: String = joins().map(|(number, _)| format!(" && echo $$ >&{number} && exec {number}>&-")).collect();
     let mut child = Command::new("unshare")
         .args(["--mount", "sh", "-c"])
         .arg(format!(
-            "mount -t cgroup2 none /sys/fs/cgroup && mount -t erofs -o ro {} layer && mount -t overlay -o {overlay} overlay rootfs \
-             && echo ready && read go && exec \"$@\"",
+            "{opened}mount -t cgroup2 none /sys/fs/cgroup && mount -t erofs -o ro {} layer && mount -t overlay -o {overlay} overlay rootfs \
+             && echo ready && read go{joined} && exec \"$@\"",
             layer.display()
         ))
         .arg("sh")
@@ -138,6 +186,7 @@ fn start_bare(kind: Runtime, config: &[u8], init: &Path, layer: &Path) -> Durati
     let (mut output, mut line) = (BufReader::new(child.stdout.take().expect("a pipe")), String::new());
     output.read_line(&mut line).expect("a line");
     let mut input = child.stdin.take().expect("a pipe");
+    std::thread::sleep(QUIET);
     let begin = Instant::now();
     input.write_all(b"go\n").expect("told");
     line.clear();
@@ -169,5 +218,20 @@ fn own_users(config: &[u8], bundle: &Path, init: &Path) -> Vec<u8> {
     serde_json::to_vec(&config).expect("JSON")
 }
 
+/// So that nothing measured profits from what was done just before: moves between control groups are faster then.
+const QUIET: Duration = Duration::from_millis(200);
+
 /// Nobody else's.
 const USERS: u32 = 0x6000_0000;
+
+/// Of version 1 and version 2.
+const LIMITS: [&str; 8] = [
+    "memory.limit_in_bytes",
+    "memory.swappiness",
+    "cpu.shares",
+    "memory.max",
+    "memory.swap.max",
+    "pids.max",
+    "cpu.weight",
+    "cpu.max",
+];

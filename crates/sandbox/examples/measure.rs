@@ -1,37 +1,38 @@
-//! Times and sizes of the QEMU driver on this host, beside a plain QEMU with the same kernel.
+//! Measures the start of a machine by the QEMU driver against a plain QEMU command, alternating in one run: `measure GUEST_OS [ROUNDS
+//! [MEMORY_MIB]]`, as root; GUEST_OS is the folder that `xtask guest-os` fills.
 //!
-//! `measure KERNEL INITRD [MEMORY_MIB [DIRTY_MIB]]`, with the initial RAM disk of this crate's tests, which prints `init runs`
-//! and fills DIRTY_MIB of its memory when told so.
+//! All three times end with the first word of init on the console. Bare: from the execution of QEMU with the same kernel, initial RAM
+//! disk and memory, and nothing else. Equipped: the same with the driver's devices (disks, serial channel, a vTPM whose swtpm runs already), from a
+//! kernel command line that is the driver's. Driver: from `prepare`, with everything that it makes and wipes.
 
 use std::{
     ffi::OsString,
-    fs, io,
+    fs::{self, File},
+    io,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{Command, ExitCode, Stdio},
+    process::{Child, Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
 use casemate_sandbox::{
-    Demand, Driver, Isolation, MachineSystem, Plan, System, VtpmProvisioner,
+    Demand, Disk, Driver, Isolation, MachineSystem, Plan, System, VtpmProvisioner,
     qemu::{QemuConfig, QemuDriver},
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-const MARK: &str = "init runs";
+use serde_json::Value;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     if args.is_empty() {
         return casemate_sandbox::jail::main(args);
     }
-    let [kernel, initrd, ..] = args.as_slice() else { return ExitCode::FAILURE };
-    let memory = args.get(2).and_then(|text| text.to_str()?.parse().ok()).unwrap_or(512);
+    let number = |at: usize, otherwise: u64| args.get(at).and_then(|text| text.to_str()?.parse().ok()).unwrap_or(otherwise);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-    let dirty = args.get(3).and_then(|text| text.to_str()?.parse().ok()).unwrap_or(0);
-    runtime.block_on(measure(kernel.into(), initrd.into(), memory, dirty));
+    runtime.block_on(measure(Path::new(&args[0]), number(1, 9), number(2, 256)));
     ExitCode::SUCCESS
 }
 
+/// Nothing is asked of the vTPM before the machine starts.
 struct Nothing;
 
 impl VtpmProvisioner for Nothing {
@@ -40,100 +41,138 @@ impl VtpmProvisioner for Nothing {
     }
 }
 
-async fn measure(kernel: PathBuf, initrd: PathBuf, memory_mib: u64, dirty_mib: u64) {
+async fn measure(guest_os: &Path, rounds: u64, memory_mib: u64) {
     let directory = tempfile::tempdir().expect("a directory");
     let own = std::env::current_exe().expect("a path");
-    let config = QemuConfig {
-        uid_base: 1_900_000,
-        ..QemuConfig::new(directory.path().join("s"), directory.path().join("r"), vec![own.into()])
-    };
-    let begin = Instant::now();
-    let driver = QemuDriver::new(config).expect("a driver");
-    println!("driver made in {:?}: {:?}", begin.elapsed(), driver.capabilities());
-    let khz = driver.capabilities().tsc_khz.unwrap_or_default();
-    let line = format!(
-        "console=ttyS0 reboot=t panic=-1 quiet no_timer_check tsc_early_khz={khz} tsc=reliable tpm_tis.force=1 tpm_tis.interrupts=0"
-    );
-    for round in 0..5 {
+    let config = QemuConfig::new(directory.path().join("s"), directory.path().join("r"), vec![own.into()]);
+    let driver = QemuDriver::new(QemuConfig { uid_base: USERS, ..config }).expect("a driver");
+    let system = system(guest_os, driver.capabilities().accel, driver.capabilities().tsc_khz.unwrap_or_default());
+    let root = Disk { serial: "root".to_owned(), path: guest_os.join("root.img") };
+    let (mut bare, mut equipped, mut prepared, mut started, mut booted) = (vec![], vec![], vec![], vec![], vec![]);
+    for round in 0..rounds {
         let plan = Plan {
             id: format!("i-{round}").parse().expect("an id"),
             isolation: Isolation::Microvm,
             demands: vec![Demand::Vtpm],
-            system: System::Machine(MachineSystem { kernel: kernel.clone(), initrd: initrd.clone(), command_line: line.clone() }),
-            disks: Vec::new(),
+            system: System::Machine(system.clone()),
+            disks: vec![root.clone()],
             cpus: 1,
             memory_mib,
-            scratch_mib: 64,
+            scratch_mib: SCRATCH_MIB,
         };
+        bare.push(plain(&plan, directory.path(), false));
+        equipped.push(plain(&plan, directory.path(), true));
+        std::thread::sleep(QUIET);
         let begin = Instant::now();
         driver.prepare(&plan, &Nothing).await.expect("prepared");
-        let prepared = begin.elapsed();
+        prepared.push(begin.elapsed());
         driver.start(&plan).await.expect("started");
-        let started = begin.elapsed() - prepared;
+        started.push(begin.elapsed());
         until(&driver.console_log(&plan.id));
-        let booted = begin.elapsed() - prepared;
-        let rss = resident_kib();
-        if dirty_mib > 0 {
-            let mut channel = driver.connect(&plan.id).await.expect("connected");
-            channel.write_all(format!("mark {dirty_mib} marker\n").as_bytes()).await.expect("told");
-            channel.read_u8().await.expect("done");
-        }
-        let begin = Instant::now();
-        let evidence = driver.wipe(&plan.id).await.expect("wiped");
+        booted.push(begin.elapsed());
+        driver.wipe(&plan.id).await.expect("wiped");
         driver.forget(&plan.id).await.expect("forgotten");
-        println!(
-            "prepare {prepared:?}, start returned {started:?}, init after {booted:?}, VMM {rss} KiB, wipe {:?}",
-            begin.elapsed()
-        );
-        for (name, item) in evidence.items {
-            println!("    {name}: {} in {} ms, verified {}: {}", item.method, item.duration_ms, item.verified, item.detail);
-        }
-        // Without a TPM the kernel must not look for one, which takes it half a second.
-        let line = line.split(" tpm_tis").next().unwrap_or_default();
-        println!("  plain QEMU: init after {:?}", plain(&kernel, &initrd, line, memory_mib, &directory.path().join("plain.log")));
+    }
+    let ratio = |to: &[Duration]| median(booted.iter().zip(to).map(|(driver, to)| driver.div_duration_f64(*to)).collect());
+    let (to_bare, to_equipped) = (ratio(&bare), ratio(&equipped));
+    let [bare, equipped, prepared, started, booted] = [bare, equipped, prepared, started, booted].map(median);
+    println!(
+        "{}: bare {bare:.0?}, equipped {equipped:.0?}; driver: prepared {prepared:.0?}, started {started:.0?}, init {booted:.0?} ({to_bare:.2} \
+         of bare, {to_equipped:.2} of equipped)",
+        driver.capabilities().version,
+    );
+}
+
+fn system(guest_os: &Path, accel: &str, khz: u64) -> MachineSystem {
+    let text = fs::read(guest_os.join("guest-os.json")).expect("guest-os.json: run `xtask guest-os` before");
+    let manifest: Value = serde_json::from_slice(&text).expect("its JSON");
+    let line = manifest["command_lines"][accel].as_str().expect("a command line for this accelerator");
+    MachineSystem {
+        kernel: guest_os.join("vmlinux"),
+        initrd: guest_os.join("initrd.cpio"),
+        command_line: line.replace("{tsc_khz}", &khz.to_string()),
     }
 }
 
-fn plain(kernel: &Path, initrd: &Path, line: &str, memory_mib: u64, log: &Path) -> Duration {
-    let begin = Instant::now();
-    let mut child = Command::new("qemu-system-x86_64")
+/// A plain QEMU; what it needs is made before the clock starts.
+fn plain(plan: &Plan, directory: &Path, with_devices: bool) -> Duration {
+    let machine = plan.machine().expect("it is one");
+    let place = |name: &str| directory.join(name);
+    let log = place("plain.log");
+    let mut command = Command::new("qemu-system-x86_64");
+    command
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-M", "microvm,pit=off,pic=off,rtc=on"])
-        .args(["-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,-avx2", "-m", &memory_mib.to_string()])
-        .arg("-serial")
-        .arg(format!("file:{}", log.display()))
+        .args(["-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,-avx2", "-m", &plan.memory_mib.to_string()])
+        .args(["-serial", &format!("file:{}", log.display())])
         .arg("-kernel")
-        .arg(kernel)
+        .arg(&machine.kernel)
         .arg("-initrd")
-        .arg(initrd)
-        .args(["-append", line])
-        .stdin(Stdio::null())
-        .spawn()
-        .expect("QEMU");
-    until(log);
+        .arg(&machine.initrd);
+    let mut vtpm = None;
+    if with_devices {
+        let (scratch, socket) = (place("plain.scratch"), place("plain.tpm"));
+        File::create(&scratch).and_then(|file| file.set_len(plan.scratch_mib << 20)).expect("a scratch disk");
+        vtpm = Some(start_vtpm(&place("plain.state"), &socket));
+        let disks = plan.disks.iter().map(|disk| (disk.serial.as_str(), &disk.path, "on")).chain([("scratch", &scratch, "off")]);
+        for (serial, path, read_only) in disks {
+            command.args(["-drive", &format!("if=none,format=raw,id={serial},read-only={read_only},file={}", path.display())]);
+            command.args(["-device", &format!("virtio-blk-device,drive={serial},serial={serial}")]);
+        }
+        command.args(["-chardev", &format!("socket,id=tpm,path={}", socket.display())]);
+        command.args(["-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-tis,tpmdev=tpm"]);
+        command.args(["-chardev", &format!("socket,id=guest,server=on,wait=off,path={}", place("plain.guest").display())]);
+        command.args(["-device", "virtio-serial-device", "-device", "virtserialport,chardev=guest,name=casemate.guest"]);
+        command.args(["-append", &machine.command_line]);
+    } else {
+        // Without a TPM the kernel must not look for one, which takes it half a second.
+        command.args(["-append", &machine.command_line.replace("tpm_tis.force=1 ", "")]);
+    }
+    std::thread::sleep(QUIET);
+    let begin = Instant::now();
+    let mut child = command.stdin(Stdio::null()).spawn().expect("QEMU");
+    until(&log);
     let elapsed = begin.elapsed();
-    child.kill().expect("killed");
-    child.wait().expect("reaped");
+    for child in [Some(&mut child), vtpm.as_mut()].into_iter().flatten() {
+        child.kill().expect("killed");
+        child.wait().expect("reaped");
+    }
     fs::remove_file(log).expect("removed");
     elapsed
 }
 
+fn start_vtpm(state: &Path, socket: &PathBuf) -> Child {
+    let _ = fs::remove_dir_all(state);
+    let _ = fs::remove_file(socket);
+    fs::create_dir(state).expect("a directory");
+    let child = Command::new("swtpm")
+        .args(["socket", "--tpm2", "--flags", "startup-clear", "--tpmstate", &format!("dir={}", state.display())])
+        .args(["--ctrl", &format!("type=unixio,path={}", socket.display())])
+        .spawn()
+        .expect("swtpm");
+    while !socket.exists() || UnixStream::connect(socket).is_err() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child
+}
+
 fn until(log: &Path) {
     while !fs::read_to_string(log).is_ok_and(|text| text.contains(MARK)) {
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-fn resident_kib() -> u64 {
-    let statuses =
-        fs::read_dir("/proc").expect("proc").flatten().filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok());
-    let field =
-        |status: &str, name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).map(str::to_owned);
-    statuses
-        .filter(|status| {
-            field(status, "Uid:").is_some_and(|uid| uid.starts_with("1900000"))
-                && field(status, "Name:").is_some_and(|name| name.starts_with("qemu"))
-        })
-        .filter_map(|status| field(&status, "VmRSS:")?.split(' ').next()?.parse().ok())
-        .max()
-        .unwrap_or_default()
+fn median<T: PartialOrd + Copy>(mut values: Vec<T>) -> T {
+    values.sort_by(|one, other| one.partial_cmp(other).expect("times and ratios have an order"));
+    values[values.len() / 2]
 }
+
+/// The first word of the guest's process 1.
+const MARK: &str = "CASEMATE-PHASE init";
+
+const SCRATCH_MIB: u64 = 64;
+
+/// So that nothing measured profits from what was done just before.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// Nobody else's.
+const USERS: u32 = 1_900_000;

@@ -9,8 +9,8 @@ use std::{
 };
 
 use crate::{
-    Disk, DriverError, JailReport, Plan, cgroup::Group, error::chain, jail::JailMount, layout::Places, process,
-    unix_http::ApiError, vsock,
+    Demand, Disk, DriverError, JailReport, Plan, cgroup::Group, error::chain, jail::JailMount, layout::Places, network::Card,
+    process, unix_http::ApiError, vsock,
 };
 
 /// A monitor with an API.
@@ -63,12 +63,19 @@ pub(crate) struct Scene<'a> {
     pub(crate) user: u32,
     /// Where its process is.
     pub(crate) group: &'a Group,
+    /// Its network card, once that was made.
+    pub(crate) card: Option<&'a Card>,
 }
 
 impl Scene<'_> {
     /// The directory in which the monitor makes its sockets; nothing else is in it.
     pub(crate) fn sockets(&self) -> PathBuf {
         self.places.sockets()
+    }
+
+    /// Whether it has a network.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.plan.is_some_and(|plan| plan.demands.contains(&Demand::Network))
     }
 
     /// Whether the monitor's process is there.

@@ -4,7 +4,9 @@
 //! where they are free; on a host that still binds memory or pids to version 1, the instance has a group there too.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Write as _},
+    os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -12,7 +14,11 @@ use std::{
 use rustix::mount::MountFlags;
 use serde::{Deserialize, Serialize};
 
-use crate::{DriverError, error::Context};
+use crate::{
+    DriverError,
+    error::Context,
+    sys::{self, Fork},
+};
 
 /// Where groups can be made on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,9 +145,20 @@ impl Group {
         Ok(())
     }
 
-    /// Moves a process in.
+    /// Opens the way in for a process that is still to be made.
+    pub(crate) fn entrance(&self) -> io::Result<Entrance> {
+        let legacy = self.legacy.iter().map(|(_, directory)| File::options().write(true).open(directory.join(TASKS)));
+        Ok(Entrance { unified: File::open(&self.unified)?.into(), legacy: legacy.collect::<io::Result<_>>()? })
+    }
+
+    /// Moves a process in. After a quiet moment that takes some ten milliseconds: the kernel waits until no processor is about to fork.
     pub(crate) fn join(&self, pid: u32) -> io::Result<()> {
         self.directories().try_for_each(|directory| fs::write(directory.join(PROCESSES), pid.to_string()))
+    }
+
+    /// The one of version 2.
+    pub(crate) fn unified(&self) -> &Path {
+        &self.unified
     }
 
     /// The processes in it.
@@ -232,6 +249,27 @@ impl Group {
 
     fn directories(&self) -> impl Iterator<Item = &Path> {
         std::iter::once(self.unified.as_path()).chain(self.legacy.iter().map(|(_, path)| path.as_path()))
+    }
+}
+
+/// The way into a group for a process that is made there, for which nobody waits as for one that is moved.
+pub(crate) struct Entrance {
+    unified: OwnedFd,
+    legacy: Vec<File>,
+}
+
+impl Entrance {
+    /// Forks the caller, which has one thread: the new process is in the group, and process 1 of a PID namespace. One that cannot
+    /// get in gets the error.
+    pub(crate) fn fork(self) -> io::Result<Fork> {
+        let fork = sys::fork_into(self.unified.as_fd())?;
+        if let Fork::Child = fork {
+            for mut tasks in self.legacy {
+                // A thread that moves itself alone holds nobody up, since Linux 5.13.
+                tasks.write_all(b"0")?;
+            }
+        }
+        Ok(fork)
     }
 }
 
@@ -359,6 +397,9 @@ impl<'a> Mount<'a> {
 }
 
 const PROCESSES: &str = "cgroup.procs";
+
+/// Of version 1: single threads.
+const TASKS: &str = "tasks";
 
 /// Version 1 shows "none" as the largest multiple of a page.
 const NO_LIMIT: u64 = 1 << 60;

@@ -21,8 +21,9 @@ use tokio::{
 };
 
 use crate::{
-    Capabilities, Channel, Driver, DriverError, Exit, ExitCause, Features, GuestChannel, Isolation, JailReport, Plan, Prepared,
-    Presence, Started, Support, SystemKind, Topology, VmmReport, VtpmProvisioner, WipeEvidence, WipedItem, error::Context,
+    Capabilities, Channel, Driver, DriverError, Exit, ExitCause, Features, Footprint, GuestChannel, Isolation, JailReport, Plan,
+    Prepared, Presence, Started, Support, SystemKind, Topology, VmmReport, VtpmProvisioner, WipeEvidence, WipedItem,
+    error::Context,
 };
 
 /// Plays the guests.
@@ -309,6 +310,11 @@ impl Driver for FakeDriver {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context("remove", &marker),
             _ => Ok(()),
         }
+    }
+
+    /// Nothing of it is more than played.
+    fn footprint(&self, _: &InstanceId) -> Option<Footprint> {
+        None
     }
 
     async fn list(&self) -> Result<Vec<(InstanceId, Presence)>, DriverError> {

@@ -5,7 +5,7 @@
 //! STATE/instances/ID/          record.json, scratch.img, console.log, exit.json      (disk)
 //! RUN/instances/ID/            guest.sock, qmp.sock, root/ (mount point of the jail)
 //! RUN/ram/ID/                  a tmpfs of its own: ram, kernel, initrd, vtpm/ (sockets/ and vtpm.sock of VMMs with an API)
-//! CGROUP/casemate-TAG/ID/      in every hierarchy that is used
+//! CGROUP/[PARENT/]casemate-TAG/ID/   in every hierarchy that is used
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -18,11 +18,13 @@ use sha2::{Digest, Sha256};
 pub(crate) struct Layout {
     state: PathBuf,
     run: PathBuf,
+    /// The group that the driver's group lies in; absent: the root of the hierarchy.
+    parent: Option<String>,
 }
 
 impl Layout {
-    pub(crate) fn new(state: PathBuf, run: PathBuf) -> Self {
-        Self { state, run }
+    pub(crate) fn new(state: PathBuf, run: PathBuf, parent: Option<String>) -> Self {
+        Self { state, run, parent }
     }
 
     /// Held by the one driver that works on this state.
@@ -48,7 +50,8 @@ impl Layout {
     /// Name of the group that holds this driver's groups; other drivers on the host have another state directory.
     pub(crate) fn cgroup_name(&self) -> String {
         let digest = Sha256::digest(self.state.as_os_str().as_encoded_bytes());
-        format!("casemate-{}", hex::encode(&digest[..4]))
+        let parent = self.parent.as_ref().map(|parent| format!("{parent}/")).unwrap_or_default();
+        format!("{parent}casemate-{}", hex::encode(&digest[..4]))
     }
 
     /// The places of one instance.

@@ -38,8 +38,8 @@ mod work;
 pub use capabilities::{Capabilities, Demand, Features, GuestChannel, Isolation, Support, SystemKind};
 pub use error::DriverError;
 pub use plan::{
-    ContainerSystem, Disk, Exit, ExitCause, JailReport, LayerFile, MachineSystem, Plan, Prepared, Presence, Shared, SharedKind,
-    Started, System, VmmReport, WipeEvidence, WipedItem,
+    ContainerSystem, Disk, Exit, ExitCause, Footprint, JailReport, LayerFile, MachineSystem, Plan, Prepared, Presence, Shared,
+    SharedKind, Started, System, VmmReport, WipeEvidence, WipedItem,
 };
 pub use topology::{CpuRange, Placement, Topology};
 
@@ -99,6 +99,9 @@ pub trait Driver: Send + Sync {
     /// Removes the list that a wipe left, once its evidence is kept elsewhere; then nothing of the instance is left. Does
     /// nothing to an instance that is not wiped.
     async fn forget(&self, id: &InstanceId) -> Result<(), DriverError>;
+
+    /// What of a running instance the host's kernel knows, for whoever watches over it; `None` where it is nothing.
+    fn footprint(&self, id: &InstanceId) -> Option<Footprint>;
 
     /// Every instance of which anything exists on this host.
     async fn list(&self) -> Result<Vec<(InstanceId, Presence)>, DriverError>;

@@ -1,6 +1,6 @@
 //! What a driver is asked for, and what it answers.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fs, io, path::PathBuf, time::Duration};
 
 use casemate_lifecycle::InstanceId;
 
@@ -153,6 +153,37 @@ pub struct Started {
     /// Time since the VMM's execution; `None` where it was executed before this call, or by nobody.
     pub since_execution: Option<Duration>,
 }
+
+/// What of a running instance the host's kernel knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Footprint {
+    /// Its control group of version 2.
+    pub cgroup: PathBuf,
+    /// Files of its memory.
+    pub memory: Vec<PathBuf>,
+}
+
+impl Footprint {
+    /// The processes in its group and in the groups below, at this moment.
+    pub fn processes(&self) -> io::Result<Vec<u32>> {
+        let mut found = Vec::new();
+        let mut folders = vec![(self.cgroup.clone(), 0)];
+        while let Some((folder, depth)) = folders.pop() {
+            let text = fs::read_to_string(folder.join("cgroup.procs"))?;
+            found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+            // A workload makes no groups of its own; runtimes make one or two.
+            if depth < MAX_GROUP_DEPTH {
+                let entries = fs::read_dir(&folder)?.flatten();
+                let below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+                folders.extend(below.map(|entry| (entry.path(), depth + 1)));
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Groups of runtimes within that of the instance.
+const MAX_GROUP_DEPTH: usize = 4;
 
 /// The jail around the VMM, observed in /proc after its start, over all of its threads.
 #[derive(Debug, Clone, PartialEq, Eq)]

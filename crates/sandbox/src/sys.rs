@@ -31,6 +31,30 @@ pub(crate) fn fork() -> io::Result<Fork> {
     }
 }
 
+/// Forks a process that has one thread; the new one begins in the control group of version 2 whose directory `group` is, and is process 1
+/// of a PID namespace of its own.
+///
+/// This is `clone3(2)` without the C library, which has no name for it. What the library does beside the call in [`fork`] is for handlers of
+/// forks and for locks that other threads hold, of which there are none. It goes on with the old number of the thread, by which only locks
+/// between processes are known, and there are none of these either.
+pub(crate) fn fork_into(group: BorrowedFd<'_>) -> io::Result<Fork> {
+    // SAFETY: all-zero is a valid argument: no flag, no address, no descriptor.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = CLONE_INTO_CGROUP | libc::CLONE_NEWPID as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    args.cgroup = u64::try_from(group.as_raw_fd()).map_err(io::Error::other)?;
+    // SAFETY: as `fork`: without CLONE_VM the new process has a copy of the memory, and goes on with the caller's stack; the callers
+    // run in the jail helper, which never starts a thread.
+    match unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Fork::Child),
+        id => {
+            let id = i32::try_from(id).ok().and_then(Pid::from_raw);
+            Ok(Fork::Parent(id.expect("clone3 returns a positive id to the parent")))
+        }
+    }
+}
+
 /// Leaves the named namespaces (and shared tables) of the caller.
 pub(crate) fn unshare(flags: UnshareFlags) -> io::Result<()> {
     // SAFETY: the danger is CLONE_FILES, by which descriptors of other threads vanish; the jail helper has one thread.
@@ -169,3 +193,6 @@ pub(crate) fn time_stamp_counter() -> u64 {
     // SAFETY: every x86-64 CPU has the instruction, and Linux leaves it open to user space.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
+
+/// Flag of `clone3(2)`: `args.cgroup` is the descriptor of a control group. Linux 5.7, `include/uapi/linux/sched.h`.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;

@@ -84,6 +84,22 @@ impl Topology {
 
     /// Whether all that the plan wishes can be had.
     pub(crate) fn admit(&self, plan: &Plan, wish: Placement) -> Result<(), DriverError> {
+        self.offers(wish)?;
+        let refuse = |reason: String| Err(DriverError::Unsupported { what: wish.to_string(), reason });
+        match wish {
+            Placement::Node(number) => match self.nodes.get(&number) {
+                Some(free) if *free < plan.memory_mib => {
+                    refuse(format!("it had {free} MiB free when it was looked at, and the guest has {} MiB", plan.memory_mib))
+                }
+                _ => Ok(()),
+            },
+            Placement::Cpus(cpus) if cpus.count < plan.cpus => refuse(format!("they are fewer than its {} CPUs", plan.cpus)),
+            Placement::Cpus(_) | Placement::HugePages => Ok(()),
+        }
+    }
+
+    /// Whether the host has it, for whichever instance.
+    pub fn offers(&self, wish: Placement) -> Result<(), DriverError> {
         let refuse = |reason: String| Err(DriverError::Unsupported { what: wish.to_string(), reason });
         match wish {
             Placement::HugePages => match &self.huge_pages {
@@ -95,12 +111,8 @@ impl Topology {
             },
             Placement::Node(number) => match self.nodes.get(&number) {
                 None => refuse(format!("this host has {}", numbers("NUMA nodes", self.nodes.keys().copied()))),
-                Some(free) if *free < plan.memory_mib => {
-                    refuse(format!("it had {free} MiB free when it was looked at, and the guest has {} MiB", plan.memory_mib))
-                }
                 Some(_) => Ok(()),
             },
-            Placement::Cpus(cpus) if cpus.count < plan.cpus => refuse(format!("they are fewer than its {} CPUs", plan.cpus)),
             Placement::Cpus(cpus) if cpus.first.checked_add(cpus.count).is_none_or(|end| end > MOST_CPU + 1) => {
                 refuse(format!("no host has more than {}", MOST_CPU + 1))
             }
@@ -191,6 +203,10 @@ mod tests {
     fn what_the_host_has_is_admitted() {
         for wish in [Placement::HugePages, Placement::Node(0), cpus(0, 4), cpus(1, 2)] {
             assert_eq!(refusal(&host(), wish), None, "{wish}");
+        }
+        // Enough for a smaller one.
+        for wish in [Placement::Node(1), cpus(0, 1)] {
+            Topology::read(host().path()).offers(wish).unwrap();
         }
     }
 

@@ -6,16 +6,20 @@
 
 use std::{
     fs::File,
-    io::{self, Read, Write},
+    io::{self, IoSlice, Read, Write},
+    mem::MaybeUninit,
     os::{
-        fd::AsRawFd,
+        fd::{AsRawFd, BorrowedFd},
         unix::{fs::FileTypeExt, fs::MetadataExt, net::UnixStream},
     },
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use rustix::fs::{Mode, OFlags};
+use rustix::{
+    fs::{Mode, OFlags},
+    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
+};
 use serde_json::Value;
 
 /// A monitor's API.
@@ -66,11 +70,22 @@ pub(crate) enum ApiError {
 impl Api {
     /// Sends one request and reads its answer, whatever the status is.
     pub(crate) fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer, ApiError> {
+        self.send_with(method, path, body, &[])
+    }
+
+    /// The same with descriptors, which go with the request's first byte.
+    pub(crate) fn send_with(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<Answer, ApiError> {
         let request = format!("{method} {path}");
         let begin = Instant::now();
         let stream = connect(&self.directory, self.name, self.user)
             .map_err(|source| ApiError::Connect { request: request.clone(), source })?;
-        exchange(stream, &encode(method, path, body), begin + self.limit).map_err(|source| match source.kind() {
+        exchange(stream, &encode(method, path, body), descriptors, begin + self.limit).map_err(|source| match source.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
                 let limit_ms = u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX);
                 ApiError::Timeout { request, limit_ms }
@@ -105,9 +120,10 @@ fn encode(method: &str, path: &str, body: Option<&Value>) -> Vec<u8> {
     text.into_bytes()
 }
 
-fn exchange(mut stream: UnixStream, request: &[u8], deadline: Instant) -> io::Result<Answer> {
+fn exchange(mut stream: UnixStream, request: &[u8], descriptors: &[BorrowedFd<'_>], deadline: Instant) -> io::Result<Answer> {
     stream.set_write_timeout(Some(left(deadline)?))?;
-    stream.write_all(request)?;
+    let sent = if descriptors.is_empty() { 0 } else { send_rights(&stream, request, descriptors)? };
+    stream.write_all(&request[sent..])?;
     let mut bytes = Vec::new();
     loop {
         if let Some(answer) = parse(&bytes)? {
@@ -122,6 +138,16 @@ fn exchange(mut stream: UnixStream, request: &[u8], deadline: Instant) -> io::Re
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Sends descriptors with as much of the request as goes at once; says how much that was.
+fn send_rights(stream: &UnixStream, request: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_LIMIT))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one request"));
+    }
+    Ok(sendmsg(stream, &[IoSlice::new(request)], &mut ancillary, SendFlags::NOSIGNAL)?)
 }
 
 fn left(deadline: Instant) -> io::Result<Duration> {
@@ -206,6 +232,9 @@ pub(crate) fn printable(text: &str) -> String {
     let words: Vec<String> = kept.take(MESSAGE_LIMIT).collect::<String>().split_whitespace().map(str::to_owned).collect();
     words.join(" ")
 }
+
+/// Most descriptors with one request.
+const DESCRIPTORS_LIMIT: usize = 4;
 
 /// Most bytes of a status line with its headers.
 const HEAD_LIMIT: usize = 8 * 1024;

@@ -1,7 +1,7 @@
 //! The platform's keys: a small certificate authority, and the Ed25519 key that signs assignments.
 //!
 //! The authority signs two kinds of certificates: the server's own, and those of nodes after a passing appraisal. Keys lie
-//! in the data folder, readable by this user only.
+//! in the folder that all replicas share, readable by this user only.
 
 use std::{path::Path, time::Duration};
 
@@ -93,32 +93,20 @@ pub struct NodeCertificate {
 }
 
 impl Authority {
-    /// Opens the keys in `data_dir`, or makes them, and publishes the authority's certificate as `public/ca.pem`.
-    pub fn open(data_dir: &Path, now_ms: u64) -> Result<Self, AuthorityError> {
-        let keys = data_dir.join("keys");
-        let public = data_dir.join("public");
+    /// Opens the keys in the folder that all replicas share, or makes them, and publishes the authority's certificate as
+    /// `public/ca.pem`.
+    pub fn open(shared_dir: &Path, now_ms: u64) -> Result<Self, AuthorityError> {
+        let keys = shared_dir.join("keys");
+        let public = shared_dir.join("public");
         files::private_dir(&keys)?;
         files::private_dir(&public)?;
-        let key = match files::read(&keys.join("ca.key.pem"))? {
-            Some(pem) => KeyPair::from_pem(&String::from_utf8_lossy(&pem)).map_err(failed("read the authority's key"))?,
-            None => {
-                let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed("make the authority's key"))?;
-                files::write(&keys.join("ca.key.pem"), key.serialize_pem().as_bytes(), 0o600)?;
-                key
-            }
-        };
-        let path = keys.join("ca.pem");
-        let pem = match files::read(&path)? {
-            Some(pem) => String::from_utf8(pem).map_err(|_| AuthorityError::Damaged("the authority's certificate"))?,
-            None => {
-                let made = self_signed(&key, now_ms)?;
-                files::write(&path, made.as_bytes(), 0o600)?;
-                made
-            }
-        };
-        files::write(&public.join("ca.pem"), pem.as_bytes(), 0o644)?;
-        let certificate =
-            CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| AuthorityError::Damaged("the authority's certificate"))?;
+        let fresh = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed("make the authority's key"))?;
+        let key = files::keep(&keys.join("ca.key.pem"), fresh.serialize_pem().as_bytes())?;
+        let key = KeyPair::from_pem(&String::from_utf8_lossy(&key)).map_err(failed("read the authority's key"))?;
+        let pem = files::keep(&keys.join("ca.pem"), self_signed(&key, now_ms)?.as_bytes())?;
+        files::write(&public.join("ca.pem"), &pem, 0o644)?;
+        let damaged = |_| AuthorityError::Damaged("the authority's certificate");
+        let certificate = CertificateDer::from_pem_slice(&pem).map_err(damaged)?;
         let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(failed("read the authority's certificate"))?;
         Ok(Self { issuer, certificate, assignments: assignment_key(&keys.join("assignment.key"))? })
     }
@@ -259,19 +247,11 @@ fn self_signed(key: &KeyPair, now_ms: u64) -> Result<String, AuthorityError> {
 }
 
 fn assignment_key(path: &Path) -> Result<SigningKey, AuthorityError> {
-    let seed = match files::read(path)? {
-        Some(text) => {
-            let mut seed = [0; 32];
-            hex::decode_to_slice(text.trim_ascii(), &mut seed).map_err(|_| AuthorityError::Damaged("the assignment key"))?;
-            seed
-        }
-        None => {
-            let mut seed = [0; 32];
-            getrandom::fill(&mut seed).map_err(AuthorityError::Randomness)?;
-            files::write(path, hex::encode(seed).as_bytes(), 0o600)?;
-            seed
-        }
-    };
+    let mut fresh = [0; 32];
+    getrandom::fill(&mut fresh).map_err(AuthorityError::Randomness)?;
+    let text = files::keep(path, hex::encode(fresh).as_bytes())?;
+    let mut seed = [0; 32];
+    hex::decode_to_slice(text.trim_ascii(), &mut seed).map_err(|_| AuthorityError::Damaged("the assignment key"))?;
     Ok(SigningKey::from_bytes(&seed))
 }
 

@@ -22,6 +22,8 @@ use crate::{
 
 /// Longest silence of an uploading client.
 const IDLE: Duration = Duration::from_secs(60);
+/// An upload that was not written to for so long is nobody's.
+const ABANDONED: Duration = Duration::from_secs(600);
 /// Prefix of files that are being written.
 const TEMPORARY: &str = ".upload-";
 
@@ -58,14 +60,19 @@ pub enum Put {
 }
 
 impl Blobs {
-    /// Opens the folder and removes what interrupted uploads left.
+    /// Opens the folder and removes what interrupted uploads left. Other replicas may be taking some at this moment: those are young.
     pub fn open(dir: PathBuf, max_bytes: u64) -> Result<Self, FileError> {
         files::private_dir(&dir)?;
         let failed = |source| FileError { attempt: "clean folder", path: dir.clone(), source };
         for entry in std::fs::read_dir(&dir).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
-                std::fs::remove_file(entry.path()).map_err(failed)?;
+            let age = entry.metadata().and_then(|meta| meta.modified()).ok().and_then(|at| at.elapsed().ok());
+            let old = age.is_none_or(|age| age > ABANDONED);
+            if old && entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+                match std::fs::remove_file(entry.path()) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+                    _ => {}
+                }
             }
         }
         Ok(Self { dir, max_bytes })
@@ -87,11 +94,16 @@ impl Blobs {
         Ok(missing)
     }
 
-    /// Opens a blob for reading; `None` when it is not there.
-    pub async fn read(&self, digest: BlobDigest) -> Result<Option<File>, Fault> {
-        match File::open(self.path(digest)).await {
-            Ok(file) => Ok(Some(file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+    /// Opens a blob for reading, and says how long it is; `None` when it is not there.
+    pub async fn read(&self, digest: BlobDigest) -> Result<Option<(File, u64)>, Fault> {
+        let opened = async {
+            let file = File::open(self.path(digest)).await?;
+            let size = file.metadata().await?.len();
+            Ok((file, size))
+        };
+        match opened.await {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if io::Error::kind(&error) == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Fault::internal("open a blob")(error.into())),
         }
     }

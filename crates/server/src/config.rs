@@ -1,5 +1,7 @@
 //! The configuration file, and what it means once checked.
 
+mod limits;
+mod store;
 mod verifier;
 
 use std::{
@@ -13,16 +15,26 @@ pub use casemate_verifier::Simulated;
 use casemate_verifier::{Demand, NodePolicy, ReferenceValues, VendorRoot};
 use serde::Deserialize;
 
-use crate::roles::{RoleName, Roles};
+use crate::{
+    roles::{RoleName, Roles},
+    store::{Quota, StoreAccess},
+};
 
+pub use limits::{QuotaConfig, Rate, RateConfig, Rates};
+pub use store::StoreConfig;
 pub use verifier::{VerifierConfig, VerifierLimits, VerifierSettings};
 
 /// `server.toml` as written.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Folder of everything the server keeps.
+    /// Folder of what this server keeps for itself.
     pub data_dir: PathBuf,
+    /// Folder of keys, certificates and blobs, which all replicas have in common; the data folder where there is one server.
+    pub shared_dir: Option<PathBuf>,
+    /// The database.
+    #[serde(default)]
+    pub store: StoreConfig,
     /// What this server does: `api`, `nodes`, `verifier`.
     #[serde(default = "defaults::roles")]
     pub roles: Vec<String>,
@@ -68,6 +80,9 @@ pub struct Config {
     /// Longest silence of a node before its instances are given up.
     #[serde(default = "defaults::node_lost_ms")]
     pub node_lost_ms: u64,
+    /// How long other replicas believe that this server lives after it was heard of.
+    #[serde(default = "defaults::replica_life_ms")]
+    pub replica_life_ms: u64,
     /// Longest wait of one long poll.
     #[serde(default = "defaults::long_poll_max_ms")]
     pub long_poll_max_ms: u64,
@@ -77,13 +92,28 @@ pub struct Config {
     /// Most bytes of records of one instance.
     #[serde(default = "defaults::max_records_mib")]
     pub max_records_mib: u64,
+    /// Incidents after which a node is revoked: its certificate is worth nothing any more.
+    #[serde(default = "defaults::strikes")]
+    pub strikes: u32,
+    /// What a project may have that has no limits of its own.
+    #[serde(default)]
+    pub quota: QuotaConfig,
+    /// How many requests this server takes.
+    #[serde(default)]
+    pub rates: RateConfig,
 }
 
 /// A checked configuration.
 #[derive(Debug)]
 pub struct Settings {
-    /// Folder of everything the server keeps.
+    /// Folder of what this server keeps for itself.
     pub data_dir: PathBuf,
+    /// Folder of what all replicas have in common.
+    pub shared_dir: PathBuf,
+    /// The database.
+    pub store: StoreAccess,
+    /// How long others believe that this server lives.
+    pub replica_life: Duration,
     /// The roles that follow from the two options below; told to clients.
     pub roles: Roles,
     /// Where REST listens.
@@ -94,6 +124,10 @@ pub struct Settings {
     pub simulated: Simulated,
     /// Who signs revocation lists.
     pub revocations: RevocationSource,
+    /// What a project may have that has no limits of its own.
+    pub quota: Quota,
+    /// How many requests this server takes.
+    pub rates: Rates,
     /// For `api` and `nodes`, if this server runs them.
     pub platform: Option<PlatformSettings>,
     /// For `verifier`, if this server runs it.
@@ -154,6 +188,10 @@ pub struct Limits {
     pub blob_bytes: u64,
     /// Most bytes of records of one instance.
     pub record_bytes: u64,
+    /// Incidents after which a node is revoked.
+    pub strikes: u32,
+    /// What a project may have that has no limits of its own.
+    pub quota: Quota,
 }
 
 /// Everything that is wrong with a configuration.
@@ -178,21 +216,37 @@ impl Config {
         if alone && self.verifier.platform_ca.is_some() == self.vendor_roots.is_empty() {
             faults.push("verifier.platform_ca, vendor_roots: instances are judged by both; give both or none".into());
         }
+        let store = self.store.check(&self.data_dir, &mut faults);
+        if matches!(store, StoreAccess::Sqlite(_)) && self.shared_dir.is_some() {
+            faults.push("shared_dir: replicas need store.url; a server with a database of its own has nothing to share".into());
+        }
         let revocations = self.revocation_source(platform.is_some(), verifier.is_some(), &mut faults);
         // What a role lacks is among the faults.
         match (roles, rest_addr) {
             (Some(roles), Some(rest_addr)) if faults.is_empty() => Ok(Settings {
+                shared_dir: self.shared_dir.unwrap_or_else(|| self.data_dir.clone()),
                 data_dir: self.data_dir,
+                store,
+                replica_life: Duration::from_millis(self.replica_life_ms),
                 roles,
                 rest_addr,
                 names: self.names,
                 simulated: if self.allow_simulated { Simulated::Allow } else { Simulated::Refuse },
                 revocations,
+                quota: self.quota.into(),
+                rates: self.rates.into(),
                 platform: platform.flatten(),
                 verifier: verifier.flatten(),
             }),
             _ => Err(Faults(faults)),
         }
+    }
+
+    /// The database alone, for who needs nothing else.
+    pub fn store_access(&self) -> Result<StoreAccess, Faults> {
+        let mut faults = Vec::new();
+        let access = self.store.check(&self.data_dir, &mut faults);
+        if faults.is_empty() { Ok(access) } else { Err(Faults(faults)) }
     }
 
     /// Reads the files that both the platform and the verifier believe in.
@@ -274,13 +328,16 @@ impl Config {
             ("challenge_timeout_ms", self.challenge_timeout_ms, 100, 600_000),
             ("keys_timeout_ms", self.keys_timeout_ms, 100, 24 * 3_600_000),
             ("node_lost_ms", self.node_lost_ms, 100, 3_600_000),
+            ("replica_life_ms", self.replica_life_ms, 500, 60_000),
             ("long_poll_max_ms", self.long_poll_max_ms, 1, 300_000),
             ("max_blob_mib", self.max_blob_mib, 1, 1 << 24),
             ("max_records_mib", self.max_records_mib, 1, 1 << 24),
+            ("strikes", self.strikes.into(), 1, 1000),
         ];
         for (name, value, low, high) in ranges {
             within(faults, name, value, low, high);
         }
+        self.rates.check(faults);
     }
 
     fn limits(&self) -> Limits {
@@ -292,6 +349,8 @@ impl Config {
             long_poll: Duration::from_millis(self.long_poll_max_ms),
             blob_bytes: self.max_blob_mib.saturating_mul(1 << 20),
             record_bytes: self.max_records_mib.saturating_mul(1 << 20),
+            strikes: self.strikes,
+            quota: self.quota.into(),
         }
     }
 }
@@ -367,6 +426,9 @@ mod defaults {
     pub(super) fn node_lost_ms() -> u64 {
         30_000
     }
+    pub(super) fn replica_life_ms() -> u64 {
+        10_000
+    }
     pub(super) fn long_poll_max_ms() -> u64 {
         30_000
     }
@@ -375,5 +437,8 @@ mod defaults {
     }
     pub(super) fn max_records_mib() -> u64 {
         4 << 10
+    }
+    pub(super) fn strikes() -> u32 {
+        3
     }
 }

@@ -14,6 +14,33 @@ pub enum Fault {
     /// The caller may not do this.
     #[error("this token may not {0}")]
     Forbidden(&'static str),
+    /// The caller's roles, or the limits of the token, do not allow this.
+    #[error("this token may not do {verb}: {why}")]
+    NotPermitted {
+        /// What, by its verb.
+        verb: &'static str,
+        /// Why.
+        why: String,
+    },
+    /// The project would have more than it may.
+    #[error("the project's quota is {limit} {what}, and this would be more")]
+    OverQuota {
+        /// What.
+        what: &'static str,
+        /// How much there may be.
+        limit: u64,
+    },
+    /// Too many requests in a short time.
+    #[error("too many requests of this {of}")]
+    TooOften {
+        /// Of what there are too many.
+        of: &'static str,
+        /// When there is room again.
+        retry_after_s: u64,
+    },
+    /// A request with the same key is being done.
+    #[error("a request with this Idempotency-Key is under way")]
+    UnderWay,
     /// There is no such thing, as far as the caller may know.
     #[error("there is no {what} {id:?}")]
     NotFound {
@@ -135,7 +162,14 @@ impl Fault {
     fn class(&self) -> (u16, &'static str, &'static str, tonic::Code) {
         use tonic::Code;
         match self {
+            Self::Store(StoreError::Nul { .. }) => (422, "invalid", "Not acceptable", Code::InvalidArgument),
+            Self::Store(StoreError::Fenced(_)) => (409, "taken-over", "Taken over", Code::Aborted),
+            Self::Store(error) if error.is_unavailable() => (503, "store-unavailable", "Store away", Code::Unavailable),
             Self::Unauthenticated => (401, "unauthenticated", "Not authenticated", Code::Unauthenticated),
+            Self::NotPermitted { .. } => (403, "not-permitted", "Not allowed", Code::PermissionDenied),
+            Self::OverQuota { .. } => (409, "over-quota", "Over quota", Code::ResourceExhausted),
+            Self::TooOften { .. } => (429, "too-often", "Too many requests", Code::ResourceExhausted),
+            Self::UnderWay => (409, "under-way", "Under way", Code::Aborted),
             Self::Forbidden(_) => (403, "forbidden", "Not allowed", Code::PermissionDenied),
             Self::NotFound { .. } => (404, "not-found", "Not found", Code::NotFound),
             Self::Invalid { .. } => (422, "invalid", "Not acceptable", Code::InvalidArgument),
@@ -174,6 +208,10 @@ impl Fault {
             Self::MissingBlobs(_) => "PUT each of them to /api/v1/blobs/{digest} first",
             Self::Challenge(_) => "POST to /api/v1/appraisals/challenges for a new one; each is good once",
             Self::RoleAbsent(_) => "GET /api/v1/platform tells the roles of a server",
+            Self::NotPermitted { .. } => "GET /api/v1/me tells what this token is",
+            Self::OverQuota { .. } => "stop an instance of the project, or ask an operator for a higher quota",
+            Self::TooOften { .. } => "wait as long as Retry-After says",
+            Self::UnderWay => "ask again in a moment, with the same key",
             Self::KeyTaken => "use a new key for a new request",
             Self::NonceUsed => "make a fresh random nonce for every challenge",
             Self::Refused(Refusal::NotAttested | Refusal::NotBooted) => "wait for the step in the instance's events",
@@ -181,6 +219,8 @@ impl Fault {
             Self::NodeUnreachable { .. } | Self::NodeTimeout { .. } | Self::Busy(_) | Self::TooSlow { .. } => {
                 "try again in a moment"
             }
+            Self::Store(StoreError::Nul { .. }) => "leave the NUL character out",
+            Self::Store(error) if error.is_unavailable() => "try again in a moment",
             _ => return None,
         })
     }
@@ -189,6 +229,8 @@ impl Fault {
     pub fn problem(&self) -> Problem {
         let (status, name, title, _) = self.class();
         let detail = match self {
+            Self::Store(error @ (StoreError::Nul { .. } | StoreError::Fenced(_))) => error.to_string(),
+            Self::Store(error) if error.is_unavailable() => "the platform's database does not answer at the moment".to_owned(),
             Self::Store(_) | Self::Internal { .. } => "the cause is in the platform's log".to_owned(),
             Self::Refused(refusal) => refusal.to_string(),
             other => other.to_string(),

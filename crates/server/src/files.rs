@@ -31,7 +31,7 @@ pub fn private_dir(path: &Path) -> Result<(), FileError> {
 /// Writes `bytes` to a new file beside `path` and renames it there: readers see the old file or the new one.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     let failed = |source| FileError { attempt: "write file", path: path.to_owned(), source };
-    let temporary = path.with_extension(format!("new-{}", std::process::id()));
+    let temporary = path.with_extension(format!("new-{}", uuid::Uuid::new_v4().simple()));
     let write = || {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
         file.write_all(bytes)?;
@@ -40,6 +40,23 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
         File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
     };
     write().inspect_err(|_| drop(fs::remove_file(&temporary))).map_err(failed)
+}
+
+/// The bytes of the file at `path`, which is made of `fresh` (mode 0600) where there is none. Of several processes at the same time
+/// all get the bytes of one.
+pub fn keep(path: &Path, fresh: &[u8]) -> Result<Vec<u8>, FileError> {
+    if let Some(bytes) = read(path)? {
+        return Ok(bytes);
+    }
+    let failed = |source| FileError { attempt: "make file", path: path.to_owned(), source };
+    let temporary = path.with_extension(format!("new-{}", uuid::Uuid::new_v4().simple()));
+    write(&temporary, fresh, 0o600)?;
+    let linked = fs::hard_link(&temporary, path);
+    fs::remove_file(&temporary).map_err(failed)?;
+    match linked {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed(error)),
+        _ => read(path)?.ok_or_else(|| failed(io::ErrorKind::NotFound.into())),
+    }
 }
 
 /// The bytes of a file; `None` when it does not exist.

@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod appraiser;
 pub mod authority;
 pub mod blobs;
@@ -25,6 +26,7 @@ pub mod grpc;
 mod life;
 pub mod listener;
 mod peer;
+mod rates;
 pub mod rest;
 pub mod revocations;
 pub mod roles;

@@ -1,6 +1,6 @@
 //! One TLS listener: accepts, shakes hands, serves HTTP, drains.
 
-use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
@@ -37,6 +37,8 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 pub struct Peer {
     /// The node of a verified client certificate.
     pub node: Option<Arc<PeerNode>>,
+    /// Where it comes from.
+    pub address: IpAddr,
 }
 
 /// Answers requests.
@@ -51,7 +53,8 @@ pub trait Handler: Clone + Send + Sync + 'static {
 impl Handler for axum::Router {
     type Body = axum::body::Body;
 
-    async fn handle(mut self, request: http::Request<Incoming>, _: Peer) -> http::Response<Self::Body> {
+    async fn handle(mut self, mut request: http::Request<Incoming>, peer: Peer) -> http::Response<Self::Body> {
+        request.extensions_mut().insert(peer);
         let answer: Result<_, Infallible> = tower_service::Service::call(&mut self, request).await;
         answer.unwrap_or_else(|never| match never {})
     }
@@ -68,10 +71,10 @@ pub async fn serve<H: Handler>(listener: TcpListener, tls: TlsAcceptor, handler:
         };
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, address)) => {
                     let (tls, handler, draining) = (tls.clone(), handler.clone(), draining.clone());
                     connections.spawn(async move {
-                        connection(stream, tls, handler, draining).await;
+                        connection((stream, address.ip()), tls, handler, draining).await;
                         drop(slot);
                     });
                 }
@@ -93,7 +96,12 @@ pub async fn serve<H: Handler>(listener: TcpListener, tls: TlsAcceptor, handler:
     }
 }
 
-async fn connection<H: Handler>(stream: TcpStream, tls: TlsAcceptor, handler: H, mut draining: watch::Receiver<bool>) {
+async fn connection<H: Handler>(
+    (stream, address): (TcpStream, IpAddr),
+    tls: TlsAcceptor,
+    handler: H,
+    mut draining: watch::Receiver<bool>,
+) {
     // Small messages go out at once; without this a failure only costs time.
     let _ = stream.set_nodelay(true);
     let stream = match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
@@ -108,7 +116,7 @@ async fn connection<H: Handler>(stream: TcpStream, tls: TlsAcceptor, handler: H,
             Err(error) => return tracing::warn!(error = %error, "a client certificate of ours is not a node's"),
         },
     };
-    let peer = Peer { node };
+    let peer = Peer { node, address };
     let service = hyper::service::service_fn(move |request| {
         let (handler, peer) = (handler.clone(), peer.clone());
         async move { Ok::<_, Infallible>(handler.handle(request, peer).await) }

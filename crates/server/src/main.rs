@@ -7,7 +7,7 @@ use casemate_daemon::{config, memory, shutdown, telemetry, tls};
 use casemate_server::{
     config::Config,
     files, rest,
-    server::{Server, database},
+    server::Server,
     service::make_token,
     store::{Role, Store},
 };
@@ -36,10 +36,10 @@ enum Command {
         /// The configuration file.
         #[arg(long)]
         config: PathBuf,
-        /// tenant, operator or bootstrap.
+        /// tenant, hoster, operator or bootstrap. The token acts in this role only.
         #[arg(long)]
         role: Role,
-        /// Who holds it; a new holder when absent. Tokens with the same holder see the same instances.
+        /// The account that holds it, made if need be; a new one when absent. Tokens of one account see the same instances.
         #[arg(long)]
         subject: Option<String>,
         /// Life of the token [default: 60 for bootstrap, 30 days for others]
@@ -77,7 +77,7 @@ async fn serve(path: PathBuf, roles: Option<Vec<String>>) -> anyhow::Result<()> 
 async fn token(path: PathBuf, role: Role, subject: Option<String>, ttl_minutes: Option<u64>) -> anyhow::Result<()> {
     let config = config::load::<Config>(&path)?;
     files::private_dir(&config.data_dir)?;
-    let store = Store::open(&database(&config.data_dir)).await?;
+    let store = Store::open(&config.store_access()?).await?;
     let life = ttl_minutes.map(|minutes| Duration::from_secs(minutes.saturating_mul(60)));
     let (token, _) = make_token(&store, role, subject, life).await?;
     store.close().await;

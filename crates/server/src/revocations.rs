@@ -96,11 +96,11 @@ impl std::fmt::Debug for Signer {
 
 impl Keeper {
     /// What the store has. A list that the configured key did not sign is left out, and said so.
-    pub async fn open(data_dir: &Path, store: &Store, source: RevocationSource) -> Result<Self, KeeperError> {
+    pub async fn open(shared_dir: &Path, store: &Store, source: RevocationSource) -> Result<Self, KeeperError> {
         let signer = match source {
             RevocationSource::Nobody => Signer::Nobody,
             RevocationSource::Pinned(key) => Signer::Pinned(key),
-            RevocationSource::Own => Signer::Own(own_key(data_dir)?),
+            RevocationSource::Own => Signer::Own(own_key(shared_dir)?),
         };
         let stored = store.revocations().await.map_err(|error| KeeperError::Store(error.into()))?;
         let held = signer.public().zip(stored).and_then(|(key, (serial, file))| {
@@ -114,14 +114,28 @@ impl Keeper {
         Ok(keeper)
     }
 
-    /// The list in force.
+    /// The list in force, also where another replica took it a moment ago. Nothing may be judged by an older one.
+    pub async fn in_force(&self) -> Result<Option<Arc<Held>>, Fault> {
+        let known = self.held().map(|held| held.list.serial());
+        let Some(key) = self.0.signer.public() else { return Ok(None) };
+        if let Some((serial, file)) = self.0.store.revocations_after(known).await? {
+            let new = Held::verified(&file, &key).inspect_err(|fault| {
+                tracing::error!(serial, error = %fault, "the stored revocation list is not used; put a new one");
+            });
+            let mut held = self.0.held.write().unwrap_or_else(PoisonError::into_inner);
+            *held = new.ok().map(Arc::new);
+        }
+        Ok(self.held())
+    }
+
+    /// The list that this replica knows of.
     pub fn held(&self) -> Option<Arc<Held>> {
         self.0.held.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The list in force, for clients.
-    pub fn view(&self) -> Result<rest::Revocations, Fault> {
-        let held = self.held();
+    pub async fn view(&self) -> Result<rest::Revocations, Fault> {
+        let held = self.in_force().await?;
         held.map(|held| held.view()).ok_or_else(|| Fault::NotFound { what: "list", id: "revocations".to_owned() })
     }
 
@@ -160,7 +174,7 @@ impl Keeper {
     /// Issues a list of one's own where half of the last one's life is over.
     async fn renew(&self, now: u64) -> Result<(), Fault> {
         let Signer::Own(key) = &self.0.signer else { return Ok(()) };
-        if self.held().is_some_and(|held| held.issued_at <= now && held.next_update > now + OWN_LIFE_S / 2) {
+        if self.in_force().await?.is_some_and(|held| held.issued_at <= now && held.next_update > now + OWN_LIFE_S / 2) {
             return Ok(());
         }
         let floor = self.0.store.revocations().await?.map_or(0, |(serial, _)| serial);
@@ -174,7 +188,11 @@ impl Keeper {
             images: Default::default(),
             silicon_generations: Default::default(),
         };
-        self.take(Held::verified(&list.to_signed(key), key.verifying_key().as_bytes())?).await.map(drop)
+        match self.take(Held::verified(&list.to_signed(key), key.verifying_key().as_bytes())?).await {
+            // Another replica was faster.
+            Err(Fault::Conflict { .. }) => self.in_force().await.map(drop),
+            other => other.map(drop),
+        }
     }
 
     async fn take(&self, new: Held) -> Result<rest::Revocations, Fault> {
@@ -235,20 +253,13 @@ impl Held {
 }
 
 /// Made once; the public half lies in `public/revocation-key` as base64, for those who pin it.
-fn own_key(data_dir: &Path) -> Result<SigningKey, KeeperError> {
-    let (keys, public) = (data_dir.join("keys"), data_dir.join("public"));
+fn own_key(shared_dir: &Path) -> Result<SigningKey, KeeperError> {
+    let (keys, public) = (shared_dir.join("keys"), shared_dir.join("public"));
     files::private_dir(&keys)?;
     files::private_dir(&public)?;
-    let path = keys.join("revocations.key");
-    let seed = match files::read(&path)? {
-        Some(bytes) => bytes.try_into().map_err(|_| KeeperError::Damaged)?,
-        None => {
-            let mut seed = [0; 32];
-            getrandom::fill(&mut seed).map_err(KeeperError::Randomness)?;
-            files::write(&path, &seed, 0o600)?;
-            seed
-        }
-    };
+    let mut fresh = [0; 32];
+    getrandom::fill(&mut fresh).map_err(KeeperError::Randomness)?;
+    let seed = files::keep(&keys.join("revocations.key"), &fresh)?.try_into().map_err(|_| KeeperError::Damaged)?;
     let key = SigningKey::from_bytes(&seed);
     files::write(&public.join("revocation-key"), STANDARD.encode(key.verifying_key().as_bytes()).as_bytes(), 0o644)?;
     Ok(key)

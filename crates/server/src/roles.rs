@@ -37,7 +37,7 @@ pub enum RolesError {
     #[error("must be of \"api\", \"nodes\", \"verifier\", got {0:?}")]
     Unknown(String),
     /// A role that cannot be alone.
-    #[error("\"api\" and \"nodes\" come together: the sessions of nodes live in the memory of one process")]
+    #[error("\"api\" and \"nodes\" come together; a server that scales out has both")]
     Apart,
 }
 

@@ -10,6 +10,7 @@ use std::{
 use casemate_verifier::TrustAnchors;
 use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use sha2::{Digest as _, Sha256};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
 
@@ -24,11 +25,11 @@ use crate::{
     listener, rest,
     revocations::{Keeper, KeeperError},
     service::{
-        Parts, Rules, Service,
+        Accounts, Parts, Rules, Service,
         appraisals::{AppraisalParts, AppraisalStartError, Appraisals},
-        forget,
+        forget, keep_alive,
     },
-    store::{Store, StoreError},
+    store::{Replica, Store, StoreAccess, StoreError},
 };
 
 /// Why the server did not start.
@@ -52,6 +53,9 @@ pub enum StartError {
     /// The revocation list failed.
     #[error("prepare the revocation list")]
     Revocations(#[from] KeeperError),
+    /// This server has other keys than the platform that the database belongs to.
+    #[error("the key of {0} is not the one that this platform began with; all replicas need the same shared_dir")]
+    OtherKeys(&'static str),
     /// TLS could not be set up.
     #[error("set up TLS")]
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -70,6 +74,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Server {
     store: Store,
+    replica: Replica,
     service: Option<Service>,
     tasks: JoinSet<()>,
     rest: SocketAddr,
@@ -85,12 +90,31 @@ impl Server {
     /// The one place that decides what a role means: `platform` is the REST routes of `api`, the listener of `nodes` and the upkeep
     /// of instances; `verifier` is its routes. What every server has is REST, a certificate of its own, and forgetting.
     pub async fn start(settings: Settings, draining: watch::Receiver<bool>) -> Result<Self, StartError> {
-        let Settings { data_dir, roles, rest_addr, names, simulated, revocations, platform, verifier } = settings;
+        let Settings {
+            data_dir,
+            shared_dir,
+            store,
+            replica_life,
+            roles,
+            rest_addr,
+            names,
+            simulated,
+            revocations,
+            quota,
+            rates,
+            platform,
+            verifier,
+        } = settings;
         files::private_dir(&data_dir)?;
         let lock = files::lock(&data_dir.join("lock"))?;
-        let store = Store::open(&database(&data_dir)).await?;
+        let alone = matches!(store, StoreAccess::Sqlite(_));
+        let store = Store::open(&store).await?;
+        let replica = begin_replica(&store, alone, replica_life).await?;
         // Who certifies no nodes has no authority that somebody could take.
-        let authority = platform.as_ref().map(|_| Authority::open(&data_dir, now_ms())).transpose()?;
+        let authority = platform.as_ref().map(|_| Authority::open(&shared_dir, now_ms())).transpose()?;
+        if let Some(authority) = &authority {
+            same_keys(&store, authority).await?;
+        }
         let (chain, key) = match &authority {
             Some(authority) => authority.server_certificate(&names, now_ms())?,
             None => lone_certificate(&data_dir, &names, now_ms())?,
@@ -98,7 +122,7 @@ impl Server {
         let certificate = Certificate { chain, key };
 
         let shared = Shared {
-            revocations: Keeper::open(&data_dir, &store, revocations).await?,
+            revocations: Keeper::open(&shared_dir, &store, revocations).await?,
             rules: Rules::new(store.clone()),
             simulated,
         };
@@ -108,30 +132,35 @@ impl Server {
                 // A platform's own nodes are its verifier's, too.
                 let own_ca = authority.as_ref().map(Authority::certificate_pem);
                 let parts = appraisal_parts(verifier, own_ca, &store, &shared)?;
-                Some(Appraisals::open(&data_dir, parts)?)
+                Some(Appraisals::open(&shared_dir, parts)?)
             }
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(forget(store.clone(), draining.clone()));
+        tasks.spawn(keep_alive(store.clone(), replica.clone(), replica_life, draining.clone()));
+        tasks.spawn(forget(store.clone(), replica.clone(), draining.clone()));
         tasks.spawn(shared.revocations.clone().keep_fresh(draining.clone()));
         let (mut service, mut node) = (None, None);
         if let Some((settings, authority)) = platform.zip(authority) {
             let node_tls = certificate.tls(Some(authority.certificate()), &[b"h2"])?;
             let (listener, address) = listen(settings.node_addr).await?;
-            let platform = platform_service(&data_dir, &store, authority, settings, &shared, &draining)?;
+            let platform = platform_service(&shared_dir, (&store, &replica), authority, settings, &shared, &draining)?;
+            // Listening begins before anything can happen that somebody waits for.
+            tasks.spawn(platform.clone().pass_on(store.awake()));
+            tasks.spawn(store.clone().hear_replicas(draining.clone()));
             tasks.spawn(listener::serve(listener, node_tls, NodeApi::new(platform.clone()), draining.clone()));
             tasks.spawn(platform.clone().upkeep());
             (service, node) = (Some(platform), Some(address));
         }
         let (listener, rest) = listen(rest_addr).await?;
-        let common = rest::Common { store: store.clone(), roles };
+        let (accounts, gate) = (Accounts::new(store.clone(), quota), rest::Gate::new(store.clone(), rates));
+        let common = rest::Common { store: store.clone(), roles, accounts, gate };
         let router = rest::router(rest::Served { common, api: service.clone(), verifier: appraisals });
         tasks.spawn(listener::serve(listener, certificate.tls(None, &[b"h2", b"http/1.1"])?, router, draining));
 
         let run_file = data_dir.join("run.json");
         write_run_file(&run_file, rest, node)?;
         tracing::info!(rest.address = %rest, node.address = node.map(tracing::field::display), "the server listens");
-        Ok(Self { store, service, tasks, rest, node, run_file, _lock: lock })
+        Ok(Self { store, replica, service, tasks, rest, node, run_file, _lock: lock })
     }
 
     /// Where REST listens.
@@ -161,6 +190,10 @@ impl Server {
                 tracing::error!(error = %error, "a task of the server failed");
             }
         }
+        // What this server did is another one's at once, and not when its time is over.
+        if let Err(error) = self.store.end_replica(&self.replica).await {
+            tracing::warn!(error.chain = %crate::fault::chain(&error), "the end of this replica was not noted");
+        }
         self.store.close().await;
         // A stale file only names a process that is gone.
         let _ = std::fs::remove_file(&self.run_file);
@@ -168,9 +201,26 @@ impl Server {
     }
 }
 
-/// The database file in a data folder.
-pub fn database(data_dir: &Path) -> PathBuf {
-    data_dir.join("casemate.db")
+/// Says in the store that this server lives. One that is alone has a lock, which says that nobody else does.
+async fn begin_replica(store: &Store, alone: bool, life: std::time::Duration) -> Result<Replica, StartError> {
+    let replica = Replica::new();
+    if alone {
+        store.end_other_replicas(&replica).await?;
+    }
+    store.renew_replica(&replica, u64::try_from(life.as_millis()).unwrap_or(u64::MAX)).await?;
+    Ok(replica)
+}
+
+/// Nodes and tenants pin these keys: a replica with others would be another platform.
+async fn same_keys(store: &Store, authority: &Authority) -> Result<(), StartError> {
+    let assignments = Sha256::digest(authority.assignment_public()).into();
+    let certificate = Sha256::digest(authority.certificate()).into();
+    for (name, digest) in [("certificates", certificate), ("assignments", assignments)] {
+        if !store.same_key(name, &digest).await? {
+            return Err(StartError::OtherKeys(name));
+        }
+    }
+    Ok(())
 }
 
 /// What both the platform and the verifier judge by.
@@ -198,8 +248,8 @@ fn appraisal_parts(
 }
 
 fn platform_service(
-    data_dir: &Path,
-    store: &Store,
+    shared_dir: &Path,
+    (store, replica): (&Store, &Replica),
     authority: Authority,
     settings: PlatformSettings,
     shared: &Shared,
@@ -208,9 +258,9 @@ fn platform_service(
     let PlatformSettings { references, vendor_roots, node_policy, last_word, limits, .. } = settings;
     let Shared { revocations, rules, simulated } = shared.clone();
     let appraiser = Appraiser::new(&authority.certificate_pem(), &vendor_roots, references, simulated, node_policy)?;
-    let blobs = Blobs::open(data_dir.join("blobs"), limits.blob_bytes)?;
-    let (store, draining) = (store.clone(), draining.clone());
-    Ok(Service::new(Parts { store, blobs, authority, appraiser, revocations, rules, last_word, limits, draining }))
+    let blobs = Blobs::open(shared_dir.join("blobs"), limits.blob_bytes)?;
+    let (store, replica, draining) = (store.clone(), replica.clone(), draining.clone());
+    Ok(Service::new(Parts { store, replica, blobs, authority, appraiser, revocations, rules, last_word, limits, draining }))
 }
 
 fn write_run_file(path: &Path, rest: SocketAddr, node: Option<SocketAddr>) -> Result<(), FileError> {

@@ -1,4 +1,5 @@
-//! Which nodes are connected, and how to reach the one task that owns each connection.
+//! Which nodes are connected to this replica, and how to reach the one task that owns each connection. Who is connected to the
+//! platform is in the store.
 
 use std::{
     collections::HashMap,
@@ -8,9 +9,10 @@ use std::{
     },
 };
 
-use casemate_api::node::EvidenceReply;
 use casemate_lifecycle::{InstanceId, NodeId};
 use tokio::sync::{mpsc, oneshot};
+
+use crate::store::Answer;
 
 /// Commands that may wait for one session.
 const QUEUE: usize = 256;
@@ -18,10 +20,14 @@ const QUEUE: usize = 256;
 /// What a session is asked to do.
 #[derive(Debug)]
 pub enum Command {
-    /// The instance's desired state changed: send it.
-    Changed(InstanceId),
-    /// Sealed keys wait in the store: send them.
-    Deliver(InstanceId),
+    /// What the node should do for an instance may have changed.
+    Look(InstanceId),
+    /// Anything may have changed.
+    LookAtAll,
+    /// The node is asked something in the store.
+    Questions,
+    /// Somebody may have taken the session over.
+    Check,
     /// Ask for evidence.
     Challenge {
         /// Of which instance.
@@ -29,7 +35,7 @@ pub enum Command {
         /// For which nonce.
         nonce: [u8; 32],
         /// Where the answer goes; dropped when the session ends.
-        answer: oneshot::Sender<EvidenceReply>,
+        answer: oneshot::Sender<Answer>,
     },
 }
 
@@ -63,11 +69,6 @@ impl Sessions {
         (Registration { sessions: self.clone(), node: node.clone(), number }, receiver)
     }
 
-    /// Whether a node is connected.
-    pub fn is_connected(&self, node: &NodeId) -> bool {
-        self.locked().contains_key(node)
-    }
-
     /// Sends a command; `false` when the node is not connected. A session that does not keep up with its queue is ended;
     /// nothing is lost by that: desired state is in the store and is sent whole at the start of the next session.
     pub fn send(&self, node: &NodeId, command: Command) -> bool {
@@ -77,6 +78,11 @@ impl Sessions {
             open.remove(node);
         }
         sent
+    }
+
+    /// Sends a command to every session.
+    pub fn send_to_all(&self, command: fn() -> Command) {
+        self.locked().retain(|_, session| session.commands.try_send(command()).is_ok());
     }
 
     fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Open>> {

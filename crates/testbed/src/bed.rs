@@ -28,6 +28,10 @@ pub struct BedOptions {
     pub agent_config: Vec<String>,
     /// Lines for the server's configuration.
     pub server_config: Vec<String>,
+    /// The node runs under the monitor.
+    pub monitored: bool,
+    /// Servers that share a PostgreSQL; with 0 one with a database of its own.
+    pub replicas: u8,
 }
 
 /// How a command ended.
@@ -88,6 +92,10 @@ impl Bed {
         }
         options.agent_config.iter().for_each(|line| _ = command.args(["--agent-config", line]));
         options.server_config.iter().for_each(|line| _ = command.args(["--server-config", line]));
+        if options.replicas > 0 {
+            command.args(["--postgres", "--replicas", &options.replicas.to_string()]);
+        }
+        options.monitored.then(|| command.arg("--monitor"));
         self.down = false;
         let outcome = finish(command.spawn().context("start casemate dev up")?, Duration::from_secs(120))?;
         anyhow::ensure!(outcome.code == 0, "dev up failed: {}", outcome.stderr);
@@ -180,14 +188,14 @@ impl Bed {
         self.state().join("context.json")
     }
 
-    /// Process number of `server`, `agent` or `tpm`.
+    /// Process number of `server` (of more of them `server-2` and so on), `postgres`, `agent` or `tpm`.
     pub fn pid(&self, part: &str) -> anyhow::Result<i32> {
         let path = self.state().join(format!("{part}.pid"));
         let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         text.split(' ').next().unwrap_or_default().parse().context("read a process number")
     }
 
-    /// Starts `server` or `agent` again after it was killed, as the service manager would: a server that ends at once is started
+    /// Starts a server or `agent` again after it was killed, as the service manager would: a server that ends at once is started
     /// again, since clients that look for it may hold its port for a moment.
     pub fn restart(&self, part: &str) -> anyhow::Result<()> {
         let config = self.state().join(format!("{part}.toml"));
@@ -195,7 +203,7 @@ impl Bed {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             let pid = self.start_part(part, &config)?;
-            if part != "server" || self.listens(pid)? {
+            if !part.starts_with("server") || self.listens(part, pid)? {
                 return Ok(());
             }
             anyhow::ensure!(Instant::now() < deadline, "the server does not start; see its log");
@@ -203,11 +211,55 @@ impl Bed {
     }
 
     fn start_part(&self, part: &str, config: &Path) -> anyhow::Result<u32> {
-        let verb = if part == "server" { "serve" } else { "run" };
+        let (program, verb) = if part.starts_with("server") { ("casemate-server", "serve") } else { ("casemate-agent", "run") };
         let log = fs::File::options().create(true).append(true).open(self.state().join(format!("logs/{part}.log")))?;
-        let mut command = Command::new(build_dir().join(format!("casemate-{part}")));
+        let mut command = Command::new(build_dir().join(program));
         command.args([verb, "--config"]).arg(config).current_dir(self.work());
-        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        self.adopt(part, command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log))
+    }
+
+    /// The server of the database dies without a word and is started again as it was.
+    pub fn crash_postgres(&self) -> anyhow::Result<()> {
+        let pid = self.pid("postgres")?;
+        let line = fs::read(format!("/proc/{pid}/cmdline")).context("read how PostgreSQL was started")?;
+        let words: Vec<String> = line
+            .split(|byte| *byte == 0)
+            .filter(|word| !word.is_empty())
+            .map(|word| String::from_utf8_lossy(word).into())
+            .collect();
+        let number = rustix::process::Pid::from_raw(pid).context("a process number is positive")?;
+        rustix::process::kill_process(number, rustix::process::Signal::KILL)?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        // While it dies it still listens, and whoever looks takes it for the next one.
+        while fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
+            anyhow::ensure!(Instant::now() < deadline, "PostgreSQL does not die");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let is_ready = || {
+            let program = Path::new(words.first().map_or("", String::as_str)).with_file_name("pg_isready");
+            let mut command = Command::new(program);
+            command.arg("-q").arg("-h").arg(self.run_dir());
+            Ok::<_, anyhow::Error>(command.status().context("run pg_isready")?.success())
+        };
+        loop {
+            let log = fs::File::options().append(true).open(self.state().join("logs/postgres.log"))?;
+            let mut command = Command::new("unshare");
+            command.args(["--user", "--map-user=65534", "--map-group=65534"]).args(&words);
+            let pid = self.adopt("postgres", command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log))?;
+            // It ends at once while a child of the dead one still lives.
+            while Path::new(&format!("/proc/{pid}")).exists() {
+                if is_ready()? {
+                    return Ok(());
+                }
+                anyhow::ensure!(Instant::now() < deadline, "PostgreSQL does not come back");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+
+    /// Starts a part and writes down which process it is.
+    fn adopt(&self, part: &str, command: &mut Command) -> anyhow::Result<u32> {
+        let child = command.spawn()?;
         let pid = child.id();
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         // The parent is this test process: reap it there, so that it never looks alive as a zombie.
@@ -221,8 +273,8 @@ impl Bed {
     }
 
     /// Waits for the server's port; false when the server ended instead.
-    fn listens(&self, pid: u32) -> anyhow::Result<bool> {
-        let run: Value = serde_json::from_slice(&fs::read(self.state().join("server/run.json"))?)?;
+    fn listens(&self, part: &str, pid: u32) -> anyhow::Result<bool> {
+        let run: Value = serde_json::from_slice(&fs::read(self.state().join(part).join("run.json"))?)?;
         let address = run["rest"].as_str().context("run.json names its addresses")?;
         // A connection to a port without a listener may meet itself.
         let connects = || TcpStream::connect(address).is_ok_and(|stream| stream.local_addr().ok() != stream.peer_addr().ok());
@@ -284,10 +336,10 @@ impl Bed {
 
     /// A port chosen by the system at the first start must be the same after a restart.
     fn pin_address(&self, config: &Path, part: &str) -> anyhow::Result<()> {
-        if part != "server" {
+        if !part.starts_with("server") {
             return Ok(());
         }
-        let run: Value = serde_json::from_slice(&fs::read(self.state().join("server/run.json"))?)?;
+        let run: Value = serde_json::from_slice(&fs::read(self.state().join(part).join("run.json"))?)?;
         let mut text = fs::read_to_string(config)?;
         for name in ["rest", "node"] {
             let address = run[name].as_str().context("run.json names its addresses")?;
@@ -349,9 +401,10 @@ impl Drop for Bed {
             }
         }
         if std::thread::panicking() {
-            for log in ["server", "agent"] {
+            for log in ["server", "server-2", "server-3", "postgres", "agent"] {
                 let path = self.state().join(format!("logs/{log}.log"));
-                eprintln!("---- {log}\n{}", fs::read_to_string(path).unwrap_or_default());
+                let Ok(text) = fs::read_to_string(path) else { continue };
+                eprintln!("---- {log}\n{text}");
             }
         }
     }

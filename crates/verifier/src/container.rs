@@ -27,7 +27,7 @@ use crate::{
     policy::{PlatformKind, Policy},
     references::ReferenceValues,
     result::{
-        AttestationResult, Kind, Submodule, Tier, TrustVector, VerifiedGuest, claim,
+        AttestationResult, Kind, MonitorClaims, Submodule, Tier, TrustVector, VerifiedGuest, claim,
         microvm::{node_submodule, plain},
     },
     revocation::{self, NodeRests},
@@ -155,6 +155,9 @@ pub struct ContainerClaims {
     pub cpus: u64,
     /// Memory, MiB.
     pub memory_mib: u64,
+    /// The monitor that guarded the container, by the node's word; absent: none did.
+    #[serde(default)]
+    pub monitor: Option<MonitorClaims>,
 }
 
 impl ContainerClaims {
@@ -167,6 +170,7 @@ impl ContainerClaims {
             runtime_digest: hex::encode(launch.runtime.digest),
             cpus: launch.cpus.into(),
             memory_mib: launch.memory_mib,
+            monitor: launch.monitor.as_ref().map(MonitorClaims::new),
         }
     }
 }

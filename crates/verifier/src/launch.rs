@@ -15,7 +15,7 @@ use crate::{
     node::{attestation_key, authentic_quote},
     quote::{AttestationKey, AuthenticQuote, KeyError, PcrError},
     references::{GuestOs, ReferenceValues},
-    result::VerifiedGuest,
+    result::{VerifiedGuest, microvm::monitor_warning},
 };
 
 /// A launch record, guest keys and guest quote that the node's TPM vouches for.
@@ -102,6 +102,7 @@ impl BoundLaunch {
                 .warnings
                 .push("the VMM emulates the processor (tcg): the guest is not held by hardware virtualisation".to_owned());
         }
+        notes.warnings.extend(monitor_warning(self.launch.monitor.as_ref()));
         Ok(KnownLaunch(self))
     }
 

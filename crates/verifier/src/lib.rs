@@ -63,7 +63,8 @@ pub use policy::{PlatformKind, Policy, Simulated};
 pub use receipt::{ReceiptError, VerifiedReceipt, verify_receipt};
 pub use references::{ConfidentialGuest, Machine, Processor, ReferenceError, ReferenceValues, TSC_KHZ, TdxReference};
 pub use result::{
-    Anchor, AttestationResult, Kind, MicrovmClaims, NodeClaims, Silicon, Submodule, Tier, TrustVector, VerifiedGuest, claim,
+    Anchor, AttestationResult, Kind, MicrovmClaims, MonitorClaims, NodeClaims, Silicon, Submodule, Tier, TrustVector,
+    VerifiedGuest, claim,
 };
 pub use time::UnixTime;
 

@@ -12,7 +12,7 @@ use crate::{
     time::UnixTime,
 };
 
-pub use microvm::{MicrovmClaims, NodeClaims};
+pub use microvm::{MicrovmClaims, MonitorClaims, NodeClaims};
 pub use trust::{Kind, Silicon, Submodule, Tier, TrustVector, claim};
 
 /// The outcome of an appraisal. As JSON:

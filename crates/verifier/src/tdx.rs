@@ -142,5 +142,5 @@ pub(crate) fn decode_extension(certificate: &crate::x509::Certificate) {
 
 /// For fuzzing: collateral, before anything of it is verified.
 pub(crate) fn decode_collateral(json: &[u8]) {
-    let _ = collateral::Unverified::decode(json);
+    let _ = collateral::Unverified::decode(json, &mut crate::x509::Seen::default());
 }

@@ -15,13 +15,13 @@ mod names;
 mod path;
 mod signature;
 
-pub(crate) use certificate::Certificate;
 pub use certificate::CertificateError;
+pub(crate) use certificate::{Certificate, Seen};
 pub use crl::CrlError;
 pub(crate) use crl::VerifiedCrl;
 pub(crate) use key::public_key;
 pub use path::PathError;
-pub(crate) use path::{Profile, TrustAnchor, verify_path};
+pub(crate) use path::{Profile, TrustAnchor, verify_decoded_path, verify_path};
 pub(crate) use signature::Algorithm;
 pub use signature::SignatureError;
 pub(crate) use signature::verify as verify_signature;

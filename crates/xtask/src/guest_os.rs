@@ -88,11 +88,15 @@ pub(crate) fn write_distro_kernel(workspace: &Workspace, out: &Path) -> Result<(
 pub(crate) fn write_node_kernels(workspace: &Workspace, out: &Path) -> Result<()> {
     let packages = Packages::of_this_machine(workspace)?;
     let distro = Recipe::load(workspace)?.distro;
-    let newer = recipe::DistroPart { packages: vec!["node-kernel-newer".to_owned()], ..distro.clone() };
-    for part in [distro, newer] {
+    let other = |roles: &[&str]| {
+        let packages = roles.iter().map(|role| (*role).to_owned()).collect();
+        recipe::DistroPart { packages, ..distro.clone() }
+    };
+    let newest = ["node-kernel-newest", "node-kernel-newest-binary", "node-kernel-newest-modules"];
+    for part in [distro.clone(), other(&["node-kernel-newer"]), other(&newest)] {
         let modules = CONTAINER_MODULES.iter().chain([&NODE_MODULE]).map(|name| (*name).to_owned()).collect();
         let part = recipe::DistroPart { modules, modules_if_supported: Vec::new(), ..part };
-        if part.packages.iter().all(|role| packages.locked(role).is_err()) && part.packages[0] == "node-kernel-newer" {
+        if part.packages[0].starts_with("node-kernel-") && packages.locked(&part.packages[0]).is_err() {
             continue;
         }
         let kernel = DistroInputs::gather(&part, &packages)?;

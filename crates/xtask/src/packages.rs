@@ -12,14 +12,17 @@ mod lock;
 mod release;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail};
 
-use self::lock::{LockFile, Roles};
+use self::{
+    apt::Apt,
+    lock::{LockFile, Roles},
+};
 pub(crate) use self::{deb::read_tree, lock::Locked, release::Release};
 use crate::{
     digest, files,
@@ -88,7 +91,17 @@ impl Packages {
         let total: u64 = missing.iter().map(|package| package.size).sum();
         let names: Vec<&str> = missing.iter().map(|package| package.package.as_str()).collect();
         let progress = Progress::start("packages", &format!("downloading {} ({} MiB)", names.join(", "), total >> 20));
-        let folder = apt::download(missing)?;
+        let suites: BTreeSet<Option<&str>> = missing.iter().map(|package| package.suite.as_deref()).collect();
+        for suite in suites {
+            let of_suite: Vec<&Locked> = missing.iter().copied().filter(|package| package.suite.as_deref() == suite).collect();
+            self.download_from(&Apt::of(suite)?, &of_suite)?;
+        }
+        progress.done("downloaded and verified");
+        Ok(())
+    }
+
+    fn download_from(&self, apt: &Apt, missing: &[&Locked]) -> Result<()> {
+        let folder = apt.download(missing)?;
         for package in missing {
             let file = apt::downloaded(folder.path(), package)?;
             let found = digest::of_file(&file)?;
@@ -102,7 +115,6 @@ impl Packages {
             }
             move_into(&file, &self.stored(package))?;
         }
-        progress.done("downloaded and verified");
         Ok(())
     }
 

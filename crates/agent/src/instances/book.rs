@@ -7,7 +7,7 @@ use casemate_api::{
     score::{Observation, Observer, believable},
     workload::Workload,
 };
-use casemate_lifecycle::{Actual, Event, Failure, Hold, Intent, Step, apply};
+use casemate_lifecycle::{Actual, Event, Failure, Hold, Intent, Step, apply, ends_at_ms};
 use casemate_sandbox::network::Statistics;
 use tokio::sync::watch;
 
@@ -33,6 +33,7 @@ pub(super) struct Book {
     note: String,
     network: Option<Statistics>,
     uses: InUse,
+    ttl_s: u64,
     view: watch::Sender<View>,
     failpoints: Failpoints,
 }
@@ -42,8 +43,8 @@ impl Book {
     pub(super) fn open(journal: Journal, folder: PathBuf, note: String, failpoints: Failpoints) -> Result<Self, FileError> {
         let spool = Spool::open(&folder)?;
         let kept = spool.kept();
-        let uses = Workload::from_canonical(journal.order.body.workload.as_bytes())
-            .map(|workload| InUse::default().and(&workload, journal.order.body.level))
+        let (uses, ttl_s) = Workload::from_canonical(journal.order.body.workload.as_bytes())
+            .map(|workload| (InUse::default().and(&workload, journal.order.body.level), workload.ttl_s))
             .unwrap_or_default();
         let actual = Actual { step: Step::Scheduled, exit_code: None, failure: None };
         let blank = View {
@@ -59,8 +60,19 @@ impl Book {
             in_use: uses,
         };
         let view = watch::Sender::new(blank);
-        let book =
-            Self { journal, folder, spool, durable: kept.end, stored: kept.start, note, network: None, uses, view, failpoints };
+        let book = Self {
+            journal,
+            folder,
+            spool,
+            durable: kept.end,
+            stored: kept.start,
+            note,
+            network: None,
+            uses,
+            ttl_s,
+            view,
+            failpoints,
+        };
         book.publish();
         Ok(book)
     }
@@ -95,6 +107,25 @@ impl Book {
     /// A stage as the guest's own clock saw it.
     pub(super) fn guest_stage(&mut self, name: &str, ms: u64) {
         self.journal.stages_ms.entry(format!("guest.{name}")).or_insert(ms);
+    }
+
+    /// The guest has its keys; `true` the first time, from which on its time to live counts.
+    pub(super) fn keyed(&mut self) -> bool {
+        let first = self.journal.keyed_at_ms.is_none();
+        self.journal.keyed_at_ms.get_or_insert_with(clock::now_ms);
+        first
+    }
+
+    /// How long its time to live and `patience_ms` still are, if it has begun; never more than all of it, whatever happened to the clock.
+    pub(super) fn left_ms(&self, patience_ms: u64) -> Option<u64> {
+        let ends_at_ms = ends_at_ms(self.journal.keyed_at_ms?, self.ttl_s).saturating_add(patience_ms);
+        let most_ms = self.ttl_s.saturating_mul(1000).saturating_add(patience_ms);
+        Some(ends_at_ms.saturating_sub(clock::now_ms()).min(most_ms))
+    }
+
+    /// Its time to live is why it ends.
+    pub(super) fn expired(&mut self) {
+        self.journal.expired = true;
     }
 
     /// What went over its link so far.

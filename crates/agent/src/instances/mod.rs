@@ -7,6 +7,7 @@
 //! ```
 
 mod book;
+mod guarded;
 mod owner;
 mod recover;
 mod registry;
@@ -14,7 +15,7 @@ mod serve;
 mod tombstones;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 

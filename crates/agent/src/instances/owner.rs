@@ -34,6 +34,7 @@ use crate::{
     guest_os::GuestOs,
     images::{self, Packing},
     journal::{Ending, Launched},
+    monitor::Monitor,
     network, receipts, score,
     vtpm::Measurements,
 };
@@ -103,7 +104,7 @@ impl Owner {
             Entry::Recovered(recover::Recovery::Linger) => None,
             Entry::Recovered(recover::Recovery::Adopt) => {
                 tracing::info!(instance.id = %self.id, "adopted a running instance");
-                Some(self.serve().await)
+                Some(self.adopt().await)
             }
             Entry::Recovered(recover::Recovery::Inquire) => Some(self.inquire().await),
             Entry::Recovered(recover::Recovery::Finish(failure)) => Some(self.as_recorded(failure)),
@@ -112,6 +113,7 @@ impl Owner {
             Entry::Unwanted => Some(Ended::Stopped),
         };
         if let Some(ended) = ended {
+            let ended = self.explained(ended).await;
             self.finish(ended).await;
         }
         self.linger().await;
@@ -140,7 +142,7 @@ impl Owner {
     /// Image, assets, guest OS: everything a machine is made of.
     async fn gather(&mut self, workload: &Workload) -> Result<Blueprint, Ended> {
         let ctx = self.ctx.clone();
-        let platform = ctx.platform.borrow().client();
+        let platform = ctx.platform.borrow().clone();
         let folder = self.book.folder.clone();
         // Before anything is looked for in the cache: what it has is only kept for those who have said so.
         let id = self.id.clone();
@@ -178,6 +180,7 @@ impl Owner {
             assets: &assets,
             entropy: clock::random(),
             network,
+            placement: &ctx.config.placement,
         };
         let drawn = blueprint::draw(parts, system);
         drawn.map_err(|detail| Ended::Failed(failure::at(Step::Prepared, check::PREPARE, detail)))
@@ -205,6 +208,8 @@ impl Owner {
             self.book.stage_was("executed", ago);
         }
         self.book.stage("started");
+        // Before anything of the tenant is known to the machine.
+        self.guard().await?;
         self.observe(&started).await;
         self.book.pass(Failpoint::Started);
         let digest = self.book.journal.order.workload_digest();
@@ -214,6 +219,7 @@ impl Owner {
             driver.capabilities(),
             &started.jail,
             prepared.vtpm_ak_public.unwrap_or_default(),
+            self.ctx.monitor.as_ref().map(Monitor::evidence),
         );
         let message = blueprint.message.clone();
         self.book.launched(Launched { started_at_ms: clock::now_ms(), record, message });
@@ -241,6 +247,8 @@ impl Owner {
     /// Looks at what holds the machine, for the score card.
     async fn observe(&mut self, started: &Started) {
         let mut seen = off_thread(|| score::node(Path::new("/"))).await;
+        seen.push(Monitor::observed(self.ctx.monitor.as_ref()));
+        seen.extend(self.ctx.dedicated.observed());
         seen.extend(score::jail(&started.jail));
         seen.extend(score::vmm(&started.vmm));
         self.book.observed(seen);
@@ -292,6 +300,9 @@ impl Owner {
         self.book.pass(Failpoint::Wiped);
         receipts::doubt(&mut wipe, &self.book.journal);
         receipts::complete(&mut wipe, self.driver.capabilities().system);
+        if let Some(monitor) = &self.ctx.monitor {
+            monitor.unwatch(self.id.as_str()).await;
+        }
         self.remove_assets().await;
         network::release(self.ctx.drivers.network(), &self.id).await;
         let body = receipts::body(&self.book.journal, &self.ctx.node, &wipe, clock::now_ms());

@@ -179,9 +179,9 @@ impl State {
                 let capacity =
                     self.ctx.drivers.of_level(order.body.level).map(|driver| self.ctx.capacity.of(driver.capabilities()));
                 let admitted = assignment::admit(&order, clock::now_ms(), capacity.as_ref(), self.in_use());
-                let entry = match admitted {
-                    Ok(_) => Entry::Fresh,
-                    Err(failure) => Entry::Refused(failure),
+                let entry = match (admitted, self.ctx.refusal()) {
+                    (Ok(_), None) => Entry::Fresh,
+                    (Err(failure), _) | (_, Some(failure)) => Entry::Refused(failure),
                 };
                 self.begin(order, entry)
             }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use casemate_api::guest::{Evidence, Fatal, Phase, Record, Status, Stop, from_guest, to_guest};
-use casemate_lifecycle::{Event, Failure, Step};
+use casemate_lifecycle::{AGENT_PATIENCE_MS, Event, Failure, Step};
 use casemate_sandbox::{DriverError, Exit, ExitCause, SystemKind};
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{Instant, MissedTickBehavior, interval_at, sleep_until},
 };
 
@@ -31,6 +31,11 @@ const EXIT_LIMIT: Duration = Duration::from_secs(45);
 const FATAL_LIMIT: Duration = Duration::from_secs(10);
 /// From the end of the machine to the end of its channel.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+/// Exit status of a workload that was ended by a signal.
+const TERMINATED: i32 = 128 + 15;
+const KILLED: i32 = 128 + 9;
+/// By how much the guest's clock may be ahead when its workload's time to live is over.
+const EXPIRY_MARGIN_MS: u64 = 2_000;
 /// Longest line of the guest's console in a failure.
 const MAX_CONSOLE: usize = 400;
 /// Phases of the guest that are reported as stages.
@@ -45,13 +50,24 @@ struct Serving {
     /// The release went out in this session of the channel.
     released: bool,
     stop_sent: bool,
-    /// Challenges that the guest has, by the number it got.
-    asked: Vec<(u64, Challenge)>,
+    /// Challenges that the guest has.
+    asked: Vec<Asked>,
     next_challenge: u64,
-    /// Evidence being completed.
-    completing: JoinSet<()>,
+    /// Evidence being completed, with the number of its challenge.
+    completing: JoinSet<(u64, Result<Vec<u8>, EvidenceError>)>,
     syncing: JoinSet<Result<u64, FileError>>,
     deadline: Option<(Instant, Deadline)>,
+    /// When the agent ends a workload whose time to live is over, because the guest has not.
+    expires: Option<Instant>,
+}
+
+/// A challenge that the guest has.
+struct Asked {
+    /// The number it was given for the guest.
+    id: u64,
+    challenge: Challenge,
+    /// The guest has given its part, which is being completed.
+    answered: bool,
 }
 
 /// What is waited for.
@@ -69,28 +85,37 @@ impl Owner {
         let Some(launched) = self.book.journal.launched().cloned() else {
             return Ended::Failed(failure::at(self.book.attempting(), check::START, "there is no launch record"));
         };
+        let mut serving = Serving::start(self, launched.message);
+        let ended = self.talk(&mut serving).await;
+        // Whoever waits for evidence still is told why there is none.
+        self.challenges.extend(serving.asked.into_iter().map(|asked| asked.challenge));
+        ended
+    }
+
+    async fn talk(&mut self, serving: &mut Serving) -> Ended {
         let driver = self.driver.clone();
         let id = self.id.clone();
-        let mut serving = Serving::start(self, launched.message);
+        serving.expires = self.expiry();
         let exit = driver.wait(&id);
         tokio::pin!(exit);
         let is_connected = self.is_connected();
         let mut count = interval_at(Instant::now() + COUNT_EVERY, COUNT_EVERY);
         count.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            if let Some(ended) = self.advance(&mut serving) {
+            if let Some(ended) = self.advance(serving) {
                 return ended;
             }
             let has_room = self.book.has_room();
             let until = serving.deadline.map(|(at, _)| at);
             let step = tokio::select! {
-                Some(event) = serving.link.events.recv() => self.heard(&mut serving, event).await,
+                Some(event) = serving.link.events.recv() => self.heard(serving, event).await,
                 Some(record) = serving.link.records.recv(), if has_room => self.record(&record),
-                Some(synced) = serving.syncing.join_next() => self.synced(&serving, synced),
-                Some(_) = serving.completing.join_next() => { self.book.stage("evidence"); Ok(()) }
+                Some(synced) = serving.syncing.join_next() => self.synced(serving, synced),
+                Some(completed) = serving.completing.join_next() => { self.completed(serving, completed); Ok(()) }
                 request = self.requests.recv() => { self.take_or_sleep(request).await; Ok(()) }
                 _ = count.tick(), if is_connected => { self.count().await; Ok(()) }
-                () = at(until) => self.too_late(&serving),
+                () = at(until) => self.too_late(serving),
+                () = at(serving.expires) => { self.expired(serving); Ok(()) }
                 exit = &mut exit => return self.machine_ended(serving, exit).await,
             };
             if let Err(ended) = step {
@@ -106,7 +131,7 @@ impl Owner {
         {
             serving.syncing.spawn(off_thread(move || point.sync()));
         }
-        serving.asked.retain(|(_, challenge)| !challenge.reply.is_closed());
+        serving.asked.retain(|asked| !asked.challenge.reply.is_closed());
         if self.stop && !serving.stop_sent {
             let grace_ms = self.book.journal.order.body.grace_ms;
             serving.stop_sent = true;
@@ -134,7 +159,7 @@ impl Owner {
             let message = casemate_api::guest::Challenge { id, nonce: challenge.nonce.to_vec() };
             serving.send(to_guest::Message::Challenge(message));
             // What was not sent, or not answered, is asked again in the next session.
-            serving.asked.push((id, challenge));
+            serving.asked.push(Asked { id, challenge, answered: false });
         }
     }
 
@@ -152,7 +177,8 @@ impl Owner {
             LinkEvent::Up(to_guest) => serving.up(to_guest),
             LinkEvent::Down => {
                 serving.down(self.ctx.config.boot_timeout);
-                self.challenges.extend(serving.asked.drain(..).map(|(_, challenge)| challenge));
+                let unanswered = serving.asked.extract_if(.., |asked| !asked.answered);
+                self.challenges.extend(unanswered.map(|asked| asked.challenge));
             }
             LinkEvent::Control(from_guest::Message::Status(status)) => self.status(serving, status).await,
             LinkEvent::Control(from_guest::Message::Evidence(evidence)) => self.evidence(serving, evidence),
@@ -184,11 +210,34 @@ impl Owner {
         self.book.happened(Event::Reached(step));
         self.book.stage(stage);
         self.book.pass(point);
+        if step >= Step::Keyed && self.book.keyed() {
+            serving.expires = self.expiry();
+            // A restarted agent counts on from here; without this line from its own start.
+            if let Err(error) = self.book.save().await {
+                tracing::warn!(instance.id = %self.id, error = failure::chain(&error), "the begin of a time to live is not on disk");
+            }
+        }
+    }
+
+    /// The guest ends its workload itself; this is for one that does not.
+    fn expiry(&self) -> Option<Instant> {
+        Some(Instant::now() + Duration::from_millis(self.book.left_ms(AGENT_PATIENCE_MS)?))
+    }
+
+    fn expired(&mut self, serving: &mut Serving) {
+        tracing::warn!(instance.id = %self.id, "the guest has not ended its workload in time; the agent does");
+        serving.expires = None;
+        self.book.expired();
+        self.stop = true;
     }
 
     async fn exited(&mut self, serving: &mut Serving, code: Option<i32>) {
         self.book.happened(Event::Reached(Step::Running));
         self.book.happened(Event::Exited(code.unwrap_or(-1)));
+        let was_ended = matches!(code, Some(TERMINATED | KILLED)) && !self.stop;
+        if was_ended && self.book.left_ms(0).is_some_and(|left_ms| left_ms <= EXPIRY_MARGIN_MS) {
+            self.book.expired();
+        }
         self.book.stage("exited");
         // The machine ends by itself soon; without this line a restarted agent would not know how the workload ended.
         self.save_whatever_it_takes().await;
@@ -203,11 +252,13 @@ impl Owner {
     }
 
     fn evidence(&mut self, serving: &mut Serving, evidence: Evidence) {
-        let Some(index) = serving.asked.iter().position(|(id, _)| *id == evidence.id) else {
+        let waiting = serving.asked.iter_mut().find(|asked| asked.id == evidence.id && !asked.answered);
+        let Some(asked) = waiting else {
             tracing::warn!(instance.id = %self.id, "the guest sent evidence that nobody asked for");
             return;
         };
-        let (_, Challenge { nonce, reply }) = serving.asked.swap_remove(index);
+        asked.answered = true;
+        let (id, nonce) = (asked.id, asked.challenge.nonce);
         let record = self.book.journal.launched().map(|launched| launched.record.clone()).unwrap_or_default();
         let (batcher, failpoints) = (self.ctx.evidence.clone(), self.ctx.failpoints());
         let system = self.driver.capabilities().system;
@@ -217,10 +268,20 @@ impl Owner {
                 SystemKind::Container => batcher.assemble_container(nonce, record, evidence).await,
             };
             failpoints.pass(Failpoint::Evidence);
-            let fail = |error: EvidenceError| failure::at(Step::Attested, check::EVIDENCE, failure::chain(&error));
-            // The platform may have hung up.
-            let _ = reply.send(evidence.map(|bytes| Answer::of(system, bytes)).map_err(fail));
+            (id, evidence)
         });
+    }
+
+    fn completed(&mut self, serving: &mut Serving, completed: Result<(u64, Result<Vec<u8>, EvidenceError>), JoinError>) {
+        self.book.stage("evidence");
+        // Only a defect ends such a task without its result: the challenge then waits for its limit of time.
+        let Ok((id, evidence)) = completed else { return };
+        let Some(index) = serving.asked.iter().position(|asked| asked.id == id) else { return };
+        let challenge = serving.asked.swap_remove(index).challenge;
+        let system = self.driver.capabilities().system;
+        let fail = |error: EvidenceError| failure::at(Step::Attested, check::EVIDENCE, failure::chain(&error));
+        // The platform may have hung up.
+        let _ = challenge.reply.send(evidence.map(|bytes| Answer::of(system, bytes)).map_err(fail));
     }
 
     fn record(&mut self, record: &Record) -> Result<(), Ended> {
@@ -237,7 +298,7 @@ impl Owner {
         Err(Ended::Failed(failure::at(self.book.attempting(), check::GUEST_PROTOCOL, problem)))
     }
 
-    fn synced(&mut self, serving: &Serving, synced: Result<Result<u64, FileError>, tokio::task::JoinError>) -> Result<(), Ended> {
+    fn synced(&mut self, serving: &Serving, synced: Result<Result<u64, FileError>, JoinError>) -> Result<(), Ended> {
         match synced {
             Ok(Ok(next)) => {
                 self.book.pass(Failpoint::Spooled);
@@ -263,12 +324,12 @@ impl Owner {
     }
 
     /// Takes what the guest still said before its end, then judges.
-    async fn machine_ended(&mut self, mut serving: Serving, exit: Result<Exit, DriverError>) -> Ended {
+    async fn machine_ended(&mut self, serving: &mut Serving, exit: Result<Exit, DriverError>) -> Ended {
         let until = Instant::now() + DRAIN_LIMIT;
         while !serving.is_silent() && Instant::now() < until {
             let step = tokio::select! {
                 biased;
-                Some(event) = serving.link.events.recv() => self.heard(&mut serving, event).await,
+                Some(event) = serving.link.events.recv() => self.heard(serving, event).await,
                 Some(record) = serving.link.records.recv() => self.record(&record),
                 () = sleep_until(until) => break,
             };
@@ -282,7 +343,7 @@ impl Owner {
             }
         }
         while let Some(synced) = serving.syncing.join_next().await {
-            let _ = self.synced(&serving, synced);
+            let _ = self.synced(serving, synced);
         }
         if let Some(point) = self.book.unsynced()
             && let Ok(next) = off_thread(move || point.sync()).await
@@ -351,6 +412,7 @@ impl Serving {
             completing: JoinSet::new(),
             syncing: JoinSet::new(),
             deadline: Some((Instant::now() + owner.ctx.config.boot_timeout, Deadline::Answer)),
+            expires: None,
         }
     }
 

@@ -1,228 +1,31 @@
 //! Whole lives of instances, played by the fake driver: everything of the agent but platform and machine is real.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use casemate_api::{
     assignment::{Body, Intent},
-    canonical, node, receipt,
-    workload::{Layer, Workload, format_digest},
+    node,
+    workload::format_digest,
 };
-use casemate_attester::{quote_bundle, sim::SoftTpm};
 use casemate_evidence::{
-    instance::{GuestKeys, InstanceEvidence, LaunchRecord, NODE_PCRS, Record as _, instance_leaf},
+    instance::{GuestKeys, LaunchRecord, Record as _, instance_leaf},
     merkle,
 };
 use casemate_image::{Cache, Digest};
 use casemate_lifecycle::{Hold, Scope, Step};
-use casemate_sandbox::{
-    Driver,
-    fake::{FakeConfig, FakeDriver},
-};
-use casemate_seal::{HpkeSecret, KeyRelease, Record, RecordOpener, ReleaseContext, rand_core::UnwrapErr, seal_release};
-use getrandom::SysRng;
-use tempfile::TempDir;
-use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
+use casemate_seal::Record;
+use tokio::time::timeout;
 
 use super::*;
 use crate::{
-    assignment::{NodeCapacity, tests as signed},
-    clock,
-    config::{Config, File},
-    context::Context,
-    drivers::Drivers,
-    evidence::Batcher,
-    images::Images,
+    assignment::tests as signed,
     journal::{Journal, Machine},
-    measure::DigestCache,
-    platform::Platform,
-    simulated::SimulatedGuests,
-    tpm::NodeQuote,
 };
 
-const ROOT_HASH: [u8; 32] = [0xab; 32];
+mod bench;
 
-/// A node without a platform: the test says what the platform would.
-struct Node {
-    dir: TempDir,
-    driver: Arc<dyn Driver>,
-    layer: Layer,
-    registry: Registry,
-    tasks: Vec<JoinHandle<()>>,
-}
-
-impl Node {
-    async fn new() -> Self {
-        Self::with(|_| {}).await
-    }
-
-    async fn with(change: impl FnOnce(&mut FakeConfig)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        guest_os(dir.path());
-        let layer = layer(dir.path());
-        let mut fake = FakeConfig::new(dir.path().join("machines"));
-        change(&mut fake);
-        let driver: Arc<dyn Driver> = Arc::new(FakeDriver::new(fake, Arc::new(SimulatedGuests::default())).unwrap());
-        let (registry, tasks) = agent(dir.path(), driver.clone()).await;
-        Self { dir, driver, layer, registry, tasks }
-    }
-
-    /// What `kill -9` and a new start do: all tasks end where they are, the machines go on.
-    async fn restart(&mut self) {
-        for task in self.tasks.drain(..) {
-            task.abort();
-            let _ = task.await;
-        }
-        (self.registry, self.tasks) = agent(self.dir.path(), self.driver.clone()).await;
-    }
-
-    fn workload(&self, args: &[&str]) -> Workload {
-        let mut workload = signed::workload();
-        workload.image.layers = vec![self.layer.clone()];
-        workload.process.args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        workload.tenant_key = hex::encode(tenant().public());
-        workload
-    }
-
-    async fn order(&self, workload: &Workload, generation: u64, intent: Intent) -> Vec<Told> {
-        let body = body(workload, generation, intent);
-        self.registry.apply(vec![signed::sign(&body)], Scope::Named).await
-    }
-
-    /// Runs a workload up to the moment when the guest answers challenges.
-    async fn boot(&self, args: &[&str]) -> (Workload, Handle) {
-        let workload = self.workload(args);
-        assert_eq!(self.order(&workload, 1, Intent::Run).await, []);
-        let handle = self.registry.find("i-1").unwrap();
-        until(&handle, |view| view.stages_ms.contains_key("configured")).await;
-        (workload, handle)
-    }
-
-    fn folder(&self) -> std::path::PathBuf {
-        self.dir.path().join("instances/i-1")
-    }
-}
-
-async fn agent(dir: &Path, driver: Arc<dyn Driver>) -> (Registry, Vec<JoinHandle<()>>) {
-    let tpm = Arc::new(std::sync::Mutex::new(SoftTpm::new(&[3; 32])));
-    let (evidence, batcher) = Batcher::new(move |root| {
-        let bundle = quote_bundle(&mut *tpm.lock().unwrap(), &root, &NODE_PCRS).unwrap();
-        async move { Ok(NodeQuote { bundle, event_log: b"log".to_vec() }) }
-    });
-    let config = config(dir);
-    let platform = Platform::unreachable(signed::key().verifying_key());
-    let context = Context {
-        images: Images::open(&config).unwrap(),
-        node: "n-1".parse().unwrap(),
-        drivers: Drivers::of(vec![driver]),
-        digests: Arc::new(DigestCache::default()),
-        evidence,
-        receipt_key: signed::key(),
-        capacity: NodeCapacity { memory_mib: 4096, cpus: 4, cpus_in_all: 8, disk_mib: 4096, instances: 4 },
-        platform: watch::channel(Arc::new(platform)).1,
-        config,
-    };
-    let (registry, task) = Registry::recover(Arc::new(context)).await.unwrap();
-    (registry, vec![tokio::spawn(batcher), tokio::spawn(task)])
-}
-
-fn config(dir: &Path) -> Config {
-    Config::check(File {
-        state_dir: dir.to_owned(),
-        run_dir: "/run/casemate-test".into(),
-        platform: "https://127.0.0.1:1".into(),
-        platform_ca: "/none".into(),
-        bootstrap_token_file: None,
-        tpm: "unix:/none".into(),
-        ek_intermediates: vec![],
-        event_log: "/none".into(),
-        software_log: None,
-        ima_log: None,
-        guest_os: dir.join("guest-os"),
-        driver: Some("fake".into()),
-        drivers: None,
-        accel: "tcg".into(),
-        boot_timeout_ms: 10_000,
-        max_instances: 4,
-        memory_reserve_mib: 0,
-        registries: None,
-        network: None,
-        mirrors: std::collections::BTreeMap::new(),
-        registry_auth_file: None,
-        image_cache_mib: 1000,
-        layers_at_once: None,
-        failpoint: None,
-    })
-    .unwrap()
-}
-
-fn guest_os(dir: &Path) {
-    let folder = dir.join("guest-os");
-    std::fs::create_dir(&folder).unwrap();
-    for name in ["vmlinux", "initrd.cpio", "root.img"] {
-        std::fs::write(folder.join(name), name).unwrap();
-    }
-    let line = format!("console=ttyS0 tsc_early_khz={{tsc_khz}} casemate.root={}:00:1:2", hex::encode(ROOT_HASH));
-    let manifest = serde_json::json!({
-        "version": 1, "command_lines": { "tcg": line },
-        "kernel": { "file": "vmlinux" }, "initrd": { "file": "initrd.cpio" }, "root": { "file": "root.img" },
-    });
-    std::fs::write(folder.join("guest-os.json"), manifest.to_string()).unwrap();
-}
-
-/// The smallest layer: an empty archive.
-fn layer(dir: &Path) -> Layer {
-    let blob = [0; 1024];
-    let digest = Digest::of(&blob);
-    let cache = Cache::open(dir.join("images")).unwrap();
-    cache.add_blob_from_reader(&digest, Some(1024), &blob[..]).unwrap();
-    let converted = cache.convert_layer(&digest, "").unwrap();
-    Layer { blob: digest.to_string(), root_hash: hex::encode(converted.root_hash), data_blocks: converted.data_blocks, key: None }
-}
-
-fn tenant() -> HpkeSecret {
-    HpkeSecret::from_seed([42; 32])
-}
-
-fn body(workload: &Workload, generation: u64, intent: Intent) -> Body {
-    Body {
-        generation,
-        intent,
-        workload: String::from_utf8(workload.to_canonical()).unwrap(),
-        start_before_ms: clock::now_ms() + 60_000,
-        ..signed::body()
-    }
-}
-
-async fn until(handle: &Handle, wanted: impl FnMut(&View) -> bool) -> View {
-    let mut view = handle.view.clone();
-    let result = timeout(Duration::from_secs(20), view.wait_for(wanted)).await.map(|view| view.expect("the owner lives").clone());
-    result.unwrap_or_else(|_| panic!("still {:?}", handle.view.borrow()))
-}
-
-async fn challenge(handle: &Handle, nonce: [u8; 32]) -> Result<InstanceEvidence, String> {
-    let (reply, answer) = oneshot::channel();
-    handle.requests.send(Request::Challenge { nonce, reply }).await.unwrap();
-    let answer = timeout(Duration::from_secs(20), answer).await.unwrap().unwrap();
-    answer.map(|answer| InstanceEvidence::decode(&answer.bytes).unwrap()).map_err(|failure| failure.check)
-}
-
-/// What the tenant does after verifying.
-async fn release(handle: &Handle, workload: &Workload, keys: &GuestKeys, nonce: [u8; 32]) {
-    let context = ReleaseContext { instance: "i-1".into(), workload_digest: workload.digest(), nonce };
-    let sealed = seal_release(&tenant(), &keys.hpke, &context, &KeyRelease::default(), &mut UnwrapErr(SysRng)).unwrap();
-    handle.requests.send(Request::Deliver(sealed)).await.unwrap();
-}
-
-async fn records(handle: &Handle, workload: &Workload, keys: &GuestKeys) -> Vec<Record> {
-    let (reply, answer) = oneshot::channel();
-    handle.requests.send(Request::Read { from: 0, reply }).await.unwrap();
-    let mut opener = RecordOpener::new(&tenant(), &keys.hpke, "i-1", &workload.digest());
-    answer.await.unwrap().1.iter().map(|sealed| opener.open(sealed).unwrap()).collect()
-}
-
-fn receipt_of(view: &View) -> receipt::Body {
-    canonical::from_slice(&view.receipt.as_ref().unwrap().body, 1 << 20).unwrap()
-}
+use bench::*;
+pub(crate) use bench::{config, guest_os};
 
 #[tokio::test]
 async fn the_score_card_shows_what_was_seen_and_survives_the_agent() {
@@ -389,6 +192,22 @@ async fn a_killed_vmm_is_named() {
     assert_eq!(view.actual.failure.unwrap().check, "launch.vmm");
 }
 
+/// Its evidence was on the way: the guest had answered, the node's TPM had not.
+#[tokio::test]
+async fn whoever_waits_for_evidence_of_a_killed_vmm_is_told_of_its_end() {
+    let node = Node::new().await;
+    let (_, handle) = node.boot(&["x"]).await;
+    let quoting = node.tpm.soft.lock().await;
+    let waiting = challenge(&handle, [7; 32]);
+    let killing = async {
+        node.tpm.asked.notified().await;
+        node.driver.kill(&"i-1".parse().unwrap()).await.unwrap();
+    };
+    let (evidence, ()) = tokio::join!(waiting, killing);
+    assert_eq!(evidence, Err("launch.vmm".to_owned()));
+    drop(quoting);
+}
+
 #[tokio::test]
 async fn a_new_agent_adopts_a_running_instance() {
     let mut node = Node::new().await;
@@ -453,6 +272,36 @@ async fn an_interrupted_launch_is_ended_and_not_begun_again() {
         let view = until(&node.registry.find("i-1").unwrap(), |view| view.receipt.is_some()).await;
         assert_eq!(view.actual.failure.unwrap().check, check);
     }
+}
+
+#[tokio::test]
+async fn a_workload_whose_guest_lets_its_time_pass_is_ended_also_by_the_next_agent() {
+    let mut node = Node::new().await;
+    let (workload, handle) = node.boot(&["sleep", "3600000"]).await;
+    let evidence = challenge(&handle, [7; 32]).await.unwrap();
+    release(&handle, &workload, &GuestKeys::decode(&evidence.guest_keys).unwrap(), [7; 32]).await;
+    until(&handle, |view| view.actual.step == Step::Running).await;
+    let load = || Journal::load(&node.folder()).unwrap().unwrap();
+    // Seen first, and then on disk.
+    let begun_ms = timeout(Duration::from_secs(30), async {
+        loop {
+            match load().keyed_at_ms {
+                Some(begun_ms) => break begun_ms,
+                None => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    });
+    let begun_ms = begun_ms.await.expect("its time to live has begun");
+    for task in node.tasks.drain(..) {
+        task.abort();
+    }
+    let mut journal = Journal::load(&node.folder()).unwrap().unwrap();
+    journal.keyed_at_ms = Some(begun_ms - workload.ttl_s * 1000 - casemate_lifecycle::AGENT_PATIENCE_MS);
+    journal.save(&node.folder()).unwrap();
+    node.restart().await;
+    let view = until(&node.registry.find("i-1").unwrap(), |view| view.receipt.is_some()).await;
+    assert_eq!((receipt_of(&view).reason.as_str(), view.actual.failure), ("expired", None));
+    assert_eq!(node.driver.list().await.unwrap(), []);
 }
 
 #[tokio::test]

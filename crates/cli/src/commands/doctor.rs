@@ -1,7 +1,9 @@
 //! `casemate doctor`: can this machine be a node, and what is missing?
 
-use std::{fs, path::Path};
+use std::{borrow::Cow, fs, path::Path};
 
+use anyhow::Context as _;
+use casemate_daemon::dedicated::{self, OnFinding};
 use serde::Serialize;
 
 use crate::{
@@ -16,7 +18,7 @@ struct Finding {
     what: &'static str,
     state: State,
     seen: String,
-    hint: &'static str,
+    hint: Cow<'static, str>,
 }
 
 /// How bad it is.
@@ -31,7 +33,10 @@ enum State {
 }
 
 pub(crate) fn run(globals: &Globals, args: Doctor) -> anyhow::Result<Status> {
-    let findings = [root(), programs(), acceleration(), tpm(), cgroup(), swap(), containers()];
+    let mut findings = vec![root(), programs(), acceleration(), tpm(), cgroup(), swap(), containers(), placement(Path::new("/"))];
+    if let Some(policy) = &args.policy {
+        findings.extend(dedication(policy)?);
+    }
     if globals.json || args.output == Format::Json {
         printer::json(&findings)?;
     } else {
@@ -40,7 +45,7 @@ pub(crate) fn run(globals: &Globals, args: Doctor) -> anyhow::Result<Status> {
                 format!("{:?}", f.state).to_lowercase(),
                 f.what.into(),
                 f.seen.clone(),
-                if f.state == State::Ok { String::new() } else { f.hint.into() },
+                if f.state == State::Ok { String::new() } else { f.hint.to_string() },
             ]
         };
         printer::table(&["STATE", "WHAT", "SEEN", "HINT"], &findings.iter().map(row).collect::<Vec<_>>())?;
@@ -48,10 +53,34 @@ pub(crate) fn run(globals: &Globals, args: Doctor) -> anyhow::Result<Status> {
     Ok(if findings.iter().any(|f| f.state == State::Missing) { Status::Error } else { Status::Ok })
 }
 
+/// What the host has that its owner does not want there, a line for each.
+fn dedication(policy: &Path) -> anyhow::Result<Vec<Finding>> {
+    let policy = dedicated::load(policy)?;
+    let facts = dedicated::look(Path::new("/"), &policy).context("look at this host; hint: run it as root")?;
+    let state = match policy.on_finding {
+        OnFinding::Report => State::Weaker,
+        OnFinding::Hold => State::Missing,
+    };
+    let mut findings: Vec<Finding> = dedicated::judge(&policy, &facts)
+        .into_iter()
+        .map(|found| Finding {
+            what: "dedicated node",
+            state,
+            seen: printer::clean(&format!("{} {}: {}", found.kind, found.subject, found.detail)),
+            hint: printer::clean(&found.hint).into(),
+        })
+        .collect();
+    if findings.is_empty() {
+        let seen = "nothing but what the policy allows".to_owned();
+        findings.push(Finding { what: "dedicated node", state: State::Ok, seen, hint: "".into() });
+    }
+    Ok(findings)
+}
+
 fn root() -> Finding {
     let uid = rustix::process::geteuid().as_raw();
     let state = if uid == 0 { State::Ok } else { State::Missing };
-    Finding { what: "privileges", state, seen: format!("user id {uid}"), hint: "the agent needs root to build jails" }
+    Finding { what: "privileges", state, seen: format!("user id {uid}"), hint: "the agent needs root to build jails".into() }
 }
 
 fn programs() -> Finding {
@@ -61,7 +90,7 @@ fn programs() -> Finding {
     } else {
         (State::Missing, format!("missing: {}", missing.join(", ")))
     };
-    Finding { what: "programs", state, seen, hint: "apt-get install qemu-system-x86 swtpm swtpm-tools" }
+    Finding { what: "programs", state, seen, hint: "apt-get install qemu-system-x86 swtpm swtpm-tools".into() }
 }
 
 fn acceleration() -> Finding {
@@ -73,7 +102,7 @@ fn acceleration() -> Finding {
         (false, true) => (State::Weaker, "/dev/kvm exists, but the CPU shows neither vmx nor svm: TCG will be used".into()),
         (_, false) => (State::Weaker, "no /dev/kvm: TCG will be used".into()),
     };
-    Finding { what: "acceleration", state, seen, hint: "emulation is slow; enable virtualisation in the firmware" }
+    Finding { what: "acceleration", state, seen, hint: "emulation is slow; enable virtualisation in the firmware".into() }
 }
 
 fn tpm() -> Finding {
@@ -83,7 +112,7 @@ fn tpm() -> Finding {
         what: "node TPM",
         state,
         seen: seen.into(),
-        hint: "without one only a simulated TPM can stand in, and every verdict says so",
+        hint: "without one only a simulated TPM can stand in, and every verdict says so".into(),
     }
 }
 
@@ -95,7 +124,7 @@ fn cgroup() -> Finding {
         (false, true) => (State::Ok, "cgroup v2 is supported; the agent mounts it"),
         (false, false) => (State::Missing, "the kernel has no cgroup v2"),
     };
-    Finding { what: "cgroups", state, seen: seen.into(), hint: "boot a kernel with cgroup v2" }
+    Finding { what: "cgroups", state, seen: seen.into(), hint: "boot a kernel with cgroup v2".into() }
 }
 
 fn swap() -> Finding {
@@ -105,7 +134,7 @@ fn swap() -> Finding {
         what: "swap",
         state,
         seen: format!("{swaps} swap areas"),
-        hint: "guest memory could reach the disk: swapoff -a, or encrypt the swap",
+        hint: "guest memory could reach the disk: swapoff -a, or encrypt the swap".into(),
     }
 }
 
@@ -128,7 +157,8 @@ fn containers() -> Finding {
         what: "levels",
         state,
         seen,
-        hint: "apt-get install crun runsc; modprobe loop erofs overlay; Linux 5.19 or newer; `casemate-agent check` tries it",
+        hint: "apt-get install crun runsc; modprobe loop erofs overlay; Linux 5.19 or newer; `casemate-agent check` tries it"
+            .into(),
     }
 }
 
@@ -144,6 +174,24 @@ fn layer_problem(release: &str, loop_control: &Path) -> Option<String> {
     }
 }
 
+/// What `[placement]` of an agent's configuration could ask for here. Nobody needs it.
+fn placement(root: &Path) -> Finding {
+    let text = |path: &str| fs::read_to_string(root.join(path)).ok().map(|text| text.trim().to_owned());
+    let large = match text("sys/kernel/mm/transparent_hugepage/shmem_enabled") {
+        None => "no large pages for guests",
+        Some(setting) if setting.contains("[deny]") => "large pages for guests are denied",
+        Some(_) => "large pages for guests",
+    };
+    let or_none = |path: &str| text(path).filter(|list| !list.is_empty()).unwrap_or_else(|| "none shown".to_owned());
+    let (nodes, online) = (or_none("sys/devices/system/node/has_memory"), or_none("sys/devices/system/cpu/online"));
+    Finding {
+        what: "placement",
+        state: State::Ok,
+        seen: format!("{large}; NUMA nodes {nodes}; processors {online}"),
+        hint: "[placement] of the agent's configuration; `casemate-agent check` says what it gets".into(),
+    }
+}
+
 fn in_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
@@ -152,6 +200,23 @@ fn in_path(program: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn says_where_machines_could_lie() {
+        let host = tempfile::tempdir().unwrap();
+        assert_eq!(placement(host.path()).seen, "no large pages for guests; NUMA nodes none shown; processors none shown");
+        let write = |path: &str, text: &str| {
+            let path = host.path().join("sys").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("devices/system/node/has_memory", "0-1\n");
+        write("devices/system/cpu/online", "0-3,8\n");
+        write("kernel/mm/transparent_hugepage/shmem_enabled", "always [never] deny\n");
+        assert_eq!(placement(host.path()).seen, "large pages for guests; NUMA nodes 0-1; processors 0-3,8");
+        write("kernel/mm/transparent_hugepage/shmem_enabled", "always never [deny]\n");
+        assert!(placement(host.path()).seen.starts_with("large pages for guests are denied"));
+    }
 
     #[test]
     fn says_which_kernels_cannot_have_containers() {

@@ -9,7 +9,7 @@ use crate::{
     client::Client,
     context::ContextFile,
     exit::Status,
-    printer,
+    money, printer,
 };
 
 pub(crate) async fn run(globals: &Globals, args: Inspect) -> anyhow::Result<Status> {
@@ -31,6 +31,9 @@ pub(crate) async fn run(globals: &Globals, args: Inspect) -> anyhow::Result<Stat
         row("workload", &instance.workload_digest),
         row("receipt", if instance.has_receipt { "yes" } else { "not yet" }),
     ];
+    if let Some(offer) = &instance.offer {
+        rows.push(row("price per hour", &money::text(offer.price_per_hour)));
+    }
     if let Some(network) = &instance.network {
         rows.extend(traffic(network));
     }

@@ -1,9 +1,13 @@
 //! `casemate run`: the main job.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
-use casemate_api::rest::{EvidenceBundle, NewInstance};
+use casemate_api::rest::{EvidenceBundle, NewInstance, Placement};
 use casemate_lifecycle::Step;
 use casemate_seal::{KeyRelease, ReleaseContext};
 use serde::Serialize;
@@ -14,10 +18,11 @@ use crate::{
     commands::{
         ending,
         follow::Follower,
+        offers,
         records::{self, Reader, Until},
     },
     context::ContextFile,
-    exit::{Refused, Status},
+    exit::{Hinted, Refused, Status},
     instance_keys::InstanceKeys,
     printer::{self, Printer},
     resolve::{self, Resolved},
@@ -27,9 +32,13 @@ use crate::{
 
 /// Longest wait for the wipe after the end.
 const WIPE_LIMIT: Duration = Duration::from_secs(120);
-/// How often evidence is asked for while platform or node are away, and the time between.
-const CHALLENGE_TRIES: u32 = 120;
+/// How long evidence is asked for anew while platform or node are away, and the time between.
+const CHALLENGE_PATIENCE: Duration = Duration::from_secs(60);
 const CHALLENGE_PAUSE: Duration = Duration::from_millis(250);
+
+/// How often an upload is begun anew while servers go away, and the time between.
+const UPLOAD_TRIES: u32 = 20;
+const UPLOAD_PAUSE: Duration = Duration::from_millis(500);
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
@@ -48,7 +57,7 @@ pub(crate) async fn run(globals: &Globals, args: args::Run) -> anyhow::Result<St
 /// As [`run`], with the instance's id.
 pub(super) async fn run_named(globals: &Globals, args: args::Run) -> anyhow::Result<(String, Status)> {
     let printer = Printer::new(globals);
-    let file = WorkloadFile::from_args(&args)?;
+    let (file, placement) = (WorkloadFile::from_args(&args)?, offers::placement(&args.placement)?);
     if let Some(folder) = &args.output {
         records::check_folder(folder)?;
     }
@@ -62,7 +71,7 @@ pub(super) async fn run_named(globals: &Globals, args: args::Run) -> anyhow::Res
     );
     let tenant = Tenant { client: &client, trust: &trust, printer: &printer, resolved: &resolved };
     tenant.upload().await?;
-    let instance = tenant.create(args.node.clone()).await?;
+    let instance = tenant.create(args.node.clone(), args.project.clone(), placement).await?;
     printer.done("instance", &instance);
     let status = tenant.live_and_end(globals, &instance, args.output).await?;
     Ok((instance, status))
@@ -82,18 +91,34 @@ impl Tenant<'_> {
             if self.client.has_blob(&upload.digest).await? {
                 continue;
             }
-            let bar = Arc::new(self.printer.bytes_bar("upload", upload.size_bytes));
-            let progress = Arc::clone(&bar);
-            self.client.upload(&upload.digest, &upload.file, move |count| progress.inc(count)).await?;
-            bar.finish_and_clear();
+            let mut tries = 0;
+            loop {
+                let bar = Arc::new(self.printer.bytes_bar("upload", upload.size_bytes));
+                let progress = Arc::clone(&bar);
+                let uploaded = self.client.upload(&upload.digest, &upload.file, move |count| progress.inc(count)).await;
+                bar.finish_and_clear();
+                match uploaded {
+                    Err(error) if tries < UPLOAD_TRIES && client::is_unavailable(&error) => {
+                        tokio::time::sleep(UPLOAD_PAUSE).await
+                    }
+                    done => break done?,
+                }
+                tries += 1;
+            }
         }
         Ok(())
     }
 
-    async fn create(&self, node: Option<String>) -> anyhow::Result<String> {
+    async fn create(
+        &self,
+        node: Option<String>,
+        project: Option<String>,
+        placement: Option<Placement>,
+    ) -> anyhow::Result<String> {
         let canonical = String::from_utf8(self.resolved.workload.to_canonical()).context("JSON is UTF-8")?;
         let key = uuid::Uuid::new_v4().to_string();
-        let instance = self.client.create(&NewInstance { workload: canonical, node }, &key).await?;
+        let new = NewInstance { workload: canonical, node, project, placement };
+        let instance = self.client.create(&new, &key).await?;
         let digest = hex::encode(self.resolved.workload.digest());
         let keys = InstanceKeys {
             instance: instance.id.clone(),
@@ -212,17 +237,19 @@ impl Tenant<'_> {
 
     /// Evidence over a fresh nonce, and the revocation list of now; patient while platform or node start again.
     async fn ask(&self, instance: &str) -> anyhow::Result<Answer> {
-        for _ in 0..CHALLENGE_TRIES {
+        let begun = Instant::now();
+        loop {
             let nonce = resolve::random32()?;
             match tokio::try_join!(self.client.challenge(instance, &nonce), self.client.revocations()) {
-                Err(error) if client::is_unavailable(&error) => tokio::time::sleep(CHALLENGE_PAUSE).await,
+                Err(error) if client::is_unavailable(&error) && begun.elapsed() < CHALLENGE_PATIENCE => {
+                    tokio::time::sleep(CHALLENGE_PAUSE).await;
+                }
                 answer => {
                     let (bundle, revocations) = answer?;
                     return Ok(Answer { nonce, bundle, revocations });
                 }
             }
         }
-        anyhow::bail!("platform or node did not come back in time to give evidence")
     }
 
     /// The reason that platform and node have written down says more than how this command noticed it; what the tenant
@@ -230,6 +257,12 @@ impl Tenant<'_> {
     async fn reason(&self, instance: &str, noticed: anyhow::Error) -> anyhow::Error {
         if noticed.chain().any(|cause| cause.is::<Refused>()) {
             return noticed;
+        }
+        if client::is_unavailable(&noticed) {
+            let hint = format!(
+                "{instance} may run on; `casemate logs --follow {instance}` and `casemate stop {instance}` go on with it"
+            );
+            return noticed.context(Hinted { message: "the platform was away for too long".to_owned(), hint });
         }
         match self.client.instance(instance).await.map(|instance| instance.failure) {
             Ok(Some(failure)) => Refused { check: failure.check, detail: printer::clean(&failure.detail) }.into(),

@@ -124,6 +124,8 @@ fn workload(level: &str, layout: &Path, results: &Path, node: Option<String>) ->
         scratch_mib: None,
         ttl_s: Some(TTL_S),
         node,
+        project: None,
+        placement: args::Placement::default(),
         command: Vec::new(),
     }
 }

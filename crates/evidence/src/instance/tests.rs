@@ -31,6 +31,7 @@ fn launch_record() -> LaunchRecord {
             cgroup: true,
         },
         vtpm_ak_public: vec![6; 90],
+        monitor: Some(Monitor { class: "enforcing_without".into(), without: vec!["memory".into()] }),
     }
 }
 

@@ -62,7 +62,7 @@ pub(super) fn convert(mut raw: impl Read, size: u64, limits: &Limits, folder: &P
 }
 
 /// What the head says, which must be what is there.
-fn data_blocks(raw: &mut impl Read, size: u64, limits: &Limits) -> Result<u64, LayerError> {
+pub(crate) fn data_blocks(raw: &mut impl Read, size: u64, limits: &Limits) -> Result<u64, LayerError> {
     let mut head = [0; HEAD];
     raw.read_exact(&mut head).map_err(LayerError::io("read the head of an encrypted layer"))?;
     let blocks = u64::from_le_bytes(*head.last_chunk().expect("8 bytes are the last of 16"));

@@ -3,6 +3,7 @@
 mod access;
 mod archive;
 mod auth;
+pub(crate) mod decoders;
 mod layout;
 mod manifest;
 mod registry;

@@ -1,11 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /* Guarded files and folders, by inode: their contents, attributes, names, what is mounted over them, the device below them. */
 
-#define FMODE_READ 1
-#define FMODE_WRITE 2
-#define S_IFMT 0170000
-#define S_IFBLK 0060000
-
 /* The block device below a guarded file. */
 static __always_inline int on_device(struct inode *inode)
 {
@@ -23,12 +18,22 @@ int BPF_PROG(file_open, struct file *file)
 {
 	struct inode *inode = file->f_inode;
 	struct file_label *label;
-	struct label by;
 	fmode_t mode = file->f_mode;
+	struct label by;
+	int ret;
 
+	if ((inode->i_mode & S_IFMT) == S_IFCHR)
+		return on_character(inode, inode->i_rdev, DEVICE_OPEN);
 	label = file_label(inode);
-	if (!label)
-		return mode & FMODE_WRITE ? on_device(inode) : 0;
+	if (!label) {
+		if (!(mode & FMODE_WRITE))
+			return 0;
+		ret = on_device(inode);
+		FIRST(ret);
+		return on_kernels_file(file);
+	}
+	if (label->guard & GUARD_ENTER)
+		return on_namespace(inode);
 	by = subject();
 	if (may(by, label->owner, label->instance))
 		return 0;
@@ -45,36 +50,24 @@ int BPF_PROG(file_open, struct file *file)
 SEC("lsm/file_permission")
 int BPF_PROG(file_use, struct file *file, int mask)
 {
-	if (!(mask & 2 /* MAY_WRITE */))
-		return on_file(file->f_inode, GUARD_MEMORY, MEMORY_OPEN);
-	return on_file(file->f_inode, GUARD_WRITE | GUARD_MEMORY, FILE_WRITE);
+	struct inode *inode = file->f_inode;
+	int ret;
+
+	if ((inode->i_mode & S_IFMT) == S_IFCHR)
+		return on_character(inode, inode->i_rdev, DEVICE_USE);
+	if (!(mask & 2 /* MAY_WRITE */)) {
+		ret = on_file(inode, GUARD_MEMORY, MEMORY_OPEN);
+		FIRST(ret);
+		return on_fault(inode);
+	}
+	ret = on_file(inode, GUARD_WRITE | GUARD_MEMORY, FILE_WRITE);
+	FIRST(ret);
+	return inode->i_sb->s_magic == SYSFS_MAGIC ? on_hardware(file) : 0;
 }
 
-/* The inode of an entry that may have none (the new name of a rename). From 6.12 on the verifier believes that an entry always has one and
- * leaves out the question, so the way there is read as plain memory. */
 static __always_inline int on_name(struct dentry *entry)
 {
-	struct file_key key = {};
-	struct super_block *sb = 0;
-	struct file_label *file;
-	struct inode *inode = 0;
-	unsigned long number = 0;
-	struct label by;
-
-	bpf_core_read(&inode, sizeof(inode), &entry->d_inode);
-	if (!inode)
-		return 0;
-	bpf_core_read(&number, sizeof(number), &inode->i_ino);
-	bpf_core_read(&sb, sizeof(sb), &inode->i_sb);
-	bpf_core_read(&key.device, sizeof(key.device), &sb->s_dev);
-	key.inode = number;
-	file = bpf_map_lookup_elem(&files, &key);
-	if (!file || !(file->guard & GUARD_NAME))
-		return 0;
-	by = subject();
-	if (may(by, file->owner, file->instance))
-		return 0;
-	return violation(FILE_NAME, by, owner_of(file), key.inode);
+	return on_dentry(entry, GUARD_NAME, FILE_NAME);
 }
 
 /* An entry of a folder goes, comes or changes. */
@@ -137,7 +130,10 @@ int BPF_PROG(file_mkdir, struct inode *folder, struct dentry *entry, umode_t mod
 SEC("lsm/inode_mknod")
 int BPF_PROG(file_mknod, struct inode *folder, struct dentry *entry, umode_t mode, dev_t dev)
 {
-	return on_file(folder, GUARD_ENTRIES, FILE_ENTRY);
+	int ret = on_file(folder, GUARD_ENTRIES, FILE_ENTRY);
+
+	FIRST(ret);
+	return (mode & S_IFMT) == S_IFCHR ? on_character(folder, dev, DEVICE_NODE) : 0;
 }
 
 /* Of these two the one is loaded whose parameters are the running kernel's. */

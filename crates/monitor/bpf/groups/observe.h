@@ -24,8 +24,10 @@ int BPF_PROG(label_exec, struct task_struct *task, int old_pid, struct linux_bin
 	return 0;
 }
 
-/* 0 to 2 stand for the kernel's own signals. */
-#define KERNELS_OWN 2
+/* Stands for the kernel's own signals. Newer kernels say nothing about those of kill(2), and all of them nothing about those of cgroup.kill:
+ * that is 0. */
+#define KERNELS_OWN 1
+#define PF_EXITING 0x4
 
 SEC("?tp_btf/signal_generate")
 int BPF_PROG(signal_seen, int signal, struct kernel_siginfo *info, struct task_struct *target, int group, int result)
@@ -33,7 +35,10 @@ int BPF_PROG(signal_seen, int signal, struct kernel_siginfo *info, struct task_s
 	struct label of = label_of(target), by;
 	struct task_struct *sender = bpf_get_current_task_btf();
 
-	if (of.role == ROLE_STRANGER || (__u64)info <= KERNELS_OWN)
+	if (of.role == ROLE_STRANGER || (__u64)info == KERNELS_OWN)
+		return 0;
+	/* The word to its parent is the kernel's, too; from some kernel on, its label is gone by then. */
+	if (sender->flags & PF_EXITING)
 		return 0;
 	by = subject();
 	if (may(by, of.role, of.instance) || (sender->tgid == 1 && by.role == ROLE_STRANGER) || sender->tgid == target->tgid)

@@ -55,6 +55,24 @@ int BPF_PROG(cgroup_freeze, struct cgroup *group, const char *path)
 	return 0;
 }
 
+/* The last resort, without user space: once the node has tripped, or the worker is not heard of any more, an instance's thread ends when it
+ * next leaves a processor. Nothing is asked about anybody as long as neither is so. */
+SEC("tp_btf/sched_switch")
+int BPF_PROG(self_resort, bool preempted, struct task_struct *before, struct task_struct *after)
+{
+	__u32 zero = 0;
+	__u64 *deadline = bpf_map_lookup_elem(&deadlines, &zero);
+	struct state *now = state();
+
+	if (!deadline || !now || !*deadline)
+		return 0;
+	if (!now->tripped_at_ns && bpf_ktime_get_ns() < *deadline)
+		return 0;
+	if (label_of(before).role == ROLE_INSTANCE)
+		bpf_send_signal(SIGKILL);
+	return 0;
+}
+
 static __always_inline int on_schedule(struct task_struct *target)
 {
 	struct label of = label_of(target), by;

@@ -5,10 +5,14 @@ use std::{
     io::{self, Read as _, Write as _},
     os::{
         fd::{AsFd as _, AsRawFd as _},
-        unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink},
+        unix::{
+            fs::{MetadataExt as _, PermissionsExt as _, chown, symlink},
+            net::{UnixDatagram, UnixListener, UnixStream},
+        },
     },
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
+    time::Duration,
 };
 
 use rustix::{
@@ -67,6 +71,11 @@ pub(crate) fn perform(name: &str, target: &Target) -> io::Result<()> {
     act(target)
 }
 
+/// The same as a number: 0, or that of the error.
+pub(crate) fn number(name: &str, target: &Target) -> i32 {
+    perform(name, target).err().map_or(0, |error| error.raw_os_error().unwrap_or(NO_NUMBER))
+}
+
 const ACTS: &[(&str, Act)] = &[
     // Processes.
     ("ptrace_attach", |t| sys::ptrace(sys::ATTACH, t.pid)),
@@ -74,8 +83,8 @@ const ACTS: &[(&str, Act)] = &[
     ("process_vm_read", |t| sys::process_vm(t.pid, false)),
     ("process_vm_write", |t| sys::process_vm(t.pid, true)),
     ("open_proc_mem", |t| read(&t.proc("mem"))),
-    ("open_proc_maps", |t| read(&t.proc("maps"))),
-    ("open_proc_environ", |t| read(&t.proc("environ"))),
+    ("open_proc_maps", |t| read_some(&t.proc("maps"))),
+    ("open_proc_environ", |t| read_some(&t.proc("environ"))),
     ("enter_root", |t| fs::read_dir(t.proc("root")).map(drop)),
     ("open_namespace", |t| read(&t.proc("ns/mnt"))),
     ("open_descriptor", |t| read(&t.proc(&format!("fd/{}", t.descriptor)))),
@@ -83,21 +92,49 @@ const ACTS: &[(&str, Act)] = &[
         Ok(pidfd_getfd(pidfd_open(t.process()?, PidfdFlags::empty())?, 1, PidfdGetfdFlags::empty()).map(drop)?)
     }),
     ("compare", |t| sys::kcmp(t.pid, std::process::id())),
+    ("compare_often", compare_often),
+    ("ask_to_be_traced", ask_to_be_traced),
+    ("ask_to_be_traced_as_orphan", |_| as_orphan("ask_to_be_traced")),
+    ("orphan", orphan),
     // Guest memory.
     ("early_read", |t| early(t, sys::read_byte)),
     ("early_write", |t| early(t, sys::write_byte)),
     ("early_map", |t| early(t, sys::map_page)),
+    ("receive", |t| early(t, sys::pass_to_oneself)),
+    ("receive_faults", receive_faults),
+    // Devices, sockets, namespaces, the node.
+    ("early_control", |t| early(t, sys::control)),
+    ("make_device", make_device),
+    ("connect", |t| UnixStream::connect(&t.path).map(drop)),
+    ("connect_by_symlink", |t| by_symlink(t, |path| UnixStream::connect(path).map(drop))),
+    ("connect_by_root", |t| UnixStream::connect(by_root(&t.path)).map(drop)),
+    ("send_datagram", |t| UnixDatagram::unbound()?.send_to(b"x", &t.path).map(drop)),
+    ("write_elsewhere", write_elsewhere),
+    ("enter_network", |t| sys::enter(&File::open(&t.path)?)),
+    ("enter_network_of", |t| sys::enter(&pidfd_open(t.process()?, PidfdFlags::empty())?)),
+    ("configure_network", |t| {
+        if t.on == "network" {
+            sys::enter(&t.early)?
+        } else {
+            sys::enter(&File::open(&t.path)?)?
+        }
+        sys::loopback_up()
+    }),
+    ("unload_kexec", |_| sys::unload_kexec()),
+    ("load_kexec", |_| sys::load_kexec(&File::open(node::PLAYER)?)),
+    ("reboot_without_magic", |_| sys::reboot_without_magic()),
+    ("set_clock", |_| sys::set_clock()),
     ("perf_event", |t| sys::perf_event(if t.on == "software" { 1 } else { event_type(&t.on)? })),
     // Files.
     ("read", |t| read(&t.path)),
     ("write", |t| write(&t.path)),
     ("append", |t| OpenOptions::new().append(true).open(&t.path).map(drop)),
-    ("write_by_root", |t| write(&Path::new("/proc/self/root").join(t.path.strip_prefix("/").unwrap_or(&t.path)))),
+    ("write_by_root", |t| write(&by_root(&t.path))),
     ("write_by_reopening", write_by_reopening),
     ("write_by_handle", |t| sys::open_by_handle(&t.path)),
     ("write_by_uring", |t| sys::open_by_uring(&t.path)),
     ("write_by_bind_mount", write_by_bind_mount),
-    ("write_by_symlink", write_by_symlink),
+    ("write_by_symlink", |t| by_symlink(t, write)),
     ("truncate", |t| Ok(open(&t.path, OFlags::RDONLY | OFlags::TRUNC, Mode::empty()).map(drop)?)),
     ("chmod", |t| fs::set_permissions(&t.path, fs::Permissions::from_mode(0o777))),
     ("chown", |t| chown(&t.path, Some(1), None)),
@@ -129,8 +166,11 @@ const ACTS: &[(&str, Act)] = &[
     // Modules.
     ("load_module", load_module),
     ("load_module_blob", load_module_blob),
+    ("load_module_only", |_| Ok(rustix::system::finit_module(File::open(node::MODULE)?.as_fd(), c"", 0)?)),
+    ("unload_module", |_| sys::delete_module(node::MODULE_NAME)),
+    ("request_module", |_| sys::unknown_family()),
     // BPF.
-    ("bpf_load", |t| sys::bpf_load(program_type(&t.on))),
+    ("bpf_load", |t| sys::bpf_load(program_type(&t.on)).map(drop)),
     ("bpf_map_by_id", bpf_map_by_id),
     ("bpf_program_by_id", |t| by_id(t, bpf_command::PROG_GET_NEXT_ID, bpf_command::PROG_GET_FD_BY_ID)),
     ("bpf_link_by_id", |t| by_id(t, bpf_command::LINK_GET_NEXT_ID, bpf_command::LINK_GET_FD_BY_ID)),
@@ -160,11 +200,53 @@ const ACTS: &[(&str, Act)] = &[
 
 /// With the descriptor from before the monitor, or, where the case is about another file, with a new one of that.
 fn early(target: &Target, use_it: fn(i32) -> io::Result<()>) -> io::Result<()> {
-    if target.on == "memory" {
+    if ["memory", "device", "hardware"].contains(&target.on.as_str()) {
         return use_it(target.early);
     }
     use_it(OpenOptions::new().read(true).write(true).open(&target.path)?.as_raw_fd())
 }
+
+/// As often as the target's word says; each call must be refused.
+fn compare_often(target: &Target) -> io::Result<()> {
+    let times: u64 = target.on.parse().map_err(io::Error::other)?;
+    let refused = |result: io::Result<()>| result.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM));
+    let own = std::process::id();
+    if (0..times).all(|_| refused(sys::kcmp(target.pid, own))) { Ok(()) } else { Err(io::Error::other("a call was not refused")) }
+}
+
+/// Of the process that started this one.
+fn ask_to_be_traced(_: &Target) -> io::Result<()> {
+    sys::ptrace(sys::TRACEME, 0)
+}
+
+/// By a process whose parent has ended: the first process takes its place. The answer comes through a pipe that all of them have.
+fn as_orphan(act: &str) -> io::Result<()> {
+    let text = serde_json::to_string(&node::nobody(act))?;
+    let mut parent = Command::new(node::PLAYER).args(["act", "orphan", &text]).stdout(Stdio::piped()).spawn()?;
+    let mut answer = String::new();
+    parent.stdout.take().expect("it is piped").read_to_string(&mut answer)?;
+    parent.wait()?;
+    match answer.trim().parse::<i32>().map_err(io::Error::other)? {
+        0 => Ok(()),
+        number => Err(io::Error::from_raw_os_error(number)),
+    }
+}
+
+/// Starts itself once more and ends; the second one waits for that, acts, and answers.
+fn orphan(target: &Target) -> io::Result<()> {
+    let again = std::env::var_os(ORPHANED).is_some();
+    if !again {
+        let text = serde_json::to_string(target)?;
+        return Command::new(node::PLAYER).args(["act", "orphan", &text]).env(ORPHANED, "1").spawn().map(drop);
+    }
+    while std::os::unix::process::parent_id() != 1 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    println!("{}", number(&target.on, target));
+    Ok(())
+}
+
+const ORPHANED: &str = "CASEMATE_ORPHANED";
 
 fn read(path: &Path) -> io::Result<()> {
     let mut file = File::open(path)?;
@@ -173,6 +255,12 @@ fn read(path: &Path) -> io::Result<()> {
         Err(error) if matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL)) => Ok(()),
         other => other.map(drop),
     }
+}
+
+/// What is read decides: such a file may open and hold nothing for who may not look into the process.
+fn read_some(path: &Path) -> io::Result<()> {
+    let length = File::open(path)?.read(&mut [0])?;
+    if length > 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
 }
 
 fn write(path: &Path) -> io::Result<()> {
@@ -199,11 +287,41 @@ fn write_by_bind_mount(target: &Target) -> io::Result<()> {
     write(&Path::new("/tmp/alias").join(name))
 }
 
-fn write_by_symlink(target: &Target) -> io::Result<()> {
+fn by_symlink(target: &Target, act: fn(&Path) -> io::Result<()>) -> io::Result<()> {
     let link = Path::new(FREE).join("symlink");
     let _ = fs::remove_file(&link);
     symlink(&target.path, &link)?;
-    write(&link)
+    act(&link)
+}
+
+fn by_root(path: &Path) -> PathBuf {
+    Path::new("/proc/self/root").join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// The kernel's files where they are mounted once more: `KIND/PATH`.
+fn write_elsewhere(target: &Target) -> io::Result<()> {
+    let (kind, path) = target.on.split_once('/').expect("the case names a file system and a path in it");
+    sys::own_mounts()?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    fs::create_dir_all("/tmp/elsewhere")?;
+    mount("none", "/tmp/elsewhere", kind, MountFlags::empty(), None::<&std::ffi::CStr>)?;
+    write(&Path::new("/tmp/elsewhere").join(path))
+}
+
+/// From a machine that gives it to whoever asks.
+fn receive_faults(_: &Target) -> io::Result<()> {
+    let _ = fs::remove_file(node::WANTED);
+    let listener = UnixListener::bind(node::WANTED)?;
+    let outcome = sys::receive(&listener.accept()?.0);
+    fs::remove_file(node::WANTED)?;
+    outcome
+}
+
+/// A node of the kernel's memory, or of nothing.
+fn make_device(target: &Target) -> io::Result<()> {
+    let minor = if target.on == "zero" { 5 } else { 1 };
+    let node = Path::new(FREE).join("device");
+    Ok(mknodat(CWD, &node, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, rustix::fs::makedev(1, minor))?)
 }
 
 fn touch(target: &Target) -> io::Result<()> {
@@ -256,7 +374,7 @@ fn event_type(name: &str) -> io::Result<u32> {
 fn program_type(name: &str) -> u32 {
     match name {
         "socket_filter" => 1,
-        "kprobe" => 2,
+        "kprobe" => sys::KPROBE,
         "tracepoint" => 5,
         "perf_event" => 7,
         "raw_tracepoint" => 17,

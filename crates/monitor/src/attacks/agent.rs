@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, PipeReader, Write},
     os::{
         fd::AsFd as _,
         unix::net::{UnixListener, UnixStream},
@@ -12,16 +12,21 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use casemate_monitor::control::{Answer, Instance, Request};
+use casemate_monitor::control::{self, Answer, Instance, Request};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{acts::Target, node};
+use crate::{acts::Target, nested, node};
 
 /// Where the node reaches it.
 pub(crate) const SOCKET: &str = "/run/agent.socket";
+const INSTANCES: &str = "/sys/fs/cgroup/casemate";
 const CGROUP: &str = "/sys/fs/cgroup/casemate/machine";
 const NAME: &str = "machine";
+const NESTED: &str = "nested";
+const SECOND: &str = "second";
+/// More than the room that the monitor sets aside has for.
+const MAX_ROUNDS: u32 = 4096;
 
 /// What the node asks.
 #[derive(Debug, Serialize, Deserialize)]
@@ -35,6 +40,22 @@ pub(crate) enum Ask {
     Who,
     /// How does the monitor stand?
     Status,
+    /// So many more instances, each a process that never rests.
+    Crowd { count: u32 },
+    /// A second machine in the network of the first.
+    Join,
+    /// The end of the second, and of its watch.
+    Part,
+    /// A real virtual machine beside the machine, watched before it runs.
+    Nested,
+    /// The monitor's orderly end.
+    Stop,
+    /// Watch a machine with a record that fills the disk, as often as the monitor takes it; how often that was.
+    Fill,
+    /// Begin maintenance, and end it.
+    Unseal { forced: bool },
+    /// The end.
+    Seal,
     /// Do this.
     Act { name: String, target: Target },
 }
@@ -55,11 +76,14 @@ struct Machine {
 struct Agent {
     control: BufReader<UnixStream>,
     machine: Option<Machine>,
+    second: Option<Machine>,
+    crowd: Vec<Child>,
 }
 
 pub(crate) fn run() -> Result<()> {
     let control = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
-    let mut agent = Agent { control: BufReader::new(control), machine: None };
+    let mut agent = Agent { control: BufReader::new(control), machine: None, second: None, crowd: Vec::new() };
+    let _ = fs::remove_file(SOCKET);
     let (mut node, _) = UnixListener::bind(SOCKET).context("listen to the node")?.accept()?;
     for line in BufReader::new(node.try_clone()?).lines() {
         let ask: Ask = serde_json::from_str(&line?).context("read what the node asks")?;
@@ -89,6 +113,23 @@ impl Agent {
                 Answer::Status { status } => Ok(status),
                 other => bail!("the monitor answers {other:?}"),
             },
+            Ask::Crowd { count } => {
+                // They begin when all of them are watched: nobody is prepared beside fifty who never rest.
+                let (gate, hold) = std::io::pipe().context("make the gate of a crowd")?;
+                (0..count).try_for_each(|number| self.add(number, gate.try_clone()?))?;
+                drop(hold);
+                Ok(Value::Null)
+            }
+            Ask::Join => {
+                self.second = Some(self.start(SECOND)?);
+                Ok(Value::Null)
+            }
+            Ask::Part => self.part().map(|()| Value::Null),
+            Ask::Nested => self.nested(),
+            Ask::Stop => self.done(&Request::Stop {}).map(|()| Value::Null),
+            Ask::Fill => self.fill(),
+            Ask::Unseal { forced } => self.done(&Request::Unseal { forced }).map(|()| Value::Null),
+            Ask::Seal => self.done(&Request::Seal {}).map(|()| Value::Null),
             Ask::Act { name, target } => Ok(node::perform(&name, &target)?.into()),
         }
     }
@@ -96,7 +137,9 @@ impl Agent {
     fn request(&mut self, request: &Request) -> Result<Answer> {
         send(self.control.get_mut(), request)?;
         let mut line = String::new();
-        self.control.read_line(&mut line).context("hear the monitor")?;
+        if self.control.read_line(&mut line).context("hear the monitor")? == 0 {
+            bail!("the monitor closed the control socket");
+        }
         serde_json::from_str(&line).with_context(|| format!("read the monitor's answer {line:?}"))
     }
 
@@ -114,30 +157,85 @@ impl Agent {
         }
     }
 
+    /// The names of processes make the record long, whether it is about one process or many.
+    fn fill(&mut self) -> Result<Value> {
+        let machine = self.machine.as_ref().context("there is a machine")?.child.id();
+        for round in 0..MAX_ROUNDS {
+            let instance = format!("{NAME}-{round}");
+            let processes = vec![machine; control::MAX_PROCESSES];
+            let watch = Instance { instance, cgroup: CGROUP.into(), processes, memory: Vec::new(), sockets: Vec::new() };
+            if !matches!(self.request(&Request::Watch(watch)), Ok(Answer::Done)) {
+                return Ok(round.into());
+            }
+        }
+        bail!("the disk did not fill up")
+    }
+
     fn machine(&mut self) -> Result<Value> {
         if !self.alive()? {
             if self.machine.take().is_some() {
-                node::until("the machine's cgroup is empty", || {
-                    Ok(fs::read_to_string(format!("{CGROUP}/cgroup.events"))?.contains("populated 0"))
+                node::until("all instances are gone", || {
+                    Ok(fs::read_to_string(format!("{INSTANCES}/cgroup.events"))?.contains("populated 0"))
                 })?;
+                self.crowd.drain(..).try_for_each(|mut one| one.wait().map(drop))?;
                 self.done(&Request::Clear {})?;
             }
-            self.machine = Some(self.start()?);
+            self.machine = Some(self.start(NAME)?);
         }
         let Some(machine) = &self.machine else { bail!("there is no machine") };
         Ok(serde_json::json!([machine.child.id(), machine.descriptor, machine.grandchild]))
     }
 
-    fn start(&mut self) -> Result<Machine> {
-        fs::create_dir_all(CGROUP).context("make the machine's cgroup")?;
+    fn add(&mut self, number: u32, gate: PipeReader) -> Result<()> {
+        let cgroup = Path::new(INSTANCES).join(number.to_string());
+        fs::create_dir_all(&cgroup).context("make an instance's cgroup")?;
+        let child = Command::new(node::PLAYER).arg("spin").stdin(gate).spawn().context("start an instance")?;
+        fs::write(cgroup.join("cgroup.procs"), child.id().to_string()).context("move an instance to its cgroup")?;
+        let (instance, processes) = (number.to_string(), vec![child.id()]);
+        self.crowd.push(child);
+        self.done(&Request::Watch(Instance { instance, cgroup, processes, memory: Vec::new(), sockets: Vec::new() }))
+    }
+
+    fn nested(&mut self) -> Result<Value> {
+        self.machine()?;
+        let (folder, cgroup) = (Path::new(nested::FOLDER), Path::new(INSTANCES).join(NESTED));
+        fs::create_dir_all(&cgroup).context("make the virtual machine's cgroup")?;
+        let (child, control) = nested::start(folder)?;
+        let pid = child.id();
+        self.crowd.push(child);
+        fs::write(cgroup.join("cgroup.procs"), pid.to_string()).context("move the virtual machine to its cgroup")?;
+        let (memory, sockets) = (vec![folder.join("ram")], vec![folder.join("qmp")]);
+        self.done(&Request::Watch(Instance { instance: NESTED.into(), cgroup, processes: vec![pid], memory, sockets }))?;
+        nested::run(folder, &control)?;
+        Ok(pid.into())
+    }
+
+    fn part(&mut self) -> Result<()> {
+        let mut second = self.second.take().context("there is a second machine")?;
+        fs::write(Path::new(INSTANCES).join(SECOND).join("cgroup.kill"), "1").context("end the second machine")?;
+        second.child.wait()?;
+        node::until("its cgroup is empty", || {
+            Ok(fs::read_to_string(Path::new(INSTANCES).join(SECOND).join("cgroup.events"))?.contains("populated 0"))
+        })?;
+        self.done(&Request::Unwatch { instance: SECOND.into() })
+    }
+
+    fn start(&mut self, name: &str) -> Result<Machine> {
+        let cgroup = Path::new(INSTANCES).join(name);
+        fs::create_dir_all(&cgroup).context("make the machine's cgroup")?;
         let mut start = Command::new(node::PLAYER);
         let mut child = start.arg("machine").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("start a machine")?;
-        fs::write(Path::new(CGROUP).join("cgroup.procs"), child.id().to_string()).context("move the machine to its cgroup")?;
+        fs::write(cgroup.join("cgroup.procs"), child.id().to_string()).context("move the machine to its cgroup")?;
         let mut output = BufReader::new(child.stdout.take().context("the machine speaks")?);
         let descriptor: i32 = number(&mut output)?;
-        let memory = vec![format!("/proc/{}/fd/{descriptor}", child.id()).into(), node::MEMORY.into()];
-        let instance = Instance { instance: NAME.into(), cgroup: CGROUP.into(), processes: vec![child.id()], memory };
-        self.done(&Request::Watch(instance))?;
+        let mut memory = vec![format!("/proc/{}/fd/{descriptor}", child.id()).into()];
+        let mut sockets = Vec::new();
+        if name == NAME {
+            memory.push(node::MEMORY.into());
+            sockets.push(node::API.into());
+        }
+        let processes = vec![child.id()];
+        self.done(&Request::Watch(Instance { instance: name.into(), cgroup, processes, memory, sockets }))?;
         let mut input = child.stdin.take().context("the machine listens")?;
         input.write_all(b"\n")?;
         let grandchild = u32::try_from(number(&mut output)?)?;

@@ -18,6 +18,8 @@ pub(crate) struct Case {
     /// The act's name, and what it is done to.
     pub(crate) act: String,
     pub(crate) on: String,
+    /// What the agent does beforehand.
+    pub(crate) prepare: Option<String>,
     #[serde(default)]
     pub(crate) by: By,
     pub(crate) expect: Expectation,

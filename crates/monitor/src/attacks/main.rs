@@ -5,8 +5,11 @@
 mod acts;
 mod agent;
 mod cases;
+mod deaths;
 mod drills;
+mod figures;
 mod machine;
+mod nested;
 mod node;
 #[allow(unsafe_code, reason = "attacks are made of system calls that no library offers")]
 mod sys;
@@ -18,7 +21,11 @@ use anyhow::{Context as _, Result, bail};
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match words.first().map(String::as_str) {
-        None if std::process::id() == 1 => node::run(),
+        None if std::process::id() == 1 => node::run(node::play),
+        Some("figures") if std::process::id() == 1 => node::run(figures::run),
+        Some("nothing") => Ok(()),
+        Some("compile") => figures::compile(),
+        Some("spin") => machine::spin(),
         Some("agent") => agent::run(),
         Some("machine") => machine::run(),
         Some("idle") => machine::idle(),
@@ -38,9 +45,5 @@ fn main() -> ExitCode {
 fn act(words: &[String]) -> Result<()> {
     let [name, target] = words else { bail!("act NAME TARGET") };
     let target = serde_json::from_str(target).context("read the target")?;
-    let error = match acts::perform(name, &target) {
-        Ok(()) => 0,
-        Err(error) => error.raw_os_error().unwrap_or(acts::NO_NUMBER),
-    };
-    std::process::exit(error);
+    std::process::exit(acts::number(name, &target));
 }

@@ -1,11 +1,12 @@
 //! The first process of a node guest: makes the place, starts the monitor, plays the cases, and says on the console what came of them.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{BufRead as _, BufReader},
     os::{
         fd::AsRawFd as _,
-        unix::{net::UnixStream, process::ExitStatusExt as _},
+        unix::net::{UnixDatagram, UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
     process::{Child, Command},
@@ -15,17 +16,18 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use rustix::{
-    mount::{MountFlags, mount},
+    fs::{CWD, FileType, Mode, mknodat},
+    mount::{MountFlags, mount, mount_bind},
     system::{RebootCommand, reboot},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::{
-    acts::Target,
+    acts::{self, Target},
     agent::{Ask, SOCKET, Told, send},
     cases::{self, By, Case, Fate, Outcome},
-    drills,
+    deaths, drills, sys,
 };
 
 pub(crate) const PLAYER: &str = "/attacks";
@@ -34,18 +36,28 @@ pub(crate) const MODULE: &str = "/module.ko";
 pub(crate) const MODULE_NAME: &str = "dummy";
 pub(crate) const MEMORY: &str = "/run/machine/ram";
 pub(crate) const FREE: &str = "/run/node/free";
+/// The machine's control socket, its network, and where it gives its page faults to whoever listens.
+pub(crate) const API: &str = "/run/machine/api.socket";
+pub(crate) const NETWORK: &str = "/run/node/machine.network";
+pub(crate) const WANTED: &str = "/tmp/faults.socket";
+/// `watchdog_ms` of the configuration below.
+pub(crate) const WATCHDOG: Duration = Duration::from_secs(240);
 const PLACE: &str = "/run/node";
-const CONFIG: &str = "/run/monitor.toml";
+pub(crate) const CONFIG: &str = "/run/monitor.toml";
 pub(crate) const SPOOL: &str = "/run/monitor/spool.jsonl";
 
 /// A wait that takes longer than this has failed; emulation on a busy machine is slow.
 const LIMIT: Duration = Duration::from_secs(300);
 
-const CONFIGURATION: &str = r#"
+/// The monitor's.
+pub(crate) const CONFIGURATION: &str = r#"
 state = "/run/monitor"
 instances = "/sys/fs/cgroup/casemate"
 canary_interval_ms = 2000
 canary_timeout_ms = 240000
+watchdog_ms = 240000
+settings = { "kernel.yama.ptrace_scope" = 2 }
+sockets = ["/run/node/engine.socket", "/run/node/engine.datagram"]
 [[files]]
 path = "/attacks"
 guard = ["write", "name", "keeps"]
@@ -67,15 +79,18 @@ guard = ["entries", "name"]
 pub(crate) struct Node {
     pub(crate) guard: Child,
     agent: BufReader<UnixStream>,
-    agent_pid: u32,
+    pub(crate) agent_pid: u32,
     pub(crate) worker_pid: u32,
-    stranger: Child,
-    early: File,
+    pub(crate) stranger: Child,
+    /// Opened before the monitor began, by the words of the cases.
+    early: BTreeMap<&'static str, File>,
+    /// What the detectors had counted when they were last asked.
+    last: Value,
 }
 
-/// Plays everything and switches the machine off.
-pub(crate) fn run() -> Result<()> {
-    let outcome = play();
+/// Does what the machine was started for, and switches it off.
+pub(crate) fn run(what: fn() -> Result<()>) -> Result<()> {
+    let outcome = what();
     match &outcome {
         Ok(()) => println!("SUITE-END"),
         Err(error) => println!("SUITE-BROKEN {error:#}"),
@@ -85,9 +100,21 @@ pub(crate) fn run() -> Result<()> {
     outcome
 }
 
-fn play() -> Result<()> {
+/// Everything that is there before the monitor; the sockets must stay.
+pub(crate) fn make_all() -> Result<(Vec<UnixListener>, Vec<UnixDatagram>)> {
     make_place()?;
+    for network in [NETWORK, "/run/node/free.network"] {
+        thread::spawn(|| make_network(network)).join().expect("it does not panic")?;
+    }
+    make_sockets()
+}
+
+/// Plays all cases and drills.
+pub(crate) fn play() -> Result<()> {
+    let _sockets = make_all()?;
     let cases = cases::load(Path::new("/cases"))?;
+    deaths::play();
+    fs::write(CONFIG, CONFIGURATION)?;
     let mut node = Node::start()?;
     let status: Value = node.ask(&Ask::Status)?;
     println!("STATUS {}", json!({"class": status["class"], "groups": status["groups"]}));
@@ -105,6 +132,7 @@ fn make_place() -> Result<()> {
     for (kind, place) in [
         ("proc", "/proc"),
         ("sysfs", "/sys"),
+        ("securityfs", "/sys/kernel/security"),
         ("devtmpfs", "/dev"),
         ("tmpfs", "/run"),
         ("tmpfs", "/tmp"),
@@ -119,12 +147,27 @@ fn make_place() -> Result<()> {
     }
     fs::create_dir_all("/run/machine")?;
     fs::create_dir_all("/sys/fs/cgroup/free")?;
+    // Made before the monitor begins: later nobody may.
+    let memory = rustix::fs::makedev(1, 1);
+    mknodat(CWD, "/run/node/alias", FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, memory).context("make an alias")?;
     for file in ["agent.conf", "secret", "images/image"] {
         fs::write(Path::new(PLACE).join(file), "guarded")?;
     }
-    fs::write(MEMORY, [0x5a; 4096])?;
-    fs::write(CONFIG, CONFIGURATION)?;
-    Ok(())
+    Ok(fs::write(MEMORY, [0x5a; 4096])?)
+}
+
+/// Somebody listens at each of them, and answers nobody.
+fn make_sockets() -> Result<(Vec<UnixListener>, Vec<UnixDatagram>)> {
+    let streams = [API, "/run/node/engine.socket", "/run/node/free.socket"].map(UnixListener::bind);
+    let datagrams = ["/run/node/engine.datagram", "/run/node/free.datagram"].map(UnixDatagram::bind);
+    Ok((streams.into_iter().collect::<Result<_, _>>()?, datagrams.into_iter().collect::<Result<_, _>>()?))
+}
+
+/// A network of a thread of its own, with a name in the file system.
+fn make_network(path: &str) -> Result<()> {
+    sys::own_network().context("make a network")?;
+    File::create(path)?;
+    mount_bind("/proc/thread-self/ns/net", path).context("name the network")
 }
 
 /// What is like the guarded files, and nobody's: made anew before each lawful act.
@@ -139,11 +182,10 @@ fn renew_free() -> Result<()> {
     Ok(())
 }
 
-/// Performs an act in a process of its own: its error's number, 0, or the negative number of the signal that ended it.
+/// Performs an act in a process of its own: its error's number, 0, or the negative number of the signal that ended it. A copy of this one: a
+/// program that is started anew takes long under emulation.
 pub(crate) fn perform(name: &str, target: &Target) -> Result<i32> {
-    let text = serde_json::to_string(target)?;
-    let status = Command::new(PLAYER).args(["act", name, &text]).status().with_context(|| format!("start the act {name}"))?;
-    Ok(status.code().unwrap_or_else(|| -status.signal().unwrap_or(0)))
+    sys::in_child(|| acts::number(name, target)).with_context(|| format!("begin the act {name}"))
 }
 
 /// Waits for `done`.
@@ -163,9 +205,16 @@ fn stranger() -> Result<Child> {
 }
 
 impl Node {
-    fn start() -> Result<Self> {
+    /// Starts the monitor as it is configured, and with it the agent.
+    pub(crate) fn start() -> Result<Self> {
         renew_free()?;
-        let early = File::options().read(true).write(true).open(MEMORY)?;
+        let open = |path| File::options().read(true).write(true).open(path);
+        let early = BTreeMap::from([
+            ("memory", open(MEMORY)?),
+            ("device", open("/dev/mem")?),
+            ("hardware", open("/sys/bus/pci/drivers_autoprobe")?),
+            ("network", File::open(NETWORK)?),
+        ]);
         let mut start = Command::new(MONITOR);
         let mut guard = start.args(["run", "--config", CONFIG, "--", PLAYER, "agent"]).spawn().context("start the monitor")?;
         let mut stream = None;
@@ -177,7 +226,7 @@ impl Node {
             Ok(stream.is_some())
         })?;
         let agent = BufReader::new(stream.context("the agent listens")?);
-        let mut node = Self { guard, agent, agent_pid: 0, worker_pid: 0, stranger: stranger()?, early };
+        let mut node = Self { guard, agent, agent_pid: 0, worker_pid: 0, stranger: stranger()?, early, last: Value::Null };
         [node.agent_pid, node.worker_pid] = node.ask(&Ask::Who)?;
         Ok(node)
     }
@@ -210,21 +259,20 @@ impl Node {
         };
         let path = if on.starts_with('/') { PathBuf::from(on) } else { Path::new(PLACE).join(on) };
         let descriptor = if on == "stranger" { 1 } else { descriptor };
-        Ok(Target { on: on.to_owned(), pid, descriptor, path, early: self.early.as_raw_fd() })
+        Ok(Target { on: on.to_owned(), pid, descriptor, path, early: self.early.get(on).map_or(-1, File::as_raw_fd) })
     }
 
     fn act(&mut self, by: By, name: &str, target: &Target) -> Result<i32> {
         match by {
             By::Agent => self.ask(&Ask::Act { name: name.to_owned(), target: target.clone() }),
-            By::Stranger => {
-                rustix::io::fcntl_setfd(&self.early, rustix::io::FdFlags::empty())?;
-                perform(name, target)
-            }
+            By::Stranger => perform(name, target),
         }
     }
 
-    fn seen(&mut self) -> Result<Value> {
-        Ok(self.ask::<Value>(&Ask::Status)?["detectors"].clone())
+    /// What the detectors have counted.
+    pub(crate) fn seen(&mut self) -> Result<Value> {
+        self.last = self.ask::<Value>(&Ask::Status)?["detectors"].clone();
+        Ok(self.last.clone())
     }
 
     /// Plays one case: the attack with what must come of it, then the lawful act. What is wrong comes back.
@@ -232,8 +280,13 @@ impl Node {
         let mut problems = Vec::new();
         renew_free()?;
         let target = self.target(&case.on)?;
+        self.prepare(case, &target)?;
         let count = |seen: &Value| seen[&case.expect.detector]["count"]["seen"].as_u64();
-        let before = count(&self.seen()?).with_context(|| format!("no detector is called {}", case.expect.detector))?;
+        // Whatever comes between two cases is nobody's violation: what was counted last is what there was before.
+        if self.last.is_null() {
+            self.seen()?;
+        }
+        let before = count(&self.last).with_context(|| format!("no detector is called {}", case.expect.detector))?;
         let result = self.act(case.by, &case.act, &target)?;
         let fits = match case.expect.result {
             Outcome::Denied => matches!(result, libc::EPERM | libc::EACCES),
@@ -245,15 +298,13 @@ impl Node {
         }
         match case.expect.instance {
             Fate::Ended if fits => until("the instance is ended", || Ok(!self.ask::<bool>(&Ask::Alive)?))?,
-            Fate::Ended => {}
-            Fate::Alive => {
-                self.seen()?;
-                if !self.ask::<bool>(&Ask::Alive)? {
-                    problems.push("the instance was ended".to_owned());
-                }
-            }
+            Fate::Ended | Fate::Alive => {}
         }
+        // The monitor reacts before it answers.
         let after = self.seen()?;
+        if case.expect.instance == Fate::Alive && !self.ask::<bool>(&Ask::Alive)? {
+            problems.push("the instance was ended".to_owned());
+        }
         if count(&after).is_none_or(|after| after <= before) {
             problems.push(format!("{} did not count it: {}", case.expect.detector, brief(&after)));
         }
@@ -261,11 +312,21 @@ impl Node {
         Ok(problems)
     }
 
+    /// What an act needs beforehand is the agent's to do.
+    fn prepare(&mut self, case: &Case, target: &Target) -> Result<()> {
+        let Some(name) = &case.prepare else { return Ok(()) };
+        match self.act(By::Agent, name, target)? {
+            0 => Ok(()),
+            error => bail!("{name}, which prepares it, ended with {error}"),
+        }
+    }
+
     fn play_lawful(&mut self, case: &Case) -> Result<Vec<String>> {
         let mut problems = Vec::new();
         renew_free()?;
         let target = self.target(case.lawful.on.as_ref().unwrap_or(&case.on))?;
-        let before = self.seen()?;
+        self.prepare(case, &target)?;
+        let before = self.last.clone();
         let result = self.act(case.lawful.by, case.lawful.act.as_ref().unwrap_or(&case.act), &target)?;
         if result != case.lawful.error {
             problems.push(format!("the lawful act ended with {result}"));

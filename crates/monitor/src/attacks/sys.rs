@@ -1,8 +1,23 @@
 //! System calls that attacks are made of, each with the arguments that it takes.
 
-use std::{ffi::CString, io, os::unix::ffi::OsStrExt as _, path::Path};
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::BorrowedFd,
+        unix::{ffi::OsStrExt as _, net::UnixStream},
+    },
+    panic::{self, AssertUnwindSafe},
+    path::Path,
+};
 
-/// `PTRACE_ATTACH`, `PTRACE_SEIZE`.
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use rustix::process::{Pid, WaitOptions, waitpid};
+
+/// `PTRACE_TRACEME`, `PTRACE_ATTACH`, `PTRACE_SEIZE`.
+pub(crate) const TRACEME: usize = 0;
 pub(crate) const ATTACH: usize = 16;
 pub(crate) const SEIZE: usize = 0x4206;
 
@@ -26,6 +41,24 @@ fn call(number: libc::c_long, arguments: [usize; 6]) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
+/// Does something in a copy of this process: what came of it, or the negative number of the signal that ended the copy.
+pub(crate) fn in_child(what: impl FnOnce() -> i32) -> io::Result<i32> {
+    // SAFETY: node and agent of the suite have one thread each, so that no lock is held by somebody whom the copy lacks.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let outcome = panic::catch_unwind(AssertUnwindSafe(what)).unwrap_or(PANICKED);
+        // SAFETY: ends this process, and nothing of what it shares with the first one.
+        unsafe { libc::_exit(outcome) }
+    }
+    let child = Pid::from_raw(child).ok_or_else(io::Error::last_os_error)?;
+    let (_, status) = waitpid(Some(child), WaitOptions::empty())?.expect("it was waited for without a limit");
+    let ended = status.exit_status().or_else(|| status.terminating_signal().map(|signal| -signal));
+    ended.ok_or_else(|| io::Error::other("a child neither ended nor was ended"))
+}
+
+/// What a copy that panicked ends with.
+const PANICKED: i32 = 251;
+
 fn path(path: &Path) -> CString {
     CString::new(path.as_os_str().as_bytes()).expect("paths of the suite have no zero byte")
 }
@@ -47,9 +80,78 @@ pub(crate) fn process_vm(pid: u32, write: bool) -> io::Result<()> {
     }
 }
 
+/// Reads memory of a process.
+pub(crate) fn read_memory(pid: u32, from: u64, into: &mut [u8]) -> io::Result<()> {
+    let local = [into.as_mut_ptr() as usize, into.len()];
+    let remote = [from as usize, into.len()];
+    call(libc::SYS_process_vm_readv, [pid as usize, local.as_ptr() as usize, 1, remote.as_ptr() as usize, 1, 0]).map(drop)
+}
+
 /// A mount namespace of its own.
 pub(crate) fn own_mounts() -> io::Result<()> {
     call(libc::SYS_unshare, [libc::CLONE_NEWNS as usize, 0, 0, 0, 0, 0]).map(drop)
+}
+
+/// A network namespace of its own, for this thread.
+pub(crate) fn own_network() -> io::Result<()> {
+    call(libc::SYS_unshare, [libc::CLONE_NEWNET as usize, 0, 0, 0, 0, 0]).map(drop)
+}
+
+/// Enters the network of a namespace or process that is open.
+pub(crate) fn enter(of: &impl std::os::fd::AsRawFd) -> io::Result<()> {
+    call(libc::SYS_setns, [of.as_raw_fd().unsigned_abs() as usize, libc::CLONE_NEWNET as usize, 0, 0, 0, 0]).map(drop)
+}
+
+/// Takes the loopback interface of this process's network up.
+pub(crate) fn loopback_up() -> io::Result<()> {
+    const UP: u16 = 1;
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    let mut request = [0_u8; 40];
+    request[..2].copy_from_slice(b"lo");
+    request[16..18].copy_from_slice(&UP.to_ne_bytes());
+    let descriptor = std::os::fd::AsRawFd::as_raw_fd(&socket).unsigned_abs() as usize;
+    call(libc::SYS_ioctl, [descriptor, libc::SIOCSIFFLAGS as usize, request.as_mut_ptr() as usize, 0, 0, 0]).map(drop)
+}
+
+/// A descriptor by which page faults are answered.
+pub(crate) fn faults() -> io::Result<std::os::fd::OwnedFd> {
+    let number = call(libc::SYS_userfaultfd, [libc::O_CLOEXEC as usize, 0, 0, 0, 0, 0])?;
+    // SAFETY: the call has just opened it, and nobody else knows it.
+    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(number as i32) })
+}
+
+/// Takes a kernel that is loaded away: none is.
+pub(crate) fn unload_kexec() -> io::Result<()> {
+    call(libc::SYS_kexec_load, [0; 6]).map(drop)
+}
+
+/// Loads a file as the next kernel.
+pub(crate) fn load_kexec(file: &std::fs::File) -> io::Result<()> {
+    const NO_INITRAMFS: usize = 4;
+    let descriptor = std::os::fd::AsRawFd::as_raw_fd(file).unsigned_abs() as usize;
+    call(libc::SYS_kexec_file_load, [descriptor, usize::MAX, 1, c"".as_ptr() as usize, NO_INITRAMFS, 0]).map(drop)
+}
+
+/// Asks for a reboot without the numbers that make one of it.
+pub(crate) fn reboot_without_magic() -> io::Result<()> {
+    call(libc::SYS_reboot, [0; 6]).map(drop)
+}
+
+/// Sets the clock to what it shows.
+pub(crate) fn set_clock() -> io::Result<()> {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    Ok(rustix::time::clock_settime(rustix::time::ClockId::Realtime, now)?)
+}
+
+/// An `ioctl` that only asks how much there is to read.
+pub(crate) fn control(descriptor: i32) -> io::Result<()> {
+    let mut answer = [0_i32];
+    let arguments = [descriptor.unsigned_abs() as usize, libc::FIONREAD as usize, answer.as_mut_ptr() as usize, 0, 0, 0];
+    match call(libc::SYS_ioctl, arguments) {
+        // It may be done, and means nothing to that device.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTTY | libc::EINVAL)) => Ok(()),
+        other => other.map(drop),
+    }
 }
 
 pub(crate) fn kcmp(one: u32, other: u32) -> io::Result<()> {
@@ -90,12 +192,17 @@ pub(crate) fn bpf_next_id(command: usize, after: u32) -> io::Result<u32> {
     Ok(words[1])
 }
 
+/// `BPF_PROG_TYPE_KPROBE`.
+pub(crate) const KPROBE: u32 = 2;
+
 /// Loads "return 0" as a program of type `kind`.
-pub(crate) fn bpf_load(kind: u32) -> io::Result<()> {
+pub(crate) fn bpf_load(kind: u32) -> io::Result<std::os::fd::OwnedFd> {
     let program: [u64; 2] = [0xb7, 0x95];
     let licence = c"GPL";
     let attributes = [u64::from(kind) | 2 << 32, program.as_ptr() as u64, licence.as_ptr() as u64, 0, 0, 0, 0, 0];
-    bpf(bpf_command::PROG_LOAD, &attributes).map(drop)
+    let number = bpf(bpf_command::PROG_LOAD, &attributes)?;
+    // SAFETY: the call has just opened it, and nobody else knows it.
+    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(number as i32) })
 }
 
 pub(crate) fn bpf_get(pin: &Path) -> io::Result<()> {
@@ -168,6 +275,45 @@ pub(crate) fn open_by_uring(file: &Path) -> io::Result<()> {
     // SAFETY: one completion is there, 16 bytes long, its result at the ninth.
     let result = unsafe { *((completions + results + 8) as *const i32) };
     if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
+}
+
+/// A socket of a family that only a module would bring.
+pub(crate) fn unknown_family() -> io::Result<()> {
+    match call(libc::SYS_socket, [libc::AF_X25 as usize, libc::SOCK_SEQPACKET as usize, 0, 0, 0, 0]) {
+        // It looks the same whether there is no such module or nobody may ask for it.
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Passes an open file through a socket and takes it out again. The kernel leaves out what may not be received, without an error.
+pub(crate) fn pass_to_oneself(descriptor: i32) -> io::Result<()> {
+    // SAFETY: the caller's descriptor is open and stays so until this returns.
+    let file = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    let (one, other) = UnixStream::pair()?;
+    pass(&one, file)?;
+    receive(&other)
+}
+
+/// Passes an open file.
+pub(crate) fn pass(to: &UnixStream, file: BorrowedFd<'_>) -> io::Result<()> {
+    let files = [file];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&files));
+    Ok(sendmsg(to, &[io::IoSlice::new(b"x")], &mut control, SendFlags::empty()).map(drop)?)
+}
+
+/// Receives one.
+pub(crate) fn receive(from: &UnixStream) -> io::Result<()> {
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let (mut control, mut byte) = (RecvAncillaryBuffer::new(&mut space), [0]);
+    recvmsg(from, &mut [io::IoSliceMut::new(&mut byte)], &mut control, RecvFlags::empty())?;
+    let mut files = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(files) => Some(files.count()),
+        _ => None,
+    });
+    if files.any(|count| count > 0) { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
 }
 
 /// Maps a page of an open file.

@@ -66,6 +66,10 @@ pub mod guard {
     pub const MEMORY: u32 = 16;
     /// Executing it keeps a task's label.
     pub const KEEPS: u32 = 32;
+    /// Of a socket: reaching who listens there.
+    pub const CONNECT: u32 = 64;
+    /// Of a namespace: opening it.
+    pub const ENTER: u32 = 128;
 }
 
 /// The key of a file: `struct file_key`.

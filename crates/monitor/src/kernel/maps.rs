@@ -42,15 +42,29 @@ impl Sensors {
     pub fn label_file(&self, held: &fs::File, guard: u32, owner: Role, instance: u32) -> Result<(), Error> {
         let about =
             held.metadata().map_err(|source| Error::Path { what: "look at", path: "a file to be labelled".into(), source })?;
-        let key = FileKey::of(about.dev(), about.ino());
-        let value = file_label(guard, owner, instance);
-        self.map("files").update(&key.bytes(), &value, MapFlags::ANY).map_err(bpf("label a file"))
+        let key = FileKey::of(about.dev(), about.ino()).bytes();
+        let (files, value) = (self.map("files"), file_label(guard, owner, instance));
+        // The filter first: the programs ask it whether to look at all.
+        if files.lookup(&key, MapFlags::ANY).map_err(bpf("look for a file's label"))?.is_none() {
+            self.filter(about.ino(), |files| files + 1)?;
+        }
+        files.update(&key, &value, MapFlags::ANY).map_err(bpf("label a file"))
+    }
+
+    /// Changes how many labelled files have an inode number that ends like this one.
+    fn filter(&self, inode: u64, change: fn(u32) -> u32) -> Result<(), Error> {
+        let slot = u32::try_from(inode % FILTER_SLOTS).expect("what is left is smaller").to_ne_bytes();
+        let filter = self.map("filter");
+        let files = filter.lookup(&slot, MapFlags::ANY).map_err(bpf("read the filter of files"))?;
+        let files = files.and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes);
+        filter.update(&slot, &change(files).to_ne_bytes(), MapFlags::ANY).map_err(bpf("write the filter of files"))
     }
 
     /// Ends a file's label.
     pub fn unlabel_file(&self, held: &fs::File) -> Result<(), Error> {
         let about = held.metadata().map_err(|source| Error::Path { what: "look at", path: "a labelled file".into(), source })?;
-        self.map("files").delete(&FileKey::of(about.dev(), about.ino()).bytes()).map_err(bpf("end a file's label"))
+        self.map("files").delete(&FileKey::of(about.dev(), about.ino()).bytes()).map_err(bpf("end a file's label"))?;
+        self.filter(about.ino(), |files| files.saturating_sub(1))
     }
 
     /// Guards the device that `path` lies on: it is not written below the file system, and no mount of it goes.
@@ -58,6 +72,34 @@ impl Sensors {
         let about = fs::metadata(path).map_err(|source| Error::Path { what: "look at", path: path.to_owned(), source })?;
         let device = kernel_device(about.dev()).to_ne_bytes();
         self.map("devices").update(&device, &1_u32.to_ne_bytes(), MapFlags::ANY).map_err(bpf("guard a device"))
+    }
+
+    /// Guards a character device, as the kernel writes its number.
+    pub fn guard_character(&self, number: u32) -> Result<(), Error> {
+        let map = self.map("characters");
+        map.update(&number.to_ne_bytes(), &1_u32.to_ne_bytes(), MapFlags::ANY).map_err(bpf("guard a device by its number"))
+    }
+
+    /// Says that the network namespace with this number belongs to an instance.
+    pub fn label_network(&self, number: u32, instance: u32) -> Result<(), Error> {
+        let map = self.map("networks");
+        map.update(&number.to_ne_bytes(), &instance.to_ne_bytes(), MapFlags::ANY).map_err(bpf("label a network namespace"))
+    }
+
+    /// Ends a network namespace's label.
+    pub fn unlabel_network(&self, number: u32) -> Result<(), Error> {
+        self.map("networks").delete(&number.to_ne_bytes()).map_err(bpf("end a network namespace's label"))
+    }
+
+    /// Says that an instance is in the namespace with this number.
+    pub fn label_member(&self, number: u32, instance: u32) -> Result<(), Error> {
+        let key = member(number, instance);
+        self.map("members").update(&key, &1_u32.to_ne_bytes(), MapFlags::ANY).map_err(bpf("say who is in a namespace"))
+    }
+
+    /// Says that it is not any more.
+    pub fn unlabel_member(&self, number: u32, instance: u32) -> Result<(), Error> {
+        self.map("members").delete(&member(number, instance)).map_err(bpf("say who left a namespace"))
     }
 
     /// Says that the cgroup with this id belongs to an instance.
@@ -87,6 +129,11 @@ impl Sensors {
         self.map("states").update(&ONLY, &state.bytes(), MapFlags::ANY).map_err(bpf("set the state"))
     }
 
+    /// Says until when (nanoseconds of the monotonic clock) this process will be heard of again; 0 while no instance depends on it.
+    pub fn set_deadline(&self, at_ns: u64) -> Result<(), Error> {
+        self.map("deadlines").update(&ONLY, &at_ns.to_ne_bytes(), MapFlags::ANY).map_err(bpf("set the deadline"))
+    }
+
     /// Forgets the first violations, after they were written down.
     pub fn forget_first(&self) -> Result<(), Error> {
         let empty = [0_u8; Violation::BYTES];
@@ -114,7 +161,17 @@ impl Sensors {
     }
 }
 
+/// `struct member`.
+fn member(number: u32, instance: u32) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&number.to_ne_bytes());
+    bytes[4..].copy_from_slice(&instance.to_ne_bytes());
+    bytes
+}
+
 const ONLY: [u8; 4] = [0; 4];
+/// As in `maps.h`.
+const FILTER_SLOTS: u64 = 65536;
 
 /// A handle on a process, which no other process gets by reusing its number.
 pub fn process(pid: u32) -> Result<OwnedFd, Error> {

@@ -82,11 +82,15 @@ impl Sensors {
         let (mut links, mut attached) = (Vec::new(), Attached::new());
         for program in object.progs_mut() {
             let name = program.name().to_string_lossy().into_owned();
-            let Some(hook) = hooks.iter().find(|hook| hook.program == name && chosen(hook, &hooks, &refused)) else { continue };
+            if !hooks.iter().any(|hook| hook.program == name && chosen(hook, &hooks, &refused)) {
+                continue;
+            }
             match program.attach() {
                 Ok(link) => {
                     links.push(link);
-                    attached.entry(hook.group).or_default().push(Ok(hook.name.clone()));
+                    for served in hooks.iter().filter(|served| served.program == name) {
+                        attached.entry(served.group).or_default().push(Ok(served.name.clone()));
+                    }
                 }
                 Err(error) => {
                     refused.insert(name, error.to_string());
@@ -148,6 +152,12 @@ impl Sensors {
         }
         let own = self.map("own");
         ids.iter().try_for_each(|id| own.update(&id.to_le_bytes(), &1_u32.to_le_bytes(), MapFlags::ANY)).map_err(bpf(what))
+    }
+
+    /// Whether the program with this id is one of ours.
+    pub fn is_own_program(&self, id: u32) -> bool {
+        let known = |link: &Link| link.info().is_ok_and(|info| info.prog_id == id);
+        self.links.iter().any(known)
     }
 
     /// Whether every link is still there and attached.

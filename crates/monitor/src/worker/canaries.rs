@@ -2,23 +2,32 @@
 
 use std::{
     io::{Read as _, Write as _},
-    os::fd::{AsFd as _, BorrowedFd},
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::net::UnixListener,
+    },
+    path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
 use libbpf_rs::MapCore as _;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 
 use super::Worker;
 use crate::{
-    canary::{ACTS, Outcome, Targets},
+    canary::{ACTS, HARDWARE, Outcome, Targets, seen_by},
+    class::Class,
     control::Lines,
     detector::{Detector, Group},
     guard::own_path,
     kernel::layout::{Label, Role, guard},
 };
+
+/// Patience with the first round: nothing depends on it yet.
+const FIRST: Duration = Duration::from_secs(120);
 
 /// The canary's process and its rounds.
 #[derive(Debug)]
@@ -27,6 +36,10 @@ pub(super) struct Canaries {
     input: ChildStdin,
     output: ChildStdout,
     lines: Lines,
+    /// It never accepts: nobody shall come so far.
+    _listener: UnixListener,
+    /// A kernel without PCI, found at the start, has nothing of it to guard.
+    no_hardware: bool,
     targets: Targets,
     next: Instant,
     /// Since when an answer is awaited, and the counters from before.
@@ -70,20 +83,41 @@ impl Worker {
         for path in [&file, &memory] {
             std::fs::write(path, "canary").context("make the canary's file")?;
         }
-        self.hold(&file, guard::WRITE | guard::NAME, Role::Monitor, 0)?;
+        self.hold(&file, guard::READ | guard::WRITE | guard::NAME, Role::Monitor, 0)?;
         self.hold(&folder, guard::ENTRIES | guard::NAME, Role::Monitor, 0)?;
         self.hold(&memory, guard::MEMORY | guard::READ | guard::WRITE, Role::Monitor, 0)?;
+        let (free, namespace, socket) = (state.join("canary.free"), state.join("canary.namespace"), state.join("canary.socket"));
+        std::fs::create_dir_all(&free).context("make the canary's own folder")?;
+        std::fs::write(&namespace, "canary").context("make the canary's file")?;
+        let _ = std::fs::remove_file(&socket);
+        let listener = UnixListener::bind(&socket).context("listen for the canary")?;
+        self.hold(&namespace, guard::ENTER, Role::Monitor, 0)?;
+        self.hold(&socket, guard::CONNECT | guard::NAME, Role::Monitor, 0)?;
         let map = self.sensors.map("policy").info().context("find a map's number")?.info.id;
-        let targets = Targets { monitor: std::process::id(), file, folder, memory, map };
+        let targets = Targets {
+            monitor: std::process::id(),
+            file,
+            folder,
+            memory,
+            map,
+            free,
+            namespace,
+            socket,
+            only_seen: !self.refuses(),
+        };
         let mut start = Command::new(own_path()?);
         let mut child = start.arg("canary").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("start the canary")?;
         self.sensors.label_process(child.id(), Label { role: Role::Canary, instance: 0 })?;
         let (input, output) = (child.stdin.take(), child.stdout.take());
+        let mut input = input.context("the canary listens")?;
+        input.write_all(&[0]).context("tell the canary that it is labelled")?;
         Ok(Canaries {
             child,
-            input: input.context("the canary listens")?,
+            input,
             output: output.context("the canary answers")?,
             lines: Lines::default(),
+            _listener: listener,
+            no_hardware: !Path::new(HARDWARE).exists(),
             targets,
             next: Instant::now(),
             sent: None,
@@ -95,6 +129,9 @@ impl Worker {
 
     /// Sends it out when it is time; one that does not come back was silenced.
     pub(super) fn release_canary(&mut self) -> Result<()> {
+        if self.canaries.as_ref().is_some_and(|one| one.sent.is_none() && Instant::now() >= one.next) {
+            self.guard_characters()?;
+        }
         let counts = self.canary_counts()?;
         let Some(canaries) = &mut self.canaries else { return Ok(()) };
         let now = Instant::now();
@@ -117,32 +154,78 @@ impl Worker {
         Ok(())
     }
 
+    /// Before anything depends on the programs: what a kernel does not refuse although all hooks are there is none of the class.
+    pub(super) fn first_round(&mut self) -> Result<()> {
+        self.canaries = Some(self.start_canaries()?);
+        self.release_canary()?;
+        let end = Instant::now() + FIRST;
+        let mut missed = Vec::new();
+        while let Some(canaries) = self.canaries.as_ref().filter(|one| one.rounds == 0) {
+            let left = end.saturating_duration_since(Instant::now()).as_secs() as i64;
+            let timeout = Timespec { tv_sec: left, tv_nsec: 0 };
+            if poll(&mut [PollFd::new(&canaries.output, PollFlags::IN)], Some(&timeout)).context("wait for the canary")? == 0 {
+                bail!("wait for the first canary: it does not answer");
+            }
+            missed = self.judge_canary()?.context("the canary ended in its first round")?;
+        }
+        for (group, why) in missed {
+            self.blind.insert(group);
+            self.sensors.attached.entry(group).or_default().push(Err(format!("canary: {why}")));
+        }
+        self.class = Class::of(&self.sensors.attached, &self.blind);
+        // Programs that only see are proved once: on a busy machine a canary that is late shall not end what nobody attacks.
+        if !self.refuses() {
+            self.canaries = None;
+        }
+        Ok(())
+    }
+
     /// Judges its answer: every act refused, every refusal counted.
     pub(super) fn hear_canary(&mut self) -> Result<()> {
+        match self.judge_canary()? {
+            None => self.canary_missed("it is gone"),
+            Some(missed) => missed.first().map_or(Ok(()), |(_, why)| self.canary_missed(why)),
+        }
+    }
+
+    /// The groups in which it was not met, and how; nothing if it is gone.
+    fn judge_canary(&mut self) -> Result<Option<Vec<(Group, String)>>> {
         let counts = self.canary_counts()?;
-        let attached = self.sensors.attached.clone();
-        let Some(canaries) = &mut self.canaries else { return Ok(()) };
+        let refuses = self.refuses();
+        let attached = &self.sensors.attached;
+        let Some(canaries) = &mut self.canaries else { return Ok(Some(Vec::new())) };
         let mut bytes = [0; 4096];
         let length = canaries.output.read(&mut bytes).context("hear the canary")?;
         if length == 0 {
-            return self.canary_missed("it is gone");
+            return Ok(None);
         }
         let lines = canaries.lines.take(&bytes[..length]).context("the canary's answer is too long")?;
-        let Some(line) = lines.first() else { return Ok(()) };
+        let Some(line) = lines.first() else { return Ok(Some(Vec::new())) };
         let outcome: Outcome = serde_json::from_slice(line).context("read the canary's answer")?;
         let Some((_, before)) = canaries.sent.take() else { bail!("the canary answers without being asked") };
         canaries.rounds += 1;
         canaries.next = Instant::now() + canaries.interval;
-        let whole = |group: &Group| attached.get(group).is_some_and(|hooks| hooks.iter().all(Result::is_ok));
-        for (at, (_, detector)) in ACTS.iter().enumerate().filter(|(_, (group, _))| whole(group)) {
+        let no_hardware = canaries.no_hardware;
+        let promised = |group: &Group, detector: Detector| {
+            let Some(hooks) = attached.get(group) else { return false };
+            let seen = |hook| hooks.iter().flatten().any(|there| there == hook);
+            match seen_by(detector) {
+                Some(hook) if !refuses => seen(hook),
+                _ => hooks.iter().all(Result::is_ok) && !(no_hardware && *group == Group::Hardware),
+            }
+        };
+        let mut missed = Vec::new();
+        for (at, (group, detector)) in ACTS.iter().enumerate().filter(|(_, (group, detector))| promised(group, *detector)) {
+            let counted = counts[at] > before[at];
             match outcome.get(detector.name()) {
-                Some(None) if counts[at] > before[at] => {}
-                Some(None) => return self.canary_missed(&format!("{detector} was refused, but not by the monitor's program")),
-                Some(Some(why)) => return self.canary_missed(&format!("{detector}: {why}")),
-                None => return self.canary_missed(&format!("{detector} was not tried")),
+                Some(None) if counted => {}
+                Some(Some(_)) if counted && !refuses => {}
+                Some(Some(why)) => missed.push((*group, format!("{detector}: {why}"))),
+                Some(None) => missed.push((*group, format!("{detector} was refused, but not by the monitor's program"))),
+                None => missed.push((*group, format!("{detector} was not tried"))),
             }
         }
-        Ok(())
+        Ok(Some(missed))
     }
 
     fn canary_missed(&mut self, why: &str) -> Result<()> {

@@ -1,16 +1,17 @@
 //! Instances that are watched.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     os::unix::fs::MetadataExt as _,
-    path::PathBuf,
+    path::{Component, Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Signal, pidfd_send_signal};
 use serde_json::json;
 
-use super::Worker;
+use super::{Worker, place::refuse_tracer};
 use crate::{
     control::Instance,
     kernel::{
@@ -42,11 +43,14 @@ impl Worker {
         if self.ended.is_some() {
             bail!("watch {}: the monitor has tripped (hint: report what happened, then clear it)", wanted.instance);
         }
+        if !self.sensors.state()?.sealed {
+            bail!("watch {}: the node is in maintenance (hint: end it first)", wanted.instance);
+        }
         if self.instances.contains_key(&wanted.instance) {
             bail!("watch {}: it is watched already", wanted.instance);
         }
         let below = wanted.cgroup.strip_prefix(&self.config.instances).is_ok_and(|rest| {
-            rest.components().next().is_some() && rest.components().all(|part| matches!(part, std::path::Component::Normal(_)))
+            rest.components().next().is_some() && rest.components().all(|part| matches!(part, Component::Normal(_)))
         });
         if !below {
             let place = self.config.instances.display();
@@ -55,29 +59,50 @@ impl Worker {
         let number = self.instances.values().map(|one| one.number).max().unwrap_or(0) + 1;
         let cgroup_id =
             fs::metadata(&wanted.cgroup).with_context(|| format!("look at the cgroup {}", wanted.cgroup.display()))?.ino();
-        let before = self.held.len();
-        let outcome = self.label_instance(wanted, number, cgroup_id);
-        let held = self.held.split_off(before);
-        let watched = Watched { number, cgroup: wanted.cgroup.clone(), cgroup_id, held };
+        let (before, guarded) = (self.held.len(), std::mem::take(&mut self.guarded));
+        let mut watched = Watched { number, cgroup: wanted.cgroup.clone(), cgroup_id, held: Vec::new() };
+        let outcome = self.label_instance(wanted, &watched);
+        let brought = std::mem::replace(&mut self.guarded, guarded);
+        let outcome = outcome.and_then(|()| self.scan_instance(&wanted.instance, &brought));
+        watched.held = self.held.split_off(before);
         if let Err(error) = outcome {
             self.unlabel(&watched);
             return Err(error.context(format!("watch {}", wanted.instance)));
         }
         self.instances.insert(wanted.instance.clone(), watched);
+        // The programs' patience begins now, not with the next beat.
+        self.called = None;
+        self.beat()?;
         self.record([json!({"kind": "watched", "instance": wanted.instance, "processes": wanted.processes})])
     }
 
-    fn label_instance(&mut self, wanted: &Instance, number: u32, cgroup_id: u64) -> Result<()> {
-        self.sensors.label_cgroup(cgroup_id, number)?;
+    fn label_instance(&mut self, wanted: &Instance, watched: &Watched) -> Result<()> {
+        let number = watched.number;
+        self.sensors.label_cgroup(watched.cgroup_id, number)?;
         self.label_switches(&wanted.cgroup, Role::Instance, number)?;
         for path in &wanted.memory {
             let bits = guard::MEMORY | guard::READ | guard::WRITE | guard::NAME;
             self.hold(&follow(path)?, bits, Role::Instance, number)?;
         }
-        for pid in &wanted.processes {
-            self.sensors.label_process(*pid, Label { role: Role::Instance, instance: number })?;
+        for path in &wanted.sockets {
+            self.hold(&follow(path)?, guard::CONNECT | guard::NAME, Role::Instance, number)?;
         }
-        Ok(())
+        let all: BTreeSet<u32> = wanted.processes.iter().copied().collect();
+        let mut processes = all.clone();
+        for pid in &all {
+            let labelled = self.sensors.label_process(*pid, Label { role: Role::Instance, instance: number });
+            // Asked for afterwards: from the label on, nobody can become its tracer any more.
+            let labelled = labelled.map_err(Into::into).and_then(|()| refuse_tracer(*pid, &processes));
+            match labelled {
+                // What has ended meanwhile needs no guard.
+                Err(_) if gone(*pid) => drop(processes.remove(pid)),
+                outcome => outcome?,
+            }
+        }
+        if processes.is_empty() {
+            bail!("none of its processes is left");
+        }
+        self.label_namespaces(&processes, number)
     }
 
     /// Ends an instance's labels once none of its processes is left.
@@ -91,9 +116,10 @@ impl Worker {
         self.record([json!({"kind": "unwatched", "instance": name})])
     }
 
-    fn unlabel(&self, watched: &Watched) {
+    fn unlabel(&mut self, watched: &Watched) {
         // What was not labelled has no label to end.
         let _ = self.sensors.unlabel_cgroup(watched.cgroup_id);
+        self.unlabel_namespaces(watched.number);
         for file in &watched.held {
             let _ = self.sensors.unlabel_file(file);
         }
@@ -130,18 +156,23 @@ impl Worker {
     }
 
     fn end_if_instance(&self, pid: u32) -> bool {
-        // What has ended, and waits for its parent, needs no second end.
-        let over = fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|text| text.contains(") Z "));
         let Ok(process) = process(pid) else { return false };
         let label = self.sensors.label_of_process(&process).ok().flatten();
-        !over && label.is_some_and(|label| label.role == Role::Instance) && pidfd_send_signal(&process, Signal::KILL).is_ok()
+        // What has ended, and waits for its parent, needs no second end.
+        let over = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|text| text.contains(") Z "));
+        label.is_some_and(|label| label.role == Role::Instance) && !over() && pidfd_send_signal(&process, Signal::KILL).is_ok()
     }
+}
+
+/// Whether a process has ended and was waited for.
+pub(super) fn gone(pid: u32) -> bool {
+    !Path::new(&format!("/proc/{pid}")).exists()
 }
 
 /// What forks while it is swept is swept again.
 const SWEEPS: usize = 8;
 
 /// A descriptor's link in /proc leads to a file that may have no name: it is opened as it is.
-fn follow(path: &std::path::Path) -> Result<PathBuf> {
+fn follow(path: &Path) -> Result<PathBuf> {
     if path.is_absolute() { Ok(path.to_owned()) } else { bail!("{} is not an absolute path", path.display()) }
 }

@@ -7,13 +7,16 @@
 
 mod canaries;
 mod instances;
+mod maintenance;
+mod namespaces;
 mod place;
 mod requests;
+mod scan;
 mod status;
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fs::File,
     io,
@@ -31,38 +34,76 @@ use rustix::{
 };
 use serde_json::{Value, json};
 
-use self::{canaries::Canaries, instances::Watched};
+use self::{
+    canaries::Canaries,
+    instances::Watched,
+    namespaces::Namespaces,
+    scan::{Found, Place},
+};
 use crate::{
     class::Class,
     config::{Config, Mode},
     control::Lines,
-    detector::{Actions, Detector},
+    detector::{Actions, Detector, Group},
     guard::KillSwitch,
+    heart::{Heard, LOOKS, Line, Silence, go_first_and_last},
     kernel::{Sensors, layout::Violation},
     spool::Spool,
 };
 
-/// Violations that are written down one by one per wake-up; of the rest, their number: the counters have all.
+/// Violations that are written down one by one per second; of the rest, their number: the counters have all.
 const MAX_RECORDED: usize = 64;
 /// Violations that are kept between wake-ups.
 const MAX_PENDING: usize = 4096;
+/// The worker beats this often per time that counts as silence.
+const BEATS: u32 = 4;
+/// How many times the guard's patience the programs have with a worker that is silent.
+const LAST_RESORT: u32 = 2;
+/// How often a flood is written down.
+const RECORD_INTERVAL: Duration = Duration::from_secs(1);
 
 struct Worker {
     config: Config,
     sensors: Sensors,
     class: Class,
+    /// Groups in which the first canary was not met.
+    blind: BTreeSet<Group>,
     switch: KillSwitch,
     spool: Spool,
     ring: RingBuffer<'static>,
     pending: Rc<RefCell<Pending>>,
     /// Labelled files stay open: their inode numbers stay theirs.
     held: Vec<File>,
+    /// The same for what the configuration names.
+    configured: Vec<File>,
+    /// Settings of the kernel as they were before this monitor made them.
+    layer_before: BTreeMap<String, String>,
+    /// What is guarded about the files that were labelled so far.
+    guarded: BTreeMap<Place, u32>,
+    found: Found,
     instances: BTreeMap<String, Watched>,
+    namespaces: Namespaces,
     ended: Option<Value>,
     canaries: Option<Canaries>,
     agent: Option<Agent>,
     guard: OwnedFd,
+    line: Line,
+    /// The guard's, and when it was last called.
+    silence: Silence,
+    called: Option<Instant>,
+    flood: Flood,
+    /// Something could not be written down: whoever asked was told so, but the monitor does not go on.
+    mute: bool,
+    /// The status file does not say how things stand.
+    stale: bool,
     stopping: bool,
+}
+
+/// How much was written down one by one in this second, and what was not.
+struct Flood {
+    since: Instant,
+    recorded: usize,
+    beyond: u64,
 }
 
 /// The agent, seen from here.
@@ -92,12 +133,16 @@ pub fn run(config: &Path, agent: &[OsString]) -> Result<()> {
 /// What this kernel lets the monitor promise.
 pub fn probe() -> Result<Value> {
     let sensors = Sensors::load(Path::new("/nonexistent"), Mode::Enforce)?;
-    Ok(json!({"class": Class::of(&sensors.attached), "groups": status::groups(&sensors.attached)}))
+    Ok(json!({"class": Class::of(&sensors.attached, &BTreeSet::new()), "groups": status::groups(&sensors.attached)}))
 }
 
 /// Nanoseconds since boot, as the programs count them.
 fn boot_ns() -> u64 {
-    let now = clock_gettime(ClockId::Boottime);
+    clock_ns(ClockId::Boottime)
+}
+
+fn clock_ns(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock);
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }
 
@@ -105,13 +150,15 @@ impl Worker {
     fn start(config: Config) -> Result<Self> {
         std::fs::create_dir_all(&config.state).with_context(|| format!("make the folder {}", config.state.display()))?;
         let switch = KillSwitch::open(&config.instances)?;
-        let spool = Spool::open(&config.spool())?;
+        let spool = Spool::open(&config.spool(), config.reserve_bytes())?;
         let sensors = Sensors::load(&config.pins, config.mode)?;
         let pending = Rc::new(RefCell::new(Pending::default()));
         let ring = ring(&sensors, &pending)?;
         Ok(Self {
-            class: Class::of(&sensors.attached),
+            class: Class::of(&sensors.attached, &BTreeSet::new()),
+            blind: BTreeSet::new(),
             guard: place::parent()?,
+            silence: Silence::new(config.watchdog(), Instant::now()),
             config,
             sensors,
             switch,
@@ -119,10 +166,20 @@ impl Worker {
             ring,
             pending,
             held: Vec::new(),
+            configured: Vec::new(),
+            layer_before: BTreeMap::new(),
+            guarded: BTreeMap::new(),
+            found: Found::default(),
             instances: BTreeMap::new(),
+            namespaces: Namespaces::new(),
             ended: None,
             canaries: None,
             agent: None,
+            line: Line::of_standard_input()?,
+            called: None,
+            flood: Flood { since: Instant::now(), recorded: 0, beyond: 0 },
+            mute: false,
+            stale: false,
             stopping: false,
         })
     }
@@ -135,49 +192,93 @@ impl Worker {
         }
         self.label_place()?;
         // Programs that only see are of no use without somebody who reacts: they go with the monitor.
-        let refuses = matches!(self.class, Class::Enforcing | Class::EnforcingWithout { .. });
+        let refuses = self.refuses();
         if refuses {
             self.sensors.pin()?;
             self.label_pins()?;
         }
-        self.seal()?;
-        if refuses {
-            self.canaries = Some(self.start_canaries()?);
+        self.set_sealed(true)?;
+        self.scan()?;
+        self.set_layer()?;
+        if self.class != Class::DetectOnly {
+            self.first_round()?;
         }
         self.record([json!({"kind": "started", "class": self.class, "groups": status::groups(&self.sensors.attached)})])?;
         if !agent.is_empty() {
             self.agent = Some(self.start_agent(agent)?);
         }
+        // Not before: it would be handed on to the agent and its machines.
+        go_first_and_last();
+        self.silence.end(Instant::now());
         self.write_status()
+    }
+
+    /// Whether forbidden acts are refused.
+    fn refuses(&self) -> bool {
+        matches!(self.class, Class::Enforcing | Class::EnforcingWithout { .. })
     }
 
     fn serve(&mut self) -> Result<()> {
         while !self.stopping {
+            self.beat()?;
             let ready = self.wait()?;
             self.react()?;
             if ready.guard {
                 bail!("the guard is gone");
             }
+            self.hear_guard()?;
             if ready.canary {
                 self.hear_canary()?;
             }
             if ready.control {
                 self.answer_agent()?;
             }
+            if self.mute {
+                bail!("the record takes nothing more");
+            }
             if ready.agent {
                 bail!("the agent is gone");
             }
             self.release_canary()?;
+            if std::mem::take(&mut self.stale) {
+                self.write_status()?;
+            }
+        }
+        self.write_status()
+    }
+
+    /// Tells guard and programs that the worker is there.
+    fn beat(&mut self) -> Result<()> {
+        let limit = self.config.watchdog();
+        if self.called.is_some_and(|at| at.elapsed() < limit / BEATS) {
+            return Ok(());
+        }
+        self.line.beat();
+        self.called = Some(Instant::now());
+        let until = clock_ns(ClockId::Monotonic) + u64::try_from((limit * LAST_RESORT).as_nanos()).unwrap_or(u64::MAX / 2);
+        Ok(self.sensors.set_deadline(if self.instances.is_empty() { 0 } else { until })?)
+    }
+
+    /// A guard that does not answer is as good as none. What it said while this process was not running counts as said now.
+    fn hear_guard(&mut self) -> Result<()> {
+        let now = Instant::now();
+        if self.line.hear() == Heard::Beat {
+            self.silence.end(now);
+        }
+        if self.silence.too_long(now) {
+            bail!("the guard does not answer");
         }
         Ok(())
     }
 
     fn wait(&mut self) -> Result<Ready> {
-        let until = self.canaries.as_ref().map_or(Duration::from_secs(1), |one| one.next(Instant::now()));
+        let longest = RECORD_INTERVAL.min(self.config.watchdog() / LOOKS);
+        let until = self.canaries.as_ref().map_or(longest, |one| one.next(Instant::now()).min(longest));
         let timeout = Timespec { tv_sec: until.as_secs() as i64, tv_nsec: until.subsec_nanos().into() };
         let events = self.sensors.map("events");
         let (mut fds, flags) =
             (vec![PollFd::new(&events, PollFlags::IN), PollFd::new(&self.guard, PollFlags::IN)], PollFlags::IN);
+        fds.push(PollFd::new(&self.line, flags));
         let canary = self.canaries.as_ref().map(|one| {
             fds.push(PollFd::from_borrowed_fd(one.output(), flags));
             fds.len() - 1
@@ -209,19 +310,30 @@ impl Worker {
             self.ended = Some(ended.clone());
             events.push(ended);
         }
-        self.ring.consume().context("read what the programs report")?;
-        let Pending { violations, beyond } = self.pending.take();
-        events.extend(violations.iter().take(MAX_RECORDED).map(violation));
-        let more = violations.len().saturating_sub(MAX_RECORDED) as u64 + beyond;
-        if more > 0 {
-            events.push(json!({"kind": "violations_beyond", "count": more}));
+        // Bounded: a flood shall not keep the worker here.
+        if self.ring.consume_raw_n(MAX_PENDING) < 0 {
+            bail!("read what the programs report: the ring is damaged");
         }
+        let Pending { violations, beyond } = self.pending.take();
+        let turn = self.flood.since.elapsed() >= RECORD_INTERVAL;
+        if turn {
+            self.flood = Flood { since: Instant::now(), recorded: 0, beyond: self.flood.beyond };
+        }
+        let room = (MAX_RECORDED - self.flood.recorded).min(violations.len());
+        let (recorded, rest) = violations.split_at(room);
+        self.flood.recorded += room;
+        self.flood.beyond += rest.len() as u64 + beyond;
+        events.extend(recorded.iter().map(violation));
         if news {
-            events.extend(self.firsts_that_were_lost(&violations)?);
+            events.extend(self.firsts_that_were_lost(recorded)?);
+        }
+        if self.flood.beyond > 0 && (turn || news) {
+            events.push(json!({"kind": "violations_beyond", "count": self.flood.beyond}));
+            self.flood.beyond = 0;
         }
         if !events.is_empty() {
             self.record(events)?;
-            self.write_status()?;
+            self.stale = true;
         }
         Ok(())
     }
@@ -260,6 +372,7 @@ impl Worker {
     fn record(&mut self, events: impl IntoIterator<Item = Value>) -> Result<()> {
         let written = self.spool.append_all(events);
         if written.is_err() {
+            self.mute = true;
             self.switch.pull().context("end the instances, as nothing can be written down")?;
         }
         written.context("write down what happened")

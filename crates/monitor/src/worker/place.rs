@@ -1,6 +1,7 @@
 //! The monitor's own place: its processes, program, folders, pins and cgroup, labelled before anything else; and the seal.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
     fs::{self, File},
     io::Write as _,
@@ -15,9 +16,10 @@ use rustix::{
     process::getppid,
 };
 
-use super::{Agent, Worker};
+use super::{Agent, Worker, scan};
 use crate::{
     control::Lines,
+    devices,
     guard::own_path,
     kernel::{
         layout::{Label, Role, State, guard},
@@ -48,20 +50,43 @@ impl Worker {
         let monitor = Label { role: Role::Monitor, instance: 0 };
         let guard_pid = getppid().context("the guard is gone")?.as_raw_nonzero().get().unsigned_abs();
         for pid in [std::process::id(), guard_pid] {
-            refuse_tracer(pid)?;
+            refuse_tracer(pid, &BTreeSet::new())?;
             self.sensors.label_process(pid, monitor)?;
         }
         let state = self.config.state.clone();
         self.hold(&state, guard::ENTRIES | guard::NAME, Role::Monitor, 0)?;
         self.hold(&self.config.spool(), guard::WRITE | guard::NAME, Role::Monitor, 0)?;
+        self.label_configured()?;
+        self.guard_characters()?;
+        self.label_switches(&self.config.instances.clone(), Role::Monitor, 0)?;
+        self.label_own_cgroup()
+    }
+
+    /// Labels what the configuration names.
+    pub(super) fn label_configured(&mut self) -> Result<()> {
+        let before = self.held.len();
+        let outcome = self.hold_configured();
+        self.configured = self.held.split_off(before);
+        outcome
+    }
+
+    fn hold_configured(&mut self) -> Result<()> {
         for file in self.config.files.clone() {
             self.hold(&file.path, file.bits(), file.role(), 0)?;
             if file.device {
                 self.sensors.guard_device(&file.path)?;
             }
         }
-        self.label_switches(&self.config.instances.clone(), Role::Monitor, 0)?;
-        self.label_own_cgroup()
+        for path in self.config.sockets.clone() {
+            self.hold(&path, guard::CONNECT | guard::NAME, Role::Agent, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Guards the devices that there are now.
+    pub(super) fn guard_characters(&self) -> Result<()> {
+        let numbers = devices::numbers(&self.config.devices).context("read the kernel's lists of devices")?;
+        Ok(numbers.into_iter().try_for_each(|number| self.sensors.guard_character(number))?)
     }
 
     /// Nobody freezes the monitor, or what it lies in.
@@ -103,19 +128,20 @@ impl Worker {
         let opened = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
         let file = File::from(opened.with_context(|| format!("open {} to label it", path.display()))?);
         self.sensors.label_file(&file, bits, owner, instance).with_context(|| format!("label {}", path.display()))?;
+        self.guarded.insert(scan::place(&file).with_context(|| format!("look at {}", path.display()))?, bits);
         self.held.push(file);
         Ok(())
     }
 
-    /// From here on modules, foreign BPF and settings are refused.
-    pub(super) fn seal(&self) -> Result<()> {
+    /// While it is sealed, modules, foreign BPF and settings are refused.
+    pub(super) fn set_sealed(&self, sealed: bool) -> Result<()> {
         let foreign_bpf = self.config.foreign_bpf();
         let state = State {
-            tripped_at_ns: 0,
-            sealed: true,
+            sealed,
             uprobe_type: event_type("uprobe"),
             kprobe_type: event_type("kprobe"),
             foreign_bpf,
+            ..self.sensors.state()?
         };
         Ok(self.sensors.set_state(state)?)
     }
@@ -133,14 +159,28 @@ impl Worker {
     }
 }
 
-/// A tracer that is there already would not meet any hook.
-fn refuse_tracer(pid: u32) -> Result<()> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("read /proc/{pid}/status"))?;
-    let tracer = text.lines().find_map(|line| line.strip_prefix("TracerPid:")).map(str::trim);
-    match tracer {
-        Some("0") => Ok(()),
-        tracer => bail!("process {pid} of the monitor is traced by {} (hint: end it first)", tracer.unwrap_or("somebody")),
+/// A tracer that is there already would not meet any hook. One among `own` is part of what is guarded: a user-space kernel may run its
+/// programs that way.
+pub(super) fn refuse_tracer(pid: u32, own: &BTreeSet<u32>) -> Result<()> {
+    // The kernel names the thread that traces, not its process.
+    let tracer = match status(pid, "TracerPid")? {
+        Some(0) => return Ok(()),
+        Some(tracer) => tracer,
+        None => bail!("the kernel does not say who traces process {pid}"),
+    };
+    match status(tracer, "Tgid") {
+        Ok(Some(process)) if own.contains(&process) => Ok(()),
+        // It has ended, and its hold with it.
+        Err(_) if status(pid, "TracerPid")? == Some(0) => Ok(()),
+        _ => bail!("process {pid} is traced by {tracer} (hint: end it first)"),
     }
+}
+
+/// A number in the status of a process or thread.
+fn status(pid: u32, name: &str) -> Result<Option<u32>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("read /proc/{pid}/status"))?;
+    let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+    Ok(lines.find(|(is, _)| *is == name).and_then(|(_, number)| number.trim().parse().ok()))
 }
 
 /// The number of a kind of perf events; kinds that the kernel does not have get one that nobody has.

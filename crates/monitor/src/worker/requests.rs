@@ -25,7 +25,6 @@ impl Worker {
                 Ok(request) => self.answer(request)?,
                 Err(why) => Answer::Refused { why },
             };
-            self.write_status()?;
             let mut text = serde_json::to_vec(&answer).context("write an answer")?;
             text.push(b'\n');
             let Some(Agent { control, .. }) = &mut self.agent else { return Ok(()) };
@@ -42,8 +41,11 @@ impl Worker {
             Request::Unwatch { instance } => self.unwatch(&instance),
             Request::Status {} => return Ok(Answer::Status { status: self.status()? }),
             Request::Clear {} => self.clear(),
+            Request::Unseal { forced } => self.unseal(forced),
+            Request::Seal {} => self.seal_again(),
             Request::Stop {} => self.stop(),
         };
+        self.stale = true;
         Ok(match outcome {
             Ok(()) => Answer::Done,
             Err(error) => Answer::Refused { why: format!("{error:#}") },
@@ -55,12 +57,11 @@ impl Worker {
             bail!("stop: instances are watched (hint: end them first)");
         }
         self.record([json!({"kind": "stopped"})])?;
-        let mut state = self.sensors.state()?;
-        state.sealed = false;
-        self.sensors.set_state(state)?;
-        if self.canaries.is_some() {
+        self.set_sealed(false)?;
+        if self.refuses() {
             self.sensors.unpin()?;
         }
+        self.sensors.set_deadline(0)?;
         self.stopping = true;
         Ok(())
     }

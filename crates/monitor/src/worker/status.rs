@@ -5,7 +5,7 @@ use std::{fs, io::Write as _};
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 
-use super::{Worker, actions};
+use super::{Worker, actions, scan};
 use crate::{detector::Detector, kernel::Attached};
 
 /// Version of the document.
@@ -37,10 +37,13 @@ impl Worker {
             "intact": self.sensors.intact(),
             "sealed": self.sensors.state()?.sealed,
             "ended": self.ended,
+            "scan": self.found.json(),
+            "static": scan::layer(),
             "instances": self.instances.keys().collect::<Vec<_>>(),
             "canary": self.canaries.as_ref().map(|one| one.last()),
             "detectors": detectors,
-            "spool": {"head": self.spool.head(), "reserve_bytes": self.spool.reserve_bytes()},
+            "watchdog": {"silence_ms": self.config.watchdog().as_millis() as u64, "guard_silent_ms": self.silence.passed().as_millis() as u64},
+            "spool": {"path": self.config.spool(), "head": self.spool.head(), "reserve_bytes": self.spool.reserve_bytes()},
         }))
     }
 

@@ -97,6 +97,7 @@ fn a_signal_to_an_instance_that_cannot_be_refused_ends_it_and_is_on_record() {
     assert_eq!(started["class"]["name"], "observe_and_kill");
     let blind = started["class"]["blind"].as_array().unwrap();
     assert!(blind.contains(&"ptrace".into()) && blind.contains(&"files".into()), "{started}");
+    assert!(!blind.contains(&"signals".into()), "the first canary was not seen: {started}");
     let violation = named("violation");
     assert_eq!((&violation["detector"], &violation["violation"]["denied"]), (&"signal.instance".into(), &false.into()));
     assert_eq!(named("instances_ended")["instances"][0], "machine");

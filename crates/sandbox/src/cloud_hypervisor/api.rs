@@ -6,7 +6,12 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::unix_http::{Answer, Api, ApiError, holds, printable};
+use std::{io, os::fd::AsFd};
+
+use crate::{
+    network::Card,
+    unix_http::{Answer, Api, ApiError, holds, printable},
+};
 
 /// The client.
 #[derive(Debug)]
@@ -136,6 +141,13 @@ pub(crate) struct Tpm {
     pub(crate) socket: String,
 }
 
+/// `PUT /api/v1/vm.add-net`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Net {
+    pub(crate) id: &'static str,
+    pub(crate) mac: String,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct LandlockRule {
     pub(crate) path: String,
@@ -176,12 +188,29 @@ impl Client {
     /// Configures a fresh process and reads back what it took. Nothing runs yet.
     pub(crate) fn create(&self, machine: &Machine) -> Result<(), ApiError> {
         self.put("/api/v1/vm.create", Some(&json!(machine)))?;
+        self.took(&machine.essential())
+    }
+
+    /// Gives the machine, which does not run yet, a network card, and reads back that it is the only one.
+    pub(crate) fn add_net(&self, net: &Net, card: &Card) -> Result<(), ApiError> {
+        let path = "/api/v1/vm.add-net";
+        let request = format!("PUT {path}");
+        let failed = |error| ApiError::Exchange { request: request.clone(), source: io::Error::other(error) };
+        let tap = card.open().map_err(failed)?;
+        let answer = self.0.send_with("PUT", path, Some(&json!(net)), &[tap.as_fd()])?;
+        match answer.status {
+            200 | 204 => self.took(&json!({ "net": [net] })),
+            _ => Err(refused(request, &answer)),
+        }
+    }
+
+    fn took(&self, essential: &Value) -> Result<(), ApiError> {
         let Info { config, state, .. } = self.info()?;
         let unexpected = |detail| ApiError::Unexpected { request: "GET /api/v1/vm.info".to_owned(), detail };
         if state != State::Created {
             return Err(unexpected(format!("the fresh machine is {state:?}")));
         }
-        holds(&config, &machine.essential()).map_err(unexpected)
+        holds(&config, essential).map_err(unexpected)
     }
 
     /// Lets the machine run.

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! prepare   cgroup, users, guest memory, scratch, vTPM, staged kernel and initrd
-//! start     vTPM > jail > exec with the API's listening socket > vmm.ping > vm.create > read back > vm.boot > "Running"
-//!           > jail observed on every thread > staged kernel emptied
+//! start     vTPM > jail > exec with the API's listening socket > network card > vmm.ping > vm.create > vm.add-net > read back
+//!           > vm.boot > "Running" > jail observed on every thread > staged kernel emptied
 //! end       power off: the process ends, with 0 whatever was; a reboot would boot again in the same process, but finds no kernel
 //! ```
 //!
@@ -14,6 +14,7 @@ pub(crate) mod api;
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use crate::{
@@ -22,6 +23,7 @@ use crate::{
     capabilities::SCRATCH,
     error::Context,
     jail::{Access, FIRST_FD, JailMount},
+    network::{self, Mac, Network},
     qemu::{
         AccelChoice, Kind, Machines, Setup,
         host::{self, MOST_MIB},
@@ -30,7 +32,7 @@ use crate::{
     unix_http::{Api, ApiError},
     vsock::GUEST_CID,
 };
-use api::{Client, Console, Cpus, Disk, LandlockRule, Machine, Memory, Payload, Rng, State, Tpm, Vsock, Zone};
+use api::{Client, Console, Cpus, Disk, LandlockRule, Machine, Memory, Net, Payload, Rng, State, Tpm, Vsock, Zone};
 
 /// How the driver is set up.
 #[derive(Debug, Clone)]
@@ -51,6 +53,8 @@ pub struct CloudHypervisorConfig {
     pub kvm: PathBuf,
     /// First of 8192 user ids that nobody else on this host uses; every instance gets two.
     pub uid_base: u32,
+    /// Where instances get their network from; `None`: they have none.
+    pub network: Option<Arc<Network>>,
 }
 
 impl CloudHypervisorConfig {
@@ -65,6 +69,7 @@ impl CloudHypervisorConfig {
             swtpm: host::find_program("swtpm"),
             kvm: host::KVM.into(),
             uid_base: crate::qemu::UID_BASE,
+            network: None,
         }
     }
 }
@@ -83,20 +88,22 @@ impl CloudHypervisorDriver {
             state_dir: config.state_dir,
             run_dir: config.run_dir,
             jail_command: config.jail_command,
-            network: None,
+            network: config.network,
             program: config.cloud_hypervisor,
             swtpm: Some(config.swtpm),
+            cgroup: None,
             uid_base: config.uid_base,
         };
+        let network = network::support(setup.network.as_deref());
         Machines::new(setup, |program| {
             let vmm = CloudHypervisor { kvm: config.kvm };
-            Ok((capabilities(program, accel_reason)?, Kind::Api(Box::new(vmm))))
+            Ok((capabilities(program, accel_reason, network)?, Kind::Api(Box::new(vmm))))
         })
         .map(Self)
     }
 }
 
-fn capabilities(program: &Path, accel_reason: String) -> Result<Capabilities, DriverError> {
+fn capabilities(program: &Path, accel_reason: String, network: Support) -> Result<Capabilities, DriverError> {
     Ok(Capabilities {
         name: "cloud-hypervisor",
         version: host::version("cloud-hypervisor", program)?,
@@ -118,7 +125,7 @@ fn capabilities(program: &Path, accel_reason: String) -> Result<Capabilities, Dr
             gpu: Support::no("devices are not handed over to this monitor yet"),
             sev_snp: Support::no("its launch measurement is not recomputed yet; hint: use the QEMU driver"),
             tdx: Support::no("the stock monitor is built without it"),
-            network: Support::no("this driver hands over no network device; hint: the QEMU driver does"),
+            network,
             pause: Support::no("the evidence of a machine that stood still is not made"),
             snapshot: Support::no("a copy of guest memory would outlive its wipe"),
             hot_plug: Support::no("Landlock closes every path that the machine did not start with"),
@@ -165,6 +172,9 @@ impl ApiVmm for CloudHypervisor {
         let ping = api_vmm::first_answer(|| scene.is_alive(), || client.ping())?;
         tracing::debug!(vmm.version = %ping.version, vmm.features = ?ping.features, "the monitor answers");
         client.create(&machine(plan))?;
+        if let Some(card) = scene.card {
+            client.add_net(&net(plan), card)?;
+        }
         client.boot()
     }
 
@@ -223,6 +233,11 @@ fn machine(plan: &Plan) -> Machine {
         // The monitor finds the other paths in this configuration; the vsock's directory it does not.
         landlock_rules: vec![LandlockRule { path: inside::SOCKETS.to_owned(), access: "rw" }],
     }
+}
+
+/// The descriptor goes with the request. By a name the monitor would want to give the host's side an address, too.
+fn net(plan: &Plan) -> Net {
+    Net { id: "eth0", mac: Mac::of(&plan.id).to_string() }
 }
 
 const URANDOM: &str = "/dev/urandom";

@@ -46,6 +46,8 @@ pub(crate) struct Machine {
     #[serde(rename = "boot-source")]
     pub(crate) boot: Boot,
     pub(crate) drives: Vec<Drive>,
+    #[serde(rename = "network-interfaces")]
+    pub(crate) interfaces: Vec<Interface>,
     pub(crate) vsock: Vsock,
 }
 
@@ -76,6 +78,14 @@ pub(crate) struct Drive {
     pub(crate) is_read_only: bool,
 }
 
+/// `PUT /network-interfaces/{iface_id}`. A card that is missing would be made by the monitor, if it were allowed to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Interface {
+    pub(crate) iface_id: &'static str,
+    pub(crate) host_dev_name: &'static str,
+    pub(crate) guest_mac: String,
+}
+
 /// `PUT /vsock`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Vsock {
@@ -95,6 +105,9 @@ impl Client {
         self.put("/boot-source", &json!(machine.boot))?;
         for drive in &machine.drives {
             self.put(&format!("/drives/{}", drive.drive_id), &json!(drive))?;
+        }
+        for interface in &machine.interfaces {
+            self.put(&format!("/network-interfaces/{}", interface.iface_id), &json!(interface))?;
         }
         self.put("/vsock", &json!(machine.vsock))?;
         let taken: Value = self.get("/vm/config")?;

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! prepare   cgroup, users, scratch, staged kernel and initrd
-//! start     jail > exec > API answers "Not started" > machine, boot source, drives, vsock > read back > InstanceStart > "Running"
-//!           > jail observed on every thread
+//! start     jail > exec > network card > API answers "Not started" > machine, boot source, drives, card, vsock > read back
+//!           > InstanceStart > "Running" > jail observed on every thread
 //! end       the guest reboots: the process ends, with 0 whatever was; the guest halts: the process stays and is ended
 //! ```
 //!
@@ -15,13 +15,16 @@ pub(crate) mod api;
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use crate::{
-    Capabilities, DriverError, Features, GuestChannel, Isolation, Plan, Support, SystemKind, Topology,
+    Capabilities, Demand, DriverError, Features, GuestChannel, Isolation, Plan, Support, SystemKind, Topology,
     api_vmm::{self, API, ApiVmm, GuestMemory, Launch, REQUEST_LIMIT, Scene, VSOCK, inside},
     capabilities::SCRATCH,
     error::Context,
+    jail::{Access, JailMount},
+    network::{self, Card, Mac, Network},
     qemu::{
         AccelChoice, Kind, Machines, Setup,
         host::{self, MOST_MIB},
@@ -29,7 +32,7 @@ use crate::{
     unix_http::{Api, ApiError},
     vsock::GUEST_CID,
 };
-use api::{Boot, Client, Drive, Machine, Shape, State, Vsock};
+use api::{Boot, Client, Drive, Interface, Machine, Shape, State, Vsock};
 
 /// How the driver is set up.
 #[derive(Debug, Clone)]
@@ -48,6 +51,8 @@ pub struct FirecrackerConfig {
     pub kvm: PathBuf,
     /// First of 8192 user ids that nobody else on this host uses; every instance gets two.
     pub uid_base: u32,
+    /// Where instances get their network from; `None`: they have none.
+    pub network: Option<Arc<Network>>,
 }
 
 impl FirecrackerConfig {
@@ -61,6 +66,7 @@ impl FirecrackerConfig {
             firecracker: host::find_program("firecracker"),
             kvm: host::KVM.into(),
             uid_base: crate::qemu::UID_BASE,
+            network: None,
         }
     }
 }
@@ -79,20 +85,22 @@ impl FirecrackerDriver {
             state_dir: config.state_dir,
             run_dir: config.run_dir,
             jail_command: config.jail_command,
-            network: None,
+            network: config.network,
             program: config.firecracker,
             swtpm: None,
+            cgroup: None,
             uid_base: config.uid_base,
         };
+        let network = network::support(setup.network.as_deref());
         Machines::new(setup, |program| {
             let vmm = Firecracker { kvm: config.kvm };
-            Ok((capabilities(program, accel_reason)?, Kind::Api(Box::new(vmm))))
+            Ok((capabilities(program, accel_reason, network)?, Kind::Api(Box::new(vmm))))
         })
         .map(Self)
     }
 }
 
-fn capabilities(program: &Path, accel_reason: String) -> Result<Capabilities, DriverError> {
+fn capabilities(program: &Path, accel_reason: String, network: Support) -> Result<Capabilities, DriverError> {
     Ok(Capabilities {
         name: "firecracker",
         version: host::version("firecracker", program)?,
@@ -114,7 +122,7 @@ fn capabilities(program: &Path, accel_reason: String) -> Result<Capabilities, Dr
             gpu: Support::no("Firecracker has no PCI pass-through; hint: use the QEMU or Cloud Hypervisor driver for GPUs"),
             sev_snp: Support::no("Firecracker cannot run confidential guests"),
             tdx: Support::no("Firecracker cannot run confidential guests"),
-            network: Support::no("this driver hands over no network device; hint: the QEMU driver does"),
+            network,
             pause: Support::no("the evidence of a machine that stood still is not made"),
             snapshot: Support::no("a copy of guest memory would outlive its wipe"),
             hot_plug: Support::no("the machine has no bus for it"),
@@ -154,7 +162,11 @@ impl ApiVmm for Firecracker {
 
     fn launch(&self, scene: &Scene<'_>) -> Result<Launch, DriverError> {
         let disks = scene.plan.map(|plan| plan.disks.as_slice()).unwrap_or_default();
-        let mounts = api_vmm::mounts(scene, disks, SCRATCH, &self.kvm);
+        let mut mounts = api_vmm::mounts(scene, disks, SCRATCH, &self.kvm);
+        if scene.is_connected() {
+            // It opens its card by name. Without privileges over its namespace it can make no other by this.
+            mounts.push(JailMount { source: TUN.into(), target: TUN.into(), access: Access::Device });
+        }
         Ok(Launch { args: arguments(), mounts, descriptors: Vec::new() })
     }
 
@@ -198,9 +210,17 @@ fn machine(plan: &Plan) -> Machine {
             boot_args: plan.machine().map(|machine| machine.command_line.clone()).unwrap_or_default(),
         },
         drives: read_only.chain([drive(SCRATCH, false)]).collect(),
+        interfaces: plan.demands.contains(&Demand::Network).then(|| interface(plan)).into_iter().collect(),
         vsock: Vsock { guest_cid: GUEST_CID, uds_path: format!("{}/{VSOCK}", inside::SOCKETS) },
     }
 }
+
+fn interface(plan: &Plan) -> Interface {
+    Interface { iface_id: "eth0", host_dev_name: Card::TAP, guest_mac: Mac::of(&plan.id).to_string() }
+}
+
+/// The device by which cards are opened.
+const TUN: &str = "/dev/net/tun";
 
 /// As it names itself.
 const NAME: &str = "Firecracker";
@@ -208,7 +228,7 @@ const NAME: &str = "Firecracker";
 /// The machine's name within its process; nobody else sees it.
 const ID: &str = "casemate";
 
-/// Interrupts of the machine, less the vsock, the scratch disk and the platform's own.
+/// Interrupts of the machine, less the vsock, the network card, the scratch disk and the platform's own.
 const MOST_DISKS: usize = 16;
 
 /// Of the guest kernel; the monitor has room for 32.

@@ -33,9 +33,13 @@ fn a_plan_becomes_exactly_this() {
             { "drive_id": "layer_0", "path_on_host": "/vm/disk-layer-0", "is_root_device": false, "is_read_only": true },
             { "drive_id": "scratch", "path_on_host": "/vm/disk-scratch", "is_root_device": false, "is_read_only": false },
         ],
+        "network-interfaces": [],
         "vsock": { "guest_cid": 3, "uds_path": "/vm/sockets/vsock" },
     });
     assert_eq!(json!(machine(&plan())), expected);
+    let connected = Plan { demands: vec![Demand::Network], ..plan() };
+    let card = json!({ "iface_id": "eth0", "host_dev_name": "tap0", "guest_mac": Mac::of(&connected.id).to_string() });
+    assert_eq!(json!(machine(&connected))["network-interfaces"], json!([card]));
     assert_eq!(arguments().join(" "), "--id casemate --api-sock /vm/sockets/api --level Warning");
 }
 
@@ -58,5 +62,5 @@ fn what_it_has_not_is_refused_by_reason() {
 /// Any program with a version will do.
 fn of(program: &Path) -> Capabilities {
     let shell = Path::new("/bin/bash");
-    capabilities(if shell.exists() { shell } else { program }, String::new()).unwrap()
+    capabilities(if shell.exists() { shell } else { program }, String::new(), Support::Yes).unwrap()
 }

@@ -9,10 +9,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sockopt,
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sockopt},
 };
-
 use serde::Serialize;
 
 use super::spec::{DESCRIPTOR_LIMIT, Failed, JailSpec, SPEC_LIMIT};
@@ -34,6 +34,63 @@ pub(crate) enum LaunchError {
     Failed { attempt: String, detail: String },
 }
 
+/// A helper that was started; it ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Helper {
+    /// `None` only while it is given away or dropped.
+    child: Option<Child>,
+    control: OwnedFd,
+}
+
+impl Helper {
+    /// Starts one, which waits for its specification.
+    pub(crate) fn spawn(command: &[OsString]) -> Result<Self, LaunchError> {
+        let (control, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|error| LaunchError::Talk(error.into()))?;
+        Ok(Self { child: Some(spawn(command, theirs)?), control })
+    }
+
+    /// Its process id, by which it is moved into cgroups.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
+    }
+
+    /// Tells it what to do.
+    pub(crate) fn order(&self, spec: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> Result<(), LaunchError> {
+        send(&self.control, spec, descriptors).map_err(LaunchError::Talk)
+    }
+
+    /// A word that it waits for. One that has given up has said why, and that is heard later.
+    pub(crate) fn tell(&self, word: &[u8]) {
+        let _ = rustix::net::send(&self.control, word, SendFlags::NOSIGNAL);
+    }
+
+    /// Waits for its last answer, which is empty when it hung up. `reply` is asked what to say to an answer; to the last one it says
+    /// nothing.
+    pub(crate) fn hear(
+        mut self,
+        limit: Duration,
+        mut reply: impl FnMut(&[u8]) -> io::Result<Option<&'static [u8]>>,
+    ) -> Result<(Child, Vec<u8>), LaunchError> {
+        loop {
+            let answer = answer(&self.control, limit).map_err(LaunchError::Talk)?;
+            match reply(&answer).map_err(LaunchError::Talk)? {
+                Some(said) => self.tell(said),
+                None => return Ok((self.child.take().expect("only this takes it"), answer)),
+            }
+        }
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 /// Starts `spec` by the helper `command`; `join` moves the helper, given by its id, into its cgroups. Returns the helper once
 /// the program has been executed; the caller reaps it.
 pub(crate) fn launch(
@@ -42,7 +99,10 @@ pub(crate) fn launch(
     descriptors: &[BorrowedFd<'_>],
     join: impl FnOnce(u32) -> io::Result<()>,
 ) -> Result<Child, LaunchError> {
-    let (mut helper, answer) = exchange(command, spec, descriptors, ANSWER_LIMIT, join, |_| Ok(None))?;
+    let helper = Helper::spawn(command)?;
+    join(helper.id()).map_err(LaunchError::Join)?;
+    helper.order(spec, descriptors)?;
+    let (mut helper, answer) = helper.hear(ANSWER_LIMIT, |_| Ok(None))?;
     if answer.is_empty() {
         // The connection ends when the program is executed.
         return Ok(helper);
@@ -51,36 +111,6 @@ pub(crate) fn launch(
     let _ = helper.wait();
     let Failed { attempt, detail } = serde_json::from_slice(&answer).map_err(|error| LaunchError::Talk(error.into()))?;
     Err(LaunchError::Failed { attempt, detail })
-}
-
-/// Starts a helper, tells it what to do, and returns it with its last answer, which is empty when it hung up. `reply` is asked what to
-/// say to an answer; to the last one it says nothing.
-pub(crate) fn exchange(
-    command: &[OsString],
-    spec: &impl Serialize,
-    descriptors: &[BorrowedFd<'_>],
-    limit: Duration,
-    join: impl FnOnce(u32) -> io::Result<()>,
-    mut reply: impl FnMut(&[u8]) -> io::Result<Option<&'static [u8]>>,
-) -> Result<(Child, Vec<u8>), LaunchError> {
-    let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-        .map_err(|error| LaunchError::Talk(error.into()))?;
-    let mut helper = spawn(command, theirs)?;
-    let joined = join(helper.id()).map_err(LaunchError::Join);
-    let sent = joined.and_then(|()| send(&ours, spec, descriptors).map_err(LaunchError::Talk));
-    let mut talk = || loop {
-        let answer = answer(&ours, limit)?;
-        let Some(said) = reply(&answer)? else { return Ok(answer) };
-        rustix::net::send(&ours, said, SendFlags::NOSIGNAL)?;
-    };
-    match sent.and_then(|()| talk().map_err(LaunchError::Talk)) {
-        Ok(answer) => Ok((helper, answer)),
-        Err(error) => {
-            let _ = helper.kill();
-            let _ = helper.wait();
-            Err(error)
-        }
-    }
 }
 
 fn spawn(command: &[OsString], control: OwnedFd) -> Result<Child, LaunchError> {
@@ -110,7 +140,9 @@ fn answer(control: &OwnedFd, limit: Duration) -> io::Result<Vec<u8>> {
     sockopt::set_socket_timeout(control, sockopt::Timeout::Recv, Some(limit))?;
     let mut buffer = vec![0_u8; REPORT_LIMIT];
     // With a limit in time the kernel does not go on after a signal by itself.
-    let (_, count) = rustix::io::retry_on_intr(|| rustix::net::recv(control, buffer.as_mut_slice(), RecvFlags::empty()))?;
+    let mut receive = || rustix::io::retry_on_intr(|| rustix::net::recv(control, buffer.as_mut_slice(), RecvFlags::empty()));
+    // Who ended before he had read all that he was told; what he said himself comes after that.
+    let (_, count) = receive().or_else(|error| if error == Errno::CONNRESET { receive() } else { Err(error) })?;
     buffer.truncate(count);
     Ok(buffer)
 }

@@ -23,7 +23,7 @@ pub(crate) mod root;
 mod spec;
 mod supervise;
 
-pub(crate) use launch::{exchange, launch};
+pub(crate) use launch::{Helper, LaunchError, launch};
 pub(crate) use spec::{Access, CONSOLE_FD, Ended, FIRST_FD, Failed, JailMount, JailSpec, Mode};
 pub(crate) use supervise::{LOG_LIMIT, append};
 

@@ -3,6 +3,7 @@
 //! ```text
 //! container: eth0 --veth-- cm1234 \
 //! machine:   virtio --tap-- cm5678 -- router namespace: rules, resolver -- up0 -- what the host gives
+//! the same, with a VMM that wants the card in its own namespace: card.rs
 //! ```
 //!
 //! What is made is written down first. The rules are there before the link and go after it, so that there is no moment without them.
@@ -10,6 +11,8 @@
 //! [`Network::sweep`]. All calls block.
 
 mod address;
+mod card;
+pub mod decoders;
 mod place;
 mod record;
 mod resolver;
@@ -17,6 +20,7 @@ mod router;
 mod ruleset;
 
 pub use address::{Link, MAX_SLOTS, Mac};
+pub(crate) use card::Card;
 pub use place::Place;
 pub use resolver::Names;
 pub use router::{Uplink, is_interface_name, make_router, parse_interface_address};

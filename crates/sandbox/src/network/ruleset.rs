@@ -69,7 +69,7 @@ add rule {TABLE} neighbours icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-adve
 add rule {TABLE} neighbours drop
 add rule {TABLE} forward iifname vmap @from
 add rule {TABLE} forward oifname vmap @to
-add rule {TABLE} input iifname . ip saddr . ip daddr @askers udp dport 53 accept
+add rule {TABLE} input iifname . ip saddr . ip daddr @askers meta l4proto {{ tcp, udp }} th dport 53 accept
 add rule {TABLE} input iifname \"{PREFIX}*\" goto neighbours
 add rule {TABLE} input ct state established,related accept
 add rule {TABLE} input icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept

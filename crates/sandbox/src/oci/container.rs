@@ -26,7 +26,7 @@ use crate::{
     cgroup::Limits,
     console,
     error::{Context, chain},
-    jail,
+    jail::{Helper, LaunchError},
     layout::{GUEST_SOCKET, Places},
     network::{self, Network},
     observe,
@@ -35,7 +35,7 @@ use crate::{
     socket::listen,
 };
 
-/// Makes everything that a container needs; runs nothing.
+/// Makes everything that a container needs; runs nothing but a helper that waits.
 pub(super) fn prepare(host: &Host, plan: &Plan) -> Result<(), DriverError> {
     let container = system(plan)?;
     bundle::check(plan, container)?;
@@ -63,6 +63,8 @@ fn make_all(host: &Host, plan: &Plan, names: Option<String>, places: &Places, re
     let container = system(plan)?;
     let user = first_user(host, record);
     record.group.create(&limits(plan))?;
+    // Its execution and its mounts take their time.
+    let helper = host.helper().map_err(|error| host.failed(chain(&error)))?;
     for directory in [places.run.clone(), places.jail_root(), bundle_dir(places)] {
         make(&directory, 0o755, None)?;
     }
@@ -75,7 +77,10 @@ fn make_all(host: &Host, plan: &Plan, names: Option<String>, places: &Places, re
     }
     let config = bundle_dir(places).join("config.json");
     let text = serde_json::to_vec(&bundle::config(plan, container, most_files())).expect("texts and numbers");
-    fs::write(&config, text).context("write the bundle", &config)
+    fs::write(&config, text).context("write the bundle", &config)?;
+    order(host, plan, places, record, &helper)?;
+    host.helpers.keep(&plan.id, helper);
+    Ok(())
 }
 
 /// The capabilities have admitted nothing else.
@@ -202,14 +207,18 @@ pub(super) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
     })
 }
 
-fn launch(host: &Host, plan: &Plan, places: &Places, record: &Record) -> Result<i32, DriverError> {
+/// Tells the helper what to make. It mounts at once, and runs nothing before the start.
+fn order(host: &Host, plan: &Plan, places: &Places, record: &Record, helper: &Helper) -> Result<(), DriverError> {
     let container = system(plan)?;
     let network = network::of(host.network.as_deref(), plan)?;
+    let network = if network.is_some() { Connection::Link } else { Connection::None };
     let spec = ContainerSpec {
         instance: plan.id.to_string(),
-        runtime: host.runtime,
+        runtime: host.runtime.name().to_owned(),
+        arguments: host.runtime.arguments(network),
         program: host.program.clone(),
         root: places.jail_root(),
+        group: record.group.clone(),
         first_user: first_user(host, record),
         layers: container.layers.iter().map(|layer| layer.path.clone()).collect(),
         mounts: host.mounts,
@@ -218,7 +227,7 @@ fn launch(host: &Host, plan: &Plan, places: &Places, record: &Record) -> Result<
         bundle: bundle_dir(places),
         init: container.init.clone(),
         disks: plan.disks.iter().map(|disk| (disk.serial.clone(), disk.path.clone())).collect(),
-        network: if network.is_some() { Connection::Link } else { Connection::None },
+        network,
     };
     let open = |path: &Path| {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path);
@@ -226,14 +235,27 @@ fn launch(host: &Host, plan: &Plan, places: &Places, record: &Record) -> Result<
     };
     let descriptors = [open(&places.console())?, open(&places.ended())?, listen(&places.run, GUEST_SOCKET)?];
     let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-    let command: Vec<_> = host.jail_command.iter().cloned().chain([jail::CONTAINER.into()]).collect();
+    helper.order(&Order::Run(Box::new(spec)), &borrowed).map_err(|error| host.failed(chain(&error)))
+}
+
+fn launch(host: &Host, plan: &Plan, places: &Places, record: &Record) -> Result<i32, DriverError> {
+    let network = network::of(host.network.as_deref(), plan)?;
     let reply = |answer: &[u8]| match (serde_json::from_slice(answer), network) {
         (Ok(Answer::Network), Some(network)) => connect(network, plan, record).map(|()| Some(GO)),
         _ => Ok(None),
     };
-    let answered =
-        jail::exchange(&command, &Order::Run(Box::new(spec)), &borrowed, START_LIMIT, |pid| record.group.join(pid), reply);
-    let (helper, answer) = answered.map_err(|error| host.failed(chain(&error)))?;
+    let failed = |error: LaunchError| host.failed(chain(&error));
+    let helper = match host.helpers.take(&plan.id) {
+        Some(helper) => helper,
+        // An earlier process has prepared it; its helper ended with it.
+        None => {
+            let helper = host.helper().map_err(failed)?;
+            order(host, plan, places, record, &helper)?;
+            helper
+        }
+    };
+    helper.tell(GO);
+    let (helper, answer) = helper.hear(START_LIMIT, reply).map_err(failed)?;
     host.children.adopt(helper);
     match serde_json::from_slice(&answer) {
         Ok(Answer::Ready { init }) => Ok(init),
@@ -321,7 +343,7 @@ fn most_files() -> u64 {
     getrlimit(Resource::Nofile).maximum.map_or(MOST_FILES, |most| most.min(MOST_FILES))
 }
 
-/// What a waiting keeper is told.
+/// What a waiting helper or keeper is told.
 const GO: &[u8] = b"go";
 
 /// The runtime, the keeper, the console.

@@ -8,6 +8,7 @@
 
 mod bundle;
 mod container;
+mod helpers;
 mod keeper;
 mod runtime;
 mod spec;
@@ -16,7 +17,7 @@ mod trial;
 mod wipe;
 
 pub(crate) use keeper::main as keeper;
-pub use runtime::Runtime;
+pub use runtime::{Compatible, Runtime};
 pub use spec::LayerMounts;
 
 use std::{
@@ -32,9 +33,11 @@ use casemate_lifecycle::InstanceId;
 use tokio::net::UnixStream;
 
 use crate::{
-    Capabilities, Channel, Driver, DriverError, Exit, Plan, Prepared, Presence, Started, VtpmProvisioner, WipeEvidence,
+    Capabilities, Channel, Driver, DriverError, Exit, Footprint, Plan, Prepared, Presence, Started, VtpmProvisioner,
+    WipeEvidence,
     cgroup::Hierarchies,
     error::{Context, chain},
+    jail::{self, Helper, LaunchError},
     layout::{GUEST_SOCKET, Layout},
     network::{self, Network},
     process,
@@ -42,6 +45,8 @@ use crate::{
     socket, sys,
     work::{Locks, absolute, lock, off_thread},
 };
+
+use helpers::Helpers;
 
 /// How the driver is set up.
 #[derive(Debug, Clone)]
@@ -59,6 +64,9 @@ pub struct OciConfig {
     pub program: PathBuf,
     /// Where instances get their network from; `None`: they have loopback only.
     pub network: Option<Arc<Network>>,
+    /// Name of the control group that those of all instances lie in, at the root of version 2; `None`: the root itself. Whoever
+    /// watches over instances ends all of them by this one group.
+    pub cgroup: Option<String>,
     /// First of 4096 times 65536 user ids that nobody else on this host uses; every instance gets 65536.
     pub uid_base: u32,
     /// How image layers are mounted.
@@ -72,7 +80,7 @@ impl OciConfig {
     /// With the program found on this host and the usual user ids.
     pub fn new(state_dir: PathBuf, run_dir: PathBuf, jail_command: Vec<OsString>, runtime: Runtime) -> Self {
         let (program, mounts) = (runtime.find(), LayerMounts::default());
-        Self { state_dir, run_dir, jail_command, runtime, program, network: None, uid_base: UID_BASE, mounts }
+        Self { state_dir, run_dir, jail_command, runtime, program, network: None, cgroup: None, uid_base: UID_BASE, mounts }
     }
 }
 
@@ -96,6 +104,7 @@ struct Host {
     hierarchies: Hierarchies,
     capabilities: Capabilities,
     children: process::Children,
+    helpers: Helpers,
     /// Held while an instance's users are chosen and written down.
     slots: Mutex<()>,
     _lock: File,
@@ -104,6 +113,16 @@ struct Host {
 impl Host {
     fn failed(&self, detail: String) -> DriverError {
         DriverError::Process { program: self.runtime.name(), detail }
+    }
+
+    /// The program of helpers that become keepers.
+    fn keeper_command(&self) -> Vec<OsString> {
+        self.jail_command.iter().cloned().chain([jail::CONTAINER.into()]).collect()
+    }
+
+    /// Starts a helper that waits for an order.
+    fn helper(&self) -> Result<Helper, LaunchError> {
+        Helper::spawn(&self.keeper_command())
     }
 }
 
@@ -119,7 +138,7 @@ impl OciDriver {
             let reason = format!("{USERS} to {}", u32::MAX - ALL_USERS);
             return Err(DriverError::Unsupported { what: format!("user ids from {}", config.uid_base), reason });
         }
-        let layout = Layout::new(absolute(&config.state_dir)?, absolute(&config.run_dir)?);
+        let layout = Layout::new(absolute(&config.state_dir)?, absolute(&config.run_dir)?, config.cgroup);
         for root in layout.roots() {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&root).context("create", &root)?;
         }
@@ -138,6 +157,7 @@ impl OciDriver {
             mounts: config.mounts,
             capabilities,
             children: process::Children::default(),
+            helpers: Helpers::default(),
             slots: Mutex::default(),
             _lock: lock,
         };
@@ -196,6 +216,11 @@ impl Driver for OciDriver {
     async fn start(&self, plan: &Plan) -> Result<Started, DriverError> {
         let plan = plan.clone();
         self.locked(&plan.id.clone(), move |host| container::start(host, &plan)).await
+    }
+
+    fn footprint(&self, id: &InstanceId) -> Option<Footprint> {
+        let group = self.host.hierarchies.group(&self.host.layout.cgroup_name(), id.as_str());
+        Some(Footprint { cgroup: group.unified().to_owned(), memory: Vec::new() })
     }
 
     async fn connect(&self, id: &InstanceId) -> Result<Box<dyn Channel>, DriverError> {

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::Runtime;
-use crate::jail::Failed;
+use crate::{cgroup::Group, jail::Failed};
 
 /// What the keeper's helper is to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -48,12 +47,16 @@ pub(super) struct Trial {
 pub(super) struct ContainerSpec {
     /// The instance.
     pub(super) instance: String,
-    /// Which runtime.
-    pub(super) runtime: Runtime,
+    /// The runtime's name,
+    pub(super) runtime: String,
+    /// and what it is told before the command.
+    pub(super) arguments: Vec<String>,
     /// Its program.
     pub(super) program: PathBuf,
     /// An empty directory on the host that is covered by the keeper's root.
     pub(super) root: PathBuf,
+    /// The instance's control groups, in which the keeper is made.
+    pub(super) group: Group,
     /// First of [`super::USERS`] user and group ids that are the container's.
     pub(super) first_user: u32,
     /// The image's layers, lowest first: files with EROFS file systems.

@@ -13,7 +13,6 @@ use super::{
 use crate::{
     DriverError,
     error::{Context, chain},
-    jail,
 };
 
 /// Blocks for some milliseconds; what it makes is gone afterwards.
@@ -28,8 +27,10 @@ pub(super) fn run(host: &Host) -> Result<(), DriverError> {
 fn mount(host: &Host, layer: &Path) -> Result<(), DriverError> {
     let [_, covered, _] = host.layout.roots();
     let trial = Trial { root: covered, first_user: host.uid_base, layer: PathBuf::from(layer), mounts: host.mounts };
-    let command: Vec<_> = host.jail_command.iter().cloned().chain([jail::CONTAINER.into()]).collect();
-    let answered = jail::exchange(&command, &Order::Try(trial), &[], LIMIT, |_| Ok(()), |_| Ok(None));
+    let answered = host.helper().and_then(|helper| {
+        helper.order(&Order::Try(trial), &[])?;
+        helper.hear(LIMIT, |_| Ok(None))
+    });
     let (mut helper, answer) = answered.map_err(|error| host.failed(chain(&error)))?;
     let ended = helper.wait().map_err(|error| host.failed(error.to_string()))?;
     match serde_json::from_slice(&answer) {

@@ -21,6 +21,7 @@ use crate::{
 /// Wipes whatever is there.
 pub(super) fn wipe(host: &Host, id: &InstanceId) -> Result<WipeEvidence, DriverError> {
     let places = host.layout.places(id);
+    drop(host.helpers.take(id));
     let mut record = record_of(host, id, &places)?;
     if !places.directories().iter().any(|path| path.exists()) && !record.group.exists() {
         let item = never_existed("no trace of the instance on this host");
@@ -223,6 +224,8 @@ fn jail(wipe: &mut Wipe<'_>) -> Result<WipedItem, DriverError> {
 fn cgroup(wipe: &mut Wipe<'_>) -> Result<WipedItem, DriverError> {
     let group = &wipe.record.group;
     if !group.exists() {
+        // The driver's group may have been made, and its agent been killed before this one was.
+        group.remove()?;
         return Ok(wipe.absent("no cgroup was made"));
     }
     group.kill()?;
@@ -268,7 +271,7 @@ mod tests {
         let mut record = Record::new(Some(3), group, Vec::new());
         assert!(!may_have_run(&record));
         record.stage = Stage::Prepared;
-        let places = Layout::new(directory.path().join("s"), directory.path().join("r")).places(&"i-1".parse().unwrap());
+        let places = Layout::new(directory.path().join("s"), directory.path().join("r"), None).places(&"i-1".parse().unwrap());
         fs::create_dir_all(&places.state).unwrap();
         record.note(&places).unwrap();
         Record::settle(&places).unwrap();

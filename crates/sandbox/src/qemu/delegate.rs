@@ -48,6 +48,10 @@ macro_rules! drives_machines {
                 self.0.forget(id).await
             }
 
+            fn footprint(&self, id: &casemate_lifecycle::InstanceId) -> Option<crate::Footprint> {
+                self.0.footprint(id)
+            }
+
             async fn list(&self) -> Result<Vec<(casemate_lifecycle::InstanceId, crate::Presence)>, crate::DriverError> {
                 self.0.list().await
             }

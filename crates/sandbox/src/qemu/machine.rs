@@ -25,7 +25,9 @@ use crate::{
     error::{Context, chain, millis},
     jail::{self, JailSpec},
     layout::{GUEST_SOCKET, Places, QMP_SOCKET},
-    memory, network, observe, observe_vmm,
+    memory,
+    network::{self, Card},
+    observe, observe_vmm,
     process::{self, Process, Users},
     record::{Record, Stage, sync_directory},
     socket::{listen, reach},
@@ -262,7 +264,7 @@ fn remove_staged(host: &Host, places: &Places) {
 fn launch(host: &Host, vmm: &dyn ApiVmm, places: &Places, record: &Record, plan: &Plan) -> Result<Instant, DriverError> {
     let users = jails::users(host, record);
     let vtpm_end = host.swtpm.is_some().then(|| vtpm::listen(places, users.vmm)).transpose()?;
-    let scene = Scene { places, plan: Some(plan), user: users.vmm, group: &record.group };
+    let scene = Scene { places, plan: Some(plan), user: users.vmm, group: &record.group, card: None };
     let mut launch = vmm.launch(&scene)?;
     let mut descriptors = outputs(places)?;
     descriptors.append(&mut launch.descriptors);
@@ -307,7 +309,8 @@ fn run_or_kill(
     let run = || match &host.kind {
         Kind::Qemu(_) => run_qemu(host, vmm, record, user, places, plan),
         Kind::Api(api) => {
-            let scene = Scene { places, plan, user, group: &record.group };
+            let card = plan.map(|plan| plug(host, plan, vmm.pid, user)).transpose()?.flatten();
+            let scene = Scene { places, plan, user, group: &record.group, card: card.as_ref() };
             let last_words = || {
                 // A process that ends closes its sockets a moment before it is gone.
                 for _ in 0..DYING_ROUNDS {
@@ -325,6 +328,12 @@ fn run_or_kill(
     run().inspect_err(|_| {
         vmm.kill(DEATH_LIMIT);
     })
+}
+
+/// Makes the network card of a VMM that was executed and runs nothing yet, where the plan demands one.
+fn plug(host: &Host, plan: &Plan, pid: i32, user: u32) -> Result<Option<Card>, DriverError> {
+    let Some(network) = network::of(host.network.as_deref(), plan)? else { return Ok(None) };
+    Ok(Some(network.plug_vmm(&plan.id, pid, user)?))
 }
 
 fn run_qemu(
@@ -397,7 +406,7 @@ pub(crate) fn wait_for_supervisor(record: &Record, user: u32) {
 
 /// Connects to the guest of a VMM with an API; waits while it boots.
 pub(crate) fn connect(host: &Host, places: &Places, record: &Record) -> io::Result<UnixStream> {
-    let scene = Scene { places, plan: None, user: jails::users(host, record).vmm, group: &record.group };
+    let scene = Scene { places, plan: None, user: jails::users(host, record).vmm, group: &record.group, card: None };
     let stream = api_vmm::connect(&scene)?;
     stream.set_nonblocking(true)?;
     Ok(stream)
@@ -406,7 +415,7 @@ pub(crate) fn connect(host: &Host, places: &Places, record: &Record) -> io::Resu
 /// Whether the guest has ended although its VMM has not.
 pub(crate) fn is_over(host: &Host, places: &Places, record: &Record) -> bool {
     let Kind::Api(vmm) = &host.kind else { return false };
-    let scene = Scene { places, plan: None, user: jails::users(host, record).vmm, group: &record.group };
+    let scene = Scene { places, plan: None, user: jails::users(host, record).vmm, group: &record.group, card: None };
     vmm.is_over(&scene, &fs::read(places.console()).unwrap_or_default())
 }
 

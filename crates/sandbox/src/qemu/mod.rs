@@ -34,7 +34,8 @@ use casemate_lifecycle::InstanceId;
 use tokio::net::UnixStream;
 
 use crate::{
-    Capabilities, Channel, Driver, DriverError, Exit, Plan, Prepared, Presence, Started, VtpmProvisioner, WipeEvidence,
+    Capabilities, Channel, Driver, DriverError, Exit, Footprint, Plan, Prepared, Presence, Started, VtpmProvisioner,
+    WipeEvidence,
     api_vmm::ApiVmm,
     cgroup::Hierarchies,
     error::{Context, chain},
@@ -64,6 +65,9 @@ pub struct QemuConfig {
     pub swtpm: PathBuf,
     /// Where instances get their network from; `None`: they have none.
     pub network: Option<Arc<Network>>,
+    /// Name of the control group that those of all instances lie in, at the root of version 2; `None`: the root itself. Whoever
+    /// watches over instances ends all of them by this one group.
+    pub cgroup: Option<String>,
     /// First of 8192 user ids that nobody else on this host uses; every instance gets two.
     pub uid_base: u32,
 }
@@ -79,6 +83,7 @@ impl QemuConfig {
             qemu: host::find_program("qemu-system-x86_64"),
             swtpm: host::find_program("swtpm"),
             network: None,
+            cgroup: None,
             uid_base: UID_BASE,
         }
     }
@@ -101,6 +106,7 @@ impl QemuDriver {
             program: config.qemu,
             swtpm: Some(config.swtpm),
             network: config.network,
+            cgroup: config.cgroup,
             uid_base: config.uid_base,
         };
         let network = network::support(setup.network.as_deref());
@@ -123,6 +129,7 @@ pub(crate) struct Setup {
     /// The vTPM, where the VMM has one.
     pub(crate) swtpm: Option<PathBuf>,
     pub(crate) network: Option<Arc<Network>>,
+    pub(crate) cgroup: Option<String>,
     pub(crate) uid_base: u32,
 }
 
@@ -179,7 +186,7 @@ impl Machines {
             let reason = "hint: run as root; jails need namespaces, mounts and user ids".to_owned();
             return Err(DriverError::Unsupported { what: "running machines as an ordinary user".to_owned(), reason });
         }
-        let layout = Layout::new(absolute(&setup.state_dir)?, absolute(&setup.run_dir)?);
+        let layout = Layout::new(absolute(&setup.state_dir)?, absolute(&setup.run_dir)?, setup.cgroup);
         for root in layout.roots() {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&root).context("create", &root)?;
         }
@@ -289,6 +296,12 @@ impl Driver for Machines {
     async fn start(&self, plan: &Plan) -> Result<Started, DriverError> {
         let plan = plan.clone();
         self.locked(&plan.id.clone(), move |host| machine::start(host, &plan)).await
+    }
+
+    fn footprint(&self, id: &InstanceId) -> Option<Footprint> {
+        let host = &self.host;
+        let group = host.hierarchies.group(&host.layout.cgroup_name(), id.as_str());
+        Some(Footprint { cgroup: group.unified().to_owned(), memory: vec![host.layout.places(id).ram()] })
     }
 
     async fn connect(&self, id: &InstanceId) -> Result<Box<dyn Channel>, DriverError> {

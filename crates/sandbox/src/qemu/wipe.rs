@@ -275,6 +275,8 @@ fn jail(wipe: &mut Wipe<'_>) -> Result<WipedItem, DriverError> {
 fn cgroup(wipe: &mut Wipe<'_>) -> Result<WipedItem, DriverError> {
     let group = &wipe.record.group;
     if !group.exists() {
+        // The driver's group may have been made, and its agent been killed before this one was.
+        group.remove()?;
         return Ok(wipe.absent("no cgroup was made"));
     }
     group.kill()?;

@@ -207,7 +207,7 @@ pub(crate) fn plan(id: &InstanceId, places: &Places) -> Plan {
 }
 
 pub(crate) struct Bench {
-    pub(crate) subject: Subject,
+    pub(crate) subject: Arc<Subject>,
     pub(crate) places: Places,
 }
 
@@ -246,11 +246,11 @@ impl Bench {
 pub(crate) fn bench(runtime: Runtime, mounts: LayerMounts) -> Bench {
     let places = Places::new(runtime, mounts);
     let (checked, planned) = (places.clone(), places.clone());
-    let subject = Subject {
+    let subject = Arc::new(Subject {
         driver: Arc::new(places.driver()),
         plan: Box::new(move |id| plan(id, &planned)),
         wiped: &[("cgroup", "removed"), ("guest-ram", "released-by-kernel"), ("jail", "removed"), ("scratch", "overwritten")],
         nothing_left: Box::new(move || checked.assert_nothing_left()),
-    };
+    });
     Bench { subject, places }
 }

@@ -16,6 +16,7 @@ use casemate_sandbox::{
     Demand, Disk, Driver, DriverError, ExitCause, Isolation, MachineSystem, Plan, System,
     cloud_hypervisor::{CloudHypervisorConfig, CloudHypervisorDriver},
     firecracker::{FirecrackerConfig, FirecrackerDriver},
+    network::Network,
     qemu::AccelChoice,
 };
 
@@ -27,12 +28,12 @@ use crate::{
 
 /// Which monitor is played.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Monitor {
+pub(crate) enum Monitor {
     Firecracker,
     CloudHypervisor,
 }
 
-const BOTH: [Monitor; 2] = [Monitor::Firecracker, Monitor::CloudHypervisor];
+pub(crate) const BOTH: [Monitor; 2] = [Monitor::Firecracker, Monitor::CloudHypervisor];
 
 /// As far as the kernel of its process knows it, guest memory of Firecracker was the process's own.
 const PROCESS_WIPED: &[(&str, &str)] = &[
@@ -45,6 +46,10 @@ const PROCESS_WIPED: &[(&str, &str)] = &[
 
 /// With the monitor's fault, or none for "".
 fn bench(monitor: Monitor, fault: &str) -> Bench {
+    bench_with(monitor, fault, None)
+}
+
+pub(crate) fn bench_with(monitor: Monitor, fault: &str, network: Option<Arc<Network>>) -> Bench {
     let places = Places::new();
     let (name, wiped) = match monitor {
         Monitor::Firecracker => ("firecracker", PROCESS_WIPED),
@@ -54,7 +59,7 @@ fn bench(monitor: Monitor, fault: &str) -> Bench {
     // Not by ourselves: a process of another test that is just being forked would hold the file open for writing.
     let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_casemate-vmm-test")).arg(&program).status();
     assert!(copied.is_ok_and(|status| status.success()), "copying the played monitor failed");
-    let driver = driver(monitor, &places, program);
+    let driver = driver(monitor, &places, program, network);
     let files = files(&places);
     let checked = places.clone();
     let demands = if monitor == Monitor::Firecracker { Vec::new() } else { vec![Demand::Vtpm] };
@@ -67,21 +72,28 @@ fn bench(monitor: Monitor, fault: &str) -> Bench {
     Bench { subject, places }
 }
 
-fn driver(monitor: Monitor, places: &Places, program: PathBuf) -> Arc<dyn Driver> {
+fn driver(monitor: Monitor, places: &Places, program: PathBuf, network: Option<Arc<Network>>) -> Arc<dyn Driver> {
     let jail = vec![JAIL.into()];
     // The played monitor asks the hypervisor for nothing.
     let kvm = PathBuf::from("/dev/null");
     match monitor {
         Monitor::Firecracker => {
             let config = FirecrackerConfig::new(places.state.clone(), places.run.clone(), jail);
-            let config =
-                FirecrackerConfig { accel: AccelChoice::Kvm, firecracker: program, kvm, uid_base: places.uid_base, ..config };
+            let config = FirecrackerConfig {
+                accel: AccelChoice::Kvm,
+                firecracker: program,
+                kvm,
+                uid_base: places.uid_base,
+                network,
+                ..config
+            };
             Arc::new(FirecrackerDriver::new(config).unwrap())
         }
         Monitor::CloudHypervisor => {
             let config = CloudHypervisorConfig::new(places.state.clone(), places.run.clone(), jail);
             let uid_base = places.uid_base;
-            let config = CloudHypervisorConfig { accel: AccelChoice::Kvm, cloud_hypervisor: program, kvm, uid_base, ..config };
+            let config =
+                CloudHypervisorConfig { accel: AccelChoice::Kvm, cloud_hypervisor: program, kvm, uid_base, network, ..config };
             Arc::new(CloudHypervisorDriver::new(config).unwrap())
         }
     }

@@ -1,6 +1,7 @@
 //! The driver for OCI runtimes, with each runtime that it knows; how one gets in is tried from the inside.
 
 use std::{
+    fs,
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
@@ -10,8 +11,8 @@ use std::{
 
 use casemate_lifecycle::InstanceId;
 use casemate_sandbox::{
-    ContainerSystem, Driver, DriverError, ExitCause, LayerFile, Plan, Presence, System,
-    oci::{LayerMounts, Runtime},
+    ContainerSystem, Driver, DriverError, ExitCause, Isolation, LayerFile, Plan, Presence, System,
+    oci::{Compatible, LayerMounts, Runtime},
 };
 
 use crate::{
@@ -65,6 +66,38 @@ conforms! {
     crun: Runtime::Crun, LayerMounts::Files;
     crun_on_loop_devices: Runtime::Crun, LayerMounts::LoopDevices;
     runsc: Runtime::Runsc, LayerMounts::Files;
+}
+
+/// A program by a path and a name that nobody knows, told what its configuration says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_runtime_that_the_configuration_describes_conforms() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("quark");
+    fs::copy(Runtime::Crun.find(), &program).unwrap();
+    let arguments = vec!["--cgroup-manager".to_owned(), "disabled".to_owned()];
+    let told = Compatible {
+        name: "quark".to_owned(),
+        program,
+        isolation: Isolation::Container,
+        connected: arguments.clone(),
+        arguments,
+    };
+    let subject = &bench(told.clone().runtime().unwrap(), LayerMounts::Files).subject;
+    assert_eq!(subject.driver.capabilities().name, "quark");
+    assert!(subject.driver.capabilities().version.starts_with("crun version"), "{}", subject.driver.capabilities().version);
+    conformance::runs_talks_and_is_wiped(subject).await;
+    conformance::tells_what_the_guest_complained_of(subject).await;
+    conformance::kill_ends_a_machine_and_its_waiter(subject).await;
+    conformance::wipe_ends_a_running_machine(subject).await;
+    conformance::a_failed_preparation_leaves_nothing(subject).await;
+    // It is told just that: what it does not know, it refuses, and by the name that it was given.
+    let untold = Compatible { name: "untold".to_owned(), arguments: vec!["--no-such-option".to_owned()], ..told };
+    let bench = bench(untold.runtime().unwrap(), LayerMounts::Files);
+    let plan = bench.subject.new_plan();
+    bench.subject.driver.prepare(&plan, &Startup).await.unwrap();
+    let refused = bench.subject.driver.start(&plan).await.unwrap_err().to_string();
+    assert!(refused.contains("untold"), "{refused}");
+    bench.end(&plan).await;
 }
 
 async fn sees_its_image_and_nothing_of_the_host(runtime: Runtime, mounts: LayerMounts) {

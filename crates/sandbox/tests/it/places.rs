@@ -63,6 +63,22 @@ impl Places {
     }
 }
 
+/// What guests and monitors said last, before it is wiped.
+pub(crate) fn tell_consoles(state: &Path) {
+    for instance in fs::read_dir(state.join("instances")).into_iter().flatten().flatten() {
+        let log = fs::read(instance.path().join("console.log")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&log);
+        let lines: Vec<&str> = text.lines().collect();
+        eprintln!("    {} said last:", instance.file_name().display());
+        for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
+            eprintln!("    | {}", line.chars().filter(|c| !c.is_control()).collect::<String>());
+        }
+    }
+}
+
+/// Of a console.
+const LAST_LINES: usize = 30;
+
 pub(crate) fn find(directory: &Path, name: &str, depth: u32) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path());

@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     conformance::{self, Startup, Subject, ended, new_id},
     guest::{self, Line},
-    places::{JAIL, Places, field},
+    places::{JAIL, Places, field, tell_consoles},
 };
 
 /// A host's share of one test; what is left on it when the test fails is cleaned up.
@@ -53,6 +53,9 @@ impl Places {
 
 impl Drop for Bench {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            tell_consoles(&self.places.state);
+        }
         let driver = Arc::clone(&self.subject.driver);
         let cleaning = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -67,8 +70,12 @@ impl Drop for Bench {
 }
 
 pub(crate) fn bench() -> Bench {
+    bench_with(None)
+}
+
+pub(crate) fn bench_with(network: Option<Arc<Network>>) -> Bench {
     let places = Places::new();
-    let driver = places.driver();
+    let driver = places.driver_with(network);
     let khz = driver.capabilities().tsc_khz.unwrap();
     let (root, checked) = (root_disk(&places), places.clone());
     let subject = Subject {
@@ -130,8 +137,10 @@ impl Bench {
     }
 
     /// The vTPM's process.
+    /// The vTPM of the running machine: the one that made its TPM may have ended and not be reaped yet.
     pub(crate) fn vtpm(&self) -> i32 {
-        let found = self.places.processes().into_iter().find(|status| field(status, "Name") == "swtpm");
+        let serves = |status: &String| field(status, "Name") == "swtpm" && !field(status, "State").starts_with('Z');
+        let found = self.places.processes().into_iter().find(serves);
         field(&found.expect("the vTPM runs"), "Pid").parse().unwrap()
     }
 

@@ -1,11 +1,15 @@
 /* Process 1 of the test guests: executes the lines that come over the guest channel. Static, no shell, no files. */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/vm_sockets.h>
+#include <net/if.h>
+#include <net/route.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
@@ -108,17 +112,60 @@ static void loud(unsigned kilobytes) {
     say("said\n");
 }
 
+static struct sockaddr_in inet(const char *address, int port_number) {
+    struct sockaddr_in name = { .sin_family = AF_INET, .sin_port = htons(port_number) };
+    inet_pton(AF_INET, address, &name.sin_addr);
+    return name;
+}
+
+static int add_route(int fd, struct sockaddr_in to, const char *mask, const char *gateway) {
+    struct rtentry route = { .rt_flags = RTF_UP | (gateway ? RTF_GATEWAY : RTF_HOST), .rt_dev = (char *)"eth0" };
+    struct sockaddr_in netmask = inet(mask, 0), by = inet(gateway ? gateway : "0.0.0.0", 0);
+    memcpy(&route.rt_dst, &to, sizeof to);
+    memcpy(&route.rt_genmask, &netmask, sizeof netmask);
+    memcpy(&route.rt_gateway, &by, sizeof by);
+    return ioctl(fd, SIOCADDRT, &route);
+}
+
+/* The card, its address, and the node as the way to everybody. */
+static void network(const char *own, const char *node) {
+    struct ifreq request = { .ifr_name = "eth0" };
+    struct sockaddr_in address = inet(own, 0), mask = inet("255.255.255.255", 0);
+    int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    memcpy(&request.ifr_addr, &address, sizeof address);
+    int failed = fd < 0 || ioctl(fd, SIOCSIFADDR, &request);
+    memcpy(&request.ifr_netmask, &mask, sizeof mask);
+    failed |= ioctl(fd, SIOCSIFNETMASK, &request);
+    request.ifr_flags = IFF_UP | IFF_RUNNING;
+    failed |= ioctl(fd, SIOCSIFFLAGS, &request);
+    failed |= add_route(fd, inet(node, 0), "255.255.255.255", 0) || add_route(fd, inet("0.0.0.0", 0), "0.0.0.0", node);
+    close(fd);
+    say(failed ? "no network\n" : "up\n");
+}
+
+static void send_word(const char *address, int port_number, const char *word) {
+    struct sockaddr_in to = inet(address, port_number);
+    int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    int sent = fd >= 0 && sendto(fd, word, strlen(word), 0, (struct sockaddr *)&to, sizeof to) == (ssize_t)strlen(word);
+    close(fd);
+    say(sent ? "sent\n" : "not sent\n");
+}
+
 static void off(void) {
     sync();
     reboot(RB_POWER_OFF);
 }
 
 static void execute(char *line) {
+    char first[16], second[16];
+    int number;
     if (!strncmp(line, "echo ", 5)) { say(line + 5); say("\n"); }
     else if (!strcmp(line, "disks")) disks();
     else if (!strncmp(line, "mark ", 5)) mark(atoi(line + 5), strchr(line + 5, ' ') + 1);
     else if (!strncmp(line, "write ", 6)) write_scratch(line + 6);
     else if (!strncmp(line, "loud ", 5)) loud(atoi(line + 5));
+    else if (sscanf(line, "net %15s %15s", first, second) == 2) network(first, second);
+    else if (sscanf(line, "send %15s %d %15s", first, &number, second) == 3) send_word(first, number, second);
     else if (!strncmp(line, "fatal ", 6)) { printf("CASEMATE-FATAL %s\n", line + 6); fflush(stdout); off(); }
     else if (!strncmp(line, "pcr ", 4)) {
         char path[80], value[128];

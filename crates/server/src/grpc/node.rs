@@ -51,9 +51,11 @@ impl Node for Adapter {
 
     async fn fetch_blob(&self, request: Request<BlobRequest>) -> Result<Response<Self::FetchBlobStream>, Status> {
         let peer = self.peer(&request).await?;
-        let file = self.0.fetch_blob(&peer.id, &request.into_inner().digest).await.map_err(|fault| fault.status())?;
-        let chunks = ReaderStream::with_capacity(file, BLOB_CHUNK).map(|chunk| match chunk {
-            Ok(data) => Ok(BlobChunk { data: data.to_vec() }),
+        let BlobRequest { digest, from } = request.into_inner();
+        let file = self.0.fetch_blob(&peer.id, &digest, from).await.map_err(|fault| fault.status())?;
+        let mut begins = Some(from);
+        let chunks = ReaderStream::with_capacity(file, BLOB_CHUNK).map(move |chunk| match chunk {
+            Ok(data) => Ok(BlobChunk { data: data.to_vec(), from: begins.take() }),
             Err(error) => Err(Fault::internal("read a blob")(error.into()).status()),
         });
         Ok(Response::new(Box::pin(chunks)))

@@ -126,7 +126,7 @@ pub(super) async fn platform_revocations(
     State(service): State<Service>,
     _caller: Caller,
 ) -> Result<Json<Revocations>, Rejection> {
-    Ok(Json(service.revocations().view()?))
+    Ok(Json(service.revocations().view().await?))
 }
 
 /// Replace the revocation list. Needs an operator's token. A lower serial than one that was ever accepted is refused.

@@ -1,17 +1,21 @@
 //! Instances.
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, State},
     http::{HeaderMap, StatusCode},
+    response::{IntoResponse as _, Response},
 };
 use casemate_api::rest::{
-    Events, EvidenceBundle, Instance, Instances, KeyRelease, NewChallenge, NewInstance, Problem, Receipt, Records, ScoreCard,
+    Event, Events, EvidenceBundle, Instance, Instances, KeyRelease, NewChallenge, NewInstance, Problem, Receipt, Records,
+    ScoreCard,
 };
 
 use super::{
     Rejection,
     extract::{JsonBody, Poll},
+    gate::Said,
+    watch,
 };
 use crate::{
     fault::Fault,
@@ -25,6 +29,7 @@ use crate::{
     responses(
         (status = 201, description = "Made", body = Instance),
         (status = 200, description = "The same request made it before", body = Instance),
+        (status = 409, description = "The project's quota does not allow it", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "The workload is not acceptable, or names blobs that are missing", body = Problem,
             content_type = "application/problem+json")),
     security(("token" = [])))]
@@ -33,18 +38,19 @@ pub(super) async fn create(
     caller: Caller,
     headers: HeaderMap,
     JsonBody(request): JsonBody<NewInstance>,
-) -> Result<(StatusCode, Json<Instance>), Rejection> {
+) -> Result<(StatusCode, Extension<Said>, Json<Instance>), Rejection> {
     let key = match headers.get("idempotency-key") {
         None => None,
         Some(value) => Some(value.to_str().map_err(|_| not_text())?.to_owned()),
     };
-    Ok(match service.create(&caller, request, key).await? {
-        Placed::New(instance) => (StatusCode::CREATED, Json(instance)),
-        Placed::Existing(instance) => (StatusCode::OK, Json(instance)),
-    })
+    let (status, instance) = match service.create(&caller, request, key).await? {
+        Placed::New(instance) => (StatusCode::CREATED, instance),
+        Placed::Existing(instance) => (StatusCode::OK, instance),
+    };
+    Ok((status, Extension(Said(instance.id.clone())), Json(instance)))
 }
 
-/// Your instances, newest first; an operator sees all.
+/// The instances of your projects, newest first; an operator sees all.
 #[utoipa::path(get, path = "/api/v1/instances", tag = "instances", operation_id = "list_instances",
     responses((status = 200, body = Instances)), security(("token" = [])))]
 pub(super) async fn list(State(service): State<Service>, caller: Caller) -> Result<Json<Instances>, Rejection> {
@@ -65,19 +71,30 @@ pub(super) async fn get(
     Ok(Json(service.get(&caller, &id).await?))
 }
 
-/// What happened, from a number on. Waits for something to happen, at most `wait_ms`.
+/// What happened, from a number on. Waits for something to happen, at most `wait_ms`. With `Accept: text/event-stream` a stream of
+/// server-sent events, each an event of the JSON form with its number as `id` and its kind as `event`. A stream ends after ten
+/// minutes, and when the server does: come back then with `Last-Event-ID`, to any server.
 #[utoipa::path(get, path = "/api/v1/instances/{id}/events", tag = "instances", operation_id = "get_events",
     params(("id" = String, Path, description = "Its id"),
         ("after" = Option<u64>, Query, description = "Only events with a greater number"),
-        ("wait_ms" = Option<u64>, Query, description = "Longest wait")),
-    responses((status = 200, body = Events)), security(("token" = [])))]
+        ("wait_ms" = Option<u64>, Query, description = "Longest wait"),
+        ("Last-Event-ID" = Option<u64>, Header, description = "Of a stream: what `after` says otherwise")),
+    responses(
+        (status = 200, content((Events = "application/json"), (Event = "text/event-stream"))),
+        (status = 429, description = "Too many streams or long polls", body = Problem, content_type = "application/problem+json")),
+    security(("token" = [])))]
 pub(super) async fn events(
     State(service): State<Service>,
     caller: Caller,
     Path(id): Path<String>,
+    headers: HeaderMap,
     poll: Poll,
-) -> Result<Json<Events>, Rejection> {
-    Ok(Json(service.events(&caller, &id, poll.after, poll.wait()).await?))
+) -> Result<Response, Rejection> {
+    if watch::is_wanted(&headers) {
+        let after = watch::last_event(&headers)?.unwrap_or(poll.after);
+        return watch::events(&service, &caller, &id, after).await;
+    }
+    Ok(Json(service.events(&caller, &id, poll.after, poll.wait()).await?).into_response())
 }
 
 /// Ask for evidence over your own fresh nonce, to verify it yourself.

@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 
 use casemate_api::workload::Workload;
-use casemate_lifecycle::{Event, InstanceId, NodeId, Step, due_for_appraisal};
+use casemate_lifecycle::{Event, InstanceId, Step, due_for_appraisal};
 
 use super::{Service, random};
 use crate::{
@@ -25,19 +25,13 @@ impl Service {
         }
     }
 
-    /// Instances of a node that wait for their appraisal.
-    pub(super) async fn due_for_appraisal(&self, node: &NodeId) -> Result<Vec<InstanceId>, Fault> {
-        let instances = self.store().instances_of_node(node).await?;
-        Ok(instances.into_iter().filter(is_due).map(|instance| instance.id).collect())
-    }
-
     async fn appraise(&self, id: &InstanceId) -> Result<(), Fault> {
         let Some(instance) = self.store().instance(id).await?.filter(is_due) else { return Ok(()) };
         let Some(node_id) = instance.node.clone() else { return Ok(()) };
         let Some(node) = self.store().node(&node_id).await? else { return Ok(()) };
         let nonce = random::<32>()?;
         let evidence = match self.ask(&node_id, id, nonce).await {
-            Ok(reply) => reply.evidence,
+            Ok(answer) => answer.evidence,
             Err(Fault::NodeUnreachable { .. }) => return Ok(()),
             Err(Fault::NodeTimeout { limit_ms, .. }) => {
                 return self.give_up(id, "verdict.timeout", format!("no evidence within {limit_ms} ms")).await;
@@ -84,7 +78,7 @@ impl Service {
     }
 }
 
-fn is_due(instance: &Instance) -> bool {
+pub(super) fn is_due(instance: &Instance) -> bool {
     due_for_appraisal(&instance.actual, instance.intent)
 }
 

@@ -1,10 +1,12 @@
 //! Blobs: tenants upload, nodes fetch what their assignments name.
 
+use std::io::SeekFrom;
+
 use bytes::Bytes;
 use casemate_api::workload::Workload;
 use casemate_lifecycle::NodeId;
 use futures::Stream;
-use tokio::fs::File;
+use tokio::{fs::File, io::AsyncSeekExt as _};
 
 use super::{Caller, Service};
 use crate::{
@@ -32,8 +34,8 @@ impl Service {
         self.0.parts.blobs.put(digest.parse()?, body).await
     }
 
-    /// A blob for a node: only one that an instance on this node names.
-    pub async fn fetch_blob(&self, node: &NodeId, digest: &str) -> Result<File, Fault> {
+    /// A blob for a node, without the first `from` bytes: only one that an instance on this node names.
+    pub async fn fetch_blob(&self, node: &NodeId, digest: &str, from: u64) -> Result<File, Fault> {
         let parsed: BlobDigest = digest.parse()?;
         let unknown = || Fault::NotFound { what: "blob", id: digest.to_owned() };
         let instances = self.store().instances_of_node(node).await?;
@@ -44,7 +46,12 @@ impl Service {
         if !named {
             return Err(unknown());
         }
-        self.0.parts.blobs.read(parsed).await?.ok_or_else(unknown)
+        let (file, size) = self.0.parts.blobs.read(parsed).await?.ok_or_else(unknown)?;
+        if from > size {
+            let detail = format!("the blob has {size} bytes, {from} are said to be there already");
+            return Err(Fault::Invalid { what: "from", detail, hint: "fetch the blob from its beginning" });
+        }
+        begin_at(file, from).await
     }
 
     /// The blobs of a workload that must be uploaded but are not there.
@@ -55,6 +62,11 @@ impl Service {
         let needed: Vec<&str> = layers.chain(workload.assets.iter().map(|asset| asset.digest.as_str())).collect();
         self.0.parts.blobs.missing(&needed).await
     }
+}
+
+async fn begin_at(mut file: File, from: u64) -> Result<File, Fault> {
+    let moved = file.seek(SeekFrom::Start(from)).await;
+    moved.map(|_| file).map_err(|error| Fault::internal("skip what a node has of a blob")(error.into()))
 }
 
 fn names(workload: &Workload) -> impl Iterator<Item = &str> {

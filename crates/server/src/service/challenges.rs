@@ -1,12 +1,17 @@
 //! Evidence for a tenant's nonce, and keys on their way back. Both are opaque here.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use casemate_api::{node::EvidenceReply, rest};
+use casemate_api::rest;
 use casemate_lifecycle::{Admission, InstanceId, NodeId, Request, admit};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
-use super::{Caller, Service, instances::unknown};
-use crate::{clock::now_ms, fault::Fault, life::clipped, sessions::Command, store::NewEvent};
+use super::{Caller, Service, instances::unknown, random};
+use crate::{
+    clock::now_ms,
+    fault::Fault,
+    sessions::Command,
+    store::{Answer, NewEvent, Question},
+};
 
 /// How long a used nonce is remembered.
 pub(super) const NONCE_MEMORY_MS: u64 = 30 * 24 * 3_600_000;
@@ -59,51 +64,73 @@ impl Service {
             return Err(Fault::TooLarge { what: "the sealed release", limit: MAX_RELEASE as u64 });
         }
         let instance = self.find(caller, id).await?;
+        if let Some(node) = &instance.node
+            && self.store().maintenance(node).await?.is_some()
+        {
+            return Err(Fault::Conflict { detail: "the instance's node is in maintenance and gets no keys".to_owned() });
+        }
         let changed = self
             .change(&instance.id, |instance, out| {
                 match admit(&instance.actual, instance.intent, Request::ReleaseKeys) {
                     Admission::Refuse(refusal) => return Err(Fault::Refused(refusal)),
-                    Admission::Ignore => return Ok(false),
+                    Admission::Ignore => return Ok(()),
                     Admission::Accept => {}
                 }
                 if instance.sealed_release.as_ref() == Some(&sealed) {
-                    return Ok(false);
+                    return Ok(());
                 }
                 instance.sealed_release = Some(sealed);
                 out.push(NewEvent { kind: "keys", text: "sealed keys are on their way to the guest".into(), data: None });
-                Ok(true)
+                Ok(())
             })
             .await?;
-        let Some((instance, deliver)) = changed else { return Err(unknown(id)) };
-        if let (true, Some(node)) = (deliver?, &instance.node) {
-            self.0.sessions.send(node, Command::Deliver(instance.id.clone()));
+        match changed {
+            Some((_, taken)) => taken,
+            None => Err(unknown(id)),
         }
-        Ok(())
     }
 
-    /// Uses up a nonce and asks the node for evidence over it.
-    pub(super) async fn ask(&self, node: &NodeId, instance: &InstanceId, nonce: [u8; 32]) -> Result<EvidenceReply, Fault> {
+    /// Uses up a nonce and asks the node for evidence over it, wherever its session is.
+    pub(super) async fn ask(&self, node: &NodeId, instance: &InstanceId, nonce: [u8; 32]) -> Result<Answer, Fault> {
         if !self.store().use_nonce(&nonce, now_ms().saturating_add(NONCE_MEMORY_MS)).await? {
             return Err(Fault::NonceUsed);
         }
-        let unreachable = || Fault::NodeUnreachable { node: node.to_string() };
         let (answer, receiver) = oneshot::channel();
-        if !self.0.sessions.send(node, Command::Challenge { instance: instance.clone(), nonce, answer }) {
-            return Err(unreachable());
+        let answer = if self.0.sessions.send(node, Command::Challenge { instance: instance.clone(), nonce, answer }) {
+            let reply = tokio::time::timeout(self.limits().challenge, receiver).await;
+            let reply = reply.map_err(|_| self.no_answer(node))?;
+            reply.map_err(|_| Fault::NodeUnreachable { node: node.to_string() })?
+        } else {
+            let question = Question { id: hex::encode(random::<16>()?), instance: instance.clone(), nonce };
+            self.ask_through_the_store(node, &question).await?
+        };
+        match answer.failure {
+            Some((check, detail)) => Err(Fault::NoEvidence { check, detail }),
+            None => Ok(answer),
+        }
+    }
+
+    /// The node's session is on another replica, or will be in a moment on any.
+    async fn ask_through_the_store(&self, node: &NodeId, question: &Question) -> Result<Answer, Fault> {
+        if !self.store().is_connected(node).await? {
+            return Err(Fault::NodeUnreachable { node: node.to_string() });
         }
         let limit = self.limits().challenge;
-        let reply = match tokio::time::timeout(limit, receiver).await {
-            Ok(reply) => reply.map_err(|_| unreachable())?,
-            Err(_) => {
-                let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-                return Err(Fault::NodeTimeout { node: node.to_string(), limit_ms });
+        let deadline = Instant::now() + limit;
+        let mut waiter = self.0.answers.watch(&question.id);
+        self.store().ask_node(node, question, u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)).await?;
+        loop {
+            if let Some(answer) = self.store().take_answer(&question.id).await? {
+                return Ok(answer);
             }
-        };
-        match reply.failure {
-            Some(failure) => {
-                Err(Fault::NoEvidence { check: clipped(&failure.check, 100), detail: clipped(&failure.detail, 1000) })
+            if !waiter.changed(deadline).await {
+                return Err(self.no_answer(node));
             }
-            None => Ok(reply),
         }
+    }
+
+    fn no_answer(&self, node: &NodeId) -> Fault {
+        let limit_ms = u64::try_from(self.limits().challenge.as_millis()).unwrap_or(u64::MAX);
+        Fault::NodeTimeout { node: node.to_string(), limit_ms }
     }
 }

@@ -4,18 +4,12 @@ use casemate_api::{assignment, canonical, node::Assignment};
 use casemate_lifecycle::{Intent, NodeId};
 
 use super::Service;
-use crate::{clock::now_ms, fault::Fault, store::Instance};
+use crate::{clock::now_ms, store::Instance};
 
 /// Time between SIGTERM and SIGKILL when an instance is stopped.
 const GRACE_MS: u32 = 10_000;
 
 impl Service {
-    /// All assignments of a node. What is not named should not exist there.
-    pub(super) async fn desired(&self, node: &NodeId) -> Result<Vec<Assignment>, Fault> {
-        let instances = self.store().instances_of_node(node).await?;
-        Ok(instances.iter().map(|instance| self.assignment(node, instance)).collect())
-    }
-
     /// The assignment of one instance, signed now.
     pub(super) fn assignment(&self, node: &NodeId, instance: &Instance) -> Assignment {
         let intent = match instance.intent {

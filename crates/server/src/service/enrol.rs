@@ -3,14 +3,8 @@
 //! `begin` makes a secret that only the TPM with the presented endorsement key can open, and only if the attestation key
 //! lives in that same TPM. `finish` wants the secret back, with a quote over a fresh nonce.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-};
-
 use casemate_api::node::{EnrolChallenge, EnrolProof, EnrolRequest, NodeCredential};
 use casemate_lifecycle::NodeId;
-use casemate_verifier::ek::VerifiedEk;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
@@ -26,7 +20,7 @@ use crate::{
     clock::now_ms,
     fault::Fault,
     life::clipped,
-    store::{Node, Role, Trust},
+    store::{Drain, Enrolment, Node, Trust},
 };
 
 /// Domain of the qualifying data.
@@ -34,59 +28,39 @@ const DOMAIN: &str = "casemate/enrol/v1";
 /// Time between `begin` and `finish`.
 const SESSION_LIFE_MS: u64 = 120_000;
 /// Most enrolments under way.
-const MAX_SESSIONS: usize = 64;
+const MAX_SESSIONS: u64 = 64;
 /// Most certificates of a chain.
 const MAX_CHAIN: usize = 6;
 /// Largest certificate, request or public area, in bytes.
 const MAX_DER: usize = 8 << 10;
-
-/// Enrolments under way, by their random name. A restart forgets them; the node begins again.
-#[derive(Default)]
-pub(super) struct Pending(Mutex<HashMap<String, Session>>);
-
-struct Session {
-    token: [u8; 32],
-    secret: [u8; 32],
-    nonce: [u8; 32],
-    ek_chain: Vec<Vec<u8>>,
-    ek: VerifiedEk,
-    node: NodeId,
-    ak_public: Vec<u8>,
-    csr: Vec<u8>,
-    receipt_key: [u8; 32],
-    agent_version: String,
-    ends_at_ms: u64,
-}
 
 impl Service {
     /// Checks the TPM's identity and answers with a challenge for it.
     pub async fn begin_enrolment(&self, request: EnrolRequest) -> Result<EnrolChallenge, Fault> {
         let now_ms = now_ms();
         let token = hash(&request.bootstrap_token);
-        match self.store().token(&token, now_ms).await? {
-            Some(found) if found.role == Role::Bootstrap => {}
-            _ => return Err(Fault::Unauthenticated),
-        }
+        self.store().bootstrap_token(&token, now_ms).await?.ok_or(Fault::Unauthenticated)?;
         let receipt_key = bounded(&request)?;
         let appraiser = &self.0.parts.appraiser;
         let ek = appraiser.endorsement_key(&request.ek_chain, now_ms)?;
         let (secret, nonce) = (random::<32>()?, random::<32>()?);
         let credential = credential(&ek, &request.ek_public, &ak_name(&request.ak_public), &secret)?;
-        let session = Session {
+        let enrolment = Enrolment {
             token,
-            secret,
+            secret_digest: Sha256::digest(secret).into(),
             nonce,
             node: node_id(&request.ek_public),
-            ek,
             ek_chain: request.ek_chain,
             ak_public: request.ak_public,
             csr: request.csr,
             receipt_key,
             agent_version: clipped(&request.agent_version, 100),
-            ends_at_ms: now_ms + SESSION_LIFE_MS,
+            expires_at_ms: now_ms + SESSION_LIFE_MS,
         };
         let name = hex::encode(random::<16>()?);
-        self.0.enrolments.insert(name.clone(), session, now_ms)?;
+        if !self.store().begin_enrolment(&name, &enrolment, now_ms, MAX_SESSIONS).await? {
+            return Err(Fault::Busy("enrolments"));
+        }
         Ok(EnrolChallenge {
             session: name,
             credential_blob: credential.blob,
@@ -99,18 +73,19 @@ impl Service {
     pub async fn finish_enrolment(&self, proof: EnrolProof) -> Result<NodeCredential, Fault> {
         let now_ms = now_ms();
         // One try: a wrong answer needs a new challenge.
-        let session =
-            self.0.enrolments.take(&proof.session, now_ms).ok_or(Fault::NotFound { what: "enrolment", id: String::new() })?;
-        if !bool::from(proof.secret.as_slice().ct_eq(&session.secret)) {
+        let session = self.store().take_enrolment(&proof.session, now_ms).await?;
+        let session = session.ok_or(Fault::NotFound { what: "enrolment", id: String::new() })?;
+        if !bool::from(Sha256::digest(&proof.secret).as_slice().ct_eq(&session.secret_digest)) {
             let detail = "the TPM did not open the credential: the attestation key is not in the TPM with this endorsement key";
             return Err(Fault::Appraisal { check: "node.ak".into(), detail: detail.into() });
         }
         let quote = proof.quote.unwrap_or_default();
         let binding = node_binding(DOMAIN, &session.nonce, &session.csr, &session.receipt_key);
-        let (ek_digest, simulated) = (session.ek.certificate_digest(), session.ek.is_simulated());
+        let ek = self.0.parts.appraiser.endorsement_key(&session.ek_chain, now_ms)?;
+        let (ek_digest, simulated) = (ek.certificate_digest(), ek.is_simulated());
         let question = NodeQuestion {
             node: session.node.clone(),
-            ek: session.ek,
+            ek,
             ak_public: session.ak_public.clone(),
             quote,
             qualifying: binding,
@@ -118,10 +93,11 @@ impl Service {
             remembered: None,
         };
         let passed = self.judged_or_distrusted(question, now_ms).await?;
+        let known = self.store().node(&session.node).await?;
+        let hoster = self.hoster_of(&session.token, known.as_ref(), now_ms).await?;
         if !self.store().use_bootstrap_token(&session.token, session.node.as_str(), now_ms).await? {
             return Err(Fault::Unauthenticated);
         }
-        let known = self.store().node(&session.node).await?;
         let since_ms = key_since(known.as_ref(), &session.ak_public, &session.receipt_key).unwrap_or(now_ms);
         let inventory = inventory_json(&proof.inventory.unwrap_or_default());
         let ak_name = ak_name(&session.ak_public);
@@ -150,10 +126,29 @@ impl Service {
             agent_version: session.agent_version,
             enrolled_at_ms: since_ms,
             last_seen_ms: now_ms,
+            suspended: None,
+            revoked: false,
+            hoster: None,
+            drain: Drain::No,
         };
         self.store().upsert_node(&node).await?;
+        if let Some(hoster) = &hoster {
+            self.store().claim_node(&node.id, hoster).await?;
+        }
+        self.store().forget_monitor_record(&node.id).await?;
         tracing::info!(node.id = %node.id, node.simulated = node.simulated, "node enrolled");
         Ok(self.credential(&node.id, certificate))
+    }
+
+    /// Whose the node will be. A hoster's token takes no other hoster's node.
+    async fn hoster_of(&self, token: &[u8; 32], known: Option<&Node>, now_ms: u64) -> Result<Option<String>, Fault> {
+        let token = self.store().bootstrap_token(token, now_ms).await?.ok_or(Fault::Unauthenticated)?;
+        match (known.and_then(|node| node.hoster.as_ref()), token.hoster) {
+            (Some(has), Some(wants)) if *has != wants => Err(Fault::Conflict {
+                detail: "this node belongs to another hoster; an operator gives it to a new one first".to_owned(),
+            }),
+            (_, hoster) => Ok(hoster),
+        }
     }
 
     /// A node that was known before and fails now is not trusted any more.
@@ -213,21 +208,4 @@ fn bounded(request: &EnrolRequest) -> Result<[u8; 32], Fault> {
         return Err(invalid("enrolment", "a part is absent or too large"));
     }
     request.receipt_key.as_slice().try_into().map_err(|_| invalid("receipt_key", "must have 32 bytes"))
-}
-
-impl Pending {
-    fn insert(&self, name: String, session: Session, now_ms: u64) -> Result<(), Fault> {
-        let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.retain(|_, session| session.ends_at_ms > now_ms);
-        if sessions.len() >= MAX_SESSIONS {
-            return Err(Fault::Busy("enrolments"));
-        }
-        sessions.insert(name, session);
-        Ok(())
-    }
-
-    fn take(&self, name: &str, now_ms: u64) -> Option<Session> {
-        let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.remove(name).filter(|session| session.ends_at_ms > now_ms)
-    }
 }

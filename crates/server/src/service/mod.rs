@@ -1,22 +1,31 @@
 //! What the server does, without transport: REST and gRPC call these methods and translate.
 //!
-//! Everything durable is in the store; in memory are only connections, waiters, and enrolments under way. Every change
-//! of an instance goes through [`Service::change`].
+//! Every truth is in the store; in memory are only connections and waiters, so that any replica may do any of it. Every change of
+//! an instance goes through [`Service::change`].
 
+mod accounts;
+mod alive;
 pub mod appraisals;
 mod attest;
 mod blobs;
 mod challenges;
 mod desired;
+mod drain;
 mod enrol;
+mod incidents;
 mod instances;
+mod maintenance;
+mod market;
 mod nodes;
+mod offers;
+mod projects;
 mod records;
 mod renew;
 mod reports;
 mod rules;
 mod score;
 mod session;
+mod streams;
 mod tokens;
 mod upkeep;
 
@@ -28,10 +37,14 @@ use std::{
 use casemate_lifecycle::InstanceId;
 use tokio::sync::{Semaphore, watch};
 
+pub use accounts::Accounts;
+pub use alive::keep_alive;
 pub use instances::Placed;
 pub use nodes::PeerNode;
+pub use offers::Wanted as WantedOffers;
 pub use rules::{Rules, STRICT_NAME};
 pub use session::SessionEnd;
+pub use streams::Change;
 pub use tokens::{Caller, authenticate, make_token};
 pub use upkeep::forget;
 
@@ -44,8 +57,8 @@ use crate::{
     config::{LastWord, Limits},
     fault::Fault,
     revocations::Keeper,
-    sessions::{Command, Sessions},
-    store::{Instance, NewEvent, Store},
+    sessions::Sessions,
+    store::{Fence, Instance, NewEvent, Replica, Store},
 };
 
 /// Longest wait for rules to be compiled.
@@ -61,6 +74,8 @@ pub struct Service(Arc<Inner>);
 pub struct Parts {
     /// Everything durable.
     pub store: Store,
+    /// Who we are among those who use it.
+    pub replica: Replica,
     /// Uploaded blobs.
     pub blobs: Blobs,
     /// The platform's keys.
@@ -81,14 +96,15 @@ pub struct Parts {
 
 struct Inner {
     parts: Parts,
-    changes: Changes,
+    changes: Changes<InstanceId>,
+    /// Who waits for a node that another replica has.
+    answers: Changes<String>,
     sessions: Sessions,
-    enrolments: enrol::Pending,
-    renewals: renew::Pending,
     /// Instances whose appraisal is under way.
     attesting: Mutex<HashSet<InstanceId>>,
     long_polls: Semaphore,
-    started_at_ms: u64,
+    streams: streams::Streams,
+    market: market::View,
 }
 
 impl Service {
@@ -97,12 +113,12 @@ impl Service {
         Self(Arc::new(Inner {
             parts,
             changes: Changes::default(),
+            answers: Changes::default(),
             sessions: Sessions::default(),
-            enrolments: enrol::Pending::default(),
-            renewals: renew::Pending::default(),
             attesting: Mutex::default(),
             long_polls: Semaphore::new(MAX_LONG_POLLS),
-            started_at_ms: now_ms(),
+            streams: streams::Streams::default(),
+            market: market::View::default(),
         }))
     }
 
@@ -124,7 +140,7 @@ impl Service {
     /// What the verifier judges instances by, as it is now; `policy` names the rules.
     async fn judgement(&self, policy: &str) -> Result<Judgement, Fault> {
         let rules = self.0.parts.rules.named(policy, RULES_LIMIT).await?;
-        Ok(Judgement { rules, revocations: self.revocations().held() })
+        Ok(Judgement { rules, revocations: self.revocations().in_force().await? })
     }
 
     fn limits(&self) -> &Limits {
@@ -135,29 +151,23 @@ impl Service {
         self.0.parts.draining.clone()
     }
 
-    /// Changes an instance by a pure decision, wakes those who wait for it, and tells its node if the node has to act.
+    /// Changes an instance by a pure decision. The store wakes those who wait for it, and its node's session.
     pub async fn change<T>(
         &self,
         id: &InstanceId,
         edit: impl FnOnce(&mut Instance, &mut Vec<NewEvent>) -> T,
     ) -> Result<Option<(Instance, T)>, Fault> {
-        let mut must_act = false;
-        let changed = self
-            .store()
-            .change_instance(id, now_ms(), |instance, out| {
-                let before = instance.generation;
-                let answer = edit(instance, out);
-                must_act = instance.generation != before;
-                answer
-            })
-            .await?;
-        if let Some((instance, _)) = &changed {
-            self.0.changes.wake(id);
-            if let (true, Some(node)) = (must_act, &instance.node) {
-                self.0.sessions.send(node, Command::Changed(id.clone()));
-            }
-        }
-        Ok(changed)
+        Ok(self.store().change_instance(id, now_ms(), None, edit).await?)
+    }
+
+    /// The same for one who may have been replaced: only as long as he was not.
+    async fn change_as<T>(
+        &self,
+        fence: &Fence,
+        id: &InstanceId,
+        edit: impl FnOnce(&mut Instance, &mut Vec<NewEvent>) -> T,
+    ) -> Result<Option<(Instance, T)>, Fault> {
+        Ok(self.store().change_instance(id, now_ms(), Some(fence), edit).await?)
     }
 }
 

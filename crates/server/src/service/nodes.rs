@@ -4,17 +4,16 @@ use casemate_api::{
     node::{Inventory, NodeQuote},
     rest,
 };
-use casemate_lifecycle::NodeId;
+use casemate_lifecycle::{NodeId, reach};
 use casemate_verifier::{ImaMemory, ek::VerifiedEk};
 use serde_json::{Value, json};
 
-use super::{Caller, Service};
+use super::{Caller, Service, upkeep::ms};
 use crate::{
     appraiser::{NodeEvidence, PassedNode},
     fault::Fault,
     life::{self, clipped},
-    schedule::{Candidate, MACHINE_OVERHEAD_MIB},
-    store::{Load, Node, Trust},
+    store::{Drain, Node, Role, Store, intent_as_str},
 };
 
 /// What a connection's client certificate says, after TLS has verified it.
@@ -32,19 +31,41 @@ impl Service {
     /// The node behind a certificate. A certificate that was made for another attestation key of the node is refused.
     pub async fn known_node(&self, peer: &PeerNode) -> Result<Node, Fault> {
         let node = self.store().node(&peer.id).await?;
+        let node = node.filter(|node| !node.revoked);
         node.filter(|node| node.ak_name == peer.ak_name).ok_or(Fault::Forbidden("act as this node; enrol it again"))
     }
 
-    /// All nodes.
-    pub async fn nodes(&self, _caller: &Caller) -> Result<rest::Nodes, Fault> {
+    /// All nodes, where they can be rented and operated; a hoster who does neither sees his own.
+    pub async fn nodes(&self, caller: &Caller) -> Result<rest::Nodes, Fault> {
+        let all = caller.is(Role::Tenant) || caller.is(Role::Operator);
+        let own = |node: &Node| caller.is(Role::Hoster) && node.hoster.as_ref() == Some(&caller.account);
+        let maintenances = self.store().maintenances().await?;
         let live = self.store().live_instances().await?;
-        let nodes = self.store().nodes().await?.into_iter().map(|node| {
+        let connected = self.store().connected_nodes().await?;
+        let (now_ms, lost_ms) = (self.store().now_ms().await?, ms(self.limits().node_lost));
+        let nodes = self.store().nodes().await?.into_iter().filter(|node| all || own(node)).map(|node| {
+            let silent = (!connected.contains(&node.id)).then(|| now_ms.saturating_sub(node.last_seen_ms));
             let count = live.iter().filter(|instance| instance.node.as_ref() == Some(&node.id)).count();
+            let hoster = node.hoster.clone().filter(|_| caller.is(Role::Operator) || own(&node));
+            let maintenance = maintenances.iter().find(|one| one.node == node.id);
+            let detail = match maintenance {
+                // For those who may know whose it is.
+                Some(one) if caller.is(Role::Operator) || own(&node) => {
+                    Some(format!("maintenance by {}: {}", one.begun_by, one.reason))
+                }
+                Some(_) => Some("it is being changed".to_owned()),
+                None => None,
+            };
             rest::Node {
-                connected: self.0.sessions.is_connected(&node.id),
+                hoster,
+                connected: silent.is_none(),
+                reach: reach(silent, lost_ms).as_str().to_owned(),
+                last_seen_ms: node.last_seen_ms,
+                draining: node.drain != Drain::No,
+                drain_until_ms: node.drain.until_ms(),
                 id: node.id.to_string(),
-                trust: node.trust.as_str().to_owned(),
-                detail: node.trust_detail,
+                trust: if maintenance.is_some() { in_maintenance(&node) } else { standing(&node) }.to_owned(),
+                detail: node.suspended.or(detail).unwrap_or(node.trust_detail),
                 simulated: node.simulated,
                 inventory: node.inventory,
                 instances: u32::try_from(count).unwrap_or(u32::MAX),
@@ -54,14 +75,52 @@ impl Service {
         Ok(rest::Nodes { nodes: nodes.collect() })
     }
 
+    /// What a node of the caller has: what the instances take, and not what they are.
+    pub async fn hosted(&self, caller: &Caller, id: &str) -> Result<rest::HostedInstances, Fault> {
+        let node = self.own_node(caller, id).await?;
+        let instances = self.store().instances_of_node(&node.id).await?.into_iter().map(|instance| rest::HostedInstance {
+            level: instance.placed_at().as_str().to_owned(),
+            id: instance.id.to_string(),
+            intent: intent_as_str(instance.intent).to_owned(),
+            step: instance.actual.step.to_string(),
+            cpus: instance.cpus,
+            memory_mib: instance.memory_mib,
+            created_at_ms: instance.created_at_ms,
+        });
+        Ok(rest::HostedInstances { instances: instances.collect() })
+    }
+
+    /// Gives a node to a hoster, or back to the platform.
+    pub async fn give_node(&self, caller: &Caller, id: &str, hoster: Option<&str>) -> Result<(), Fault> {
+        caller.must_operate("give a node to a hoster; that needs an operator's token")?;
+        let node = self.own_node(caller, id).await?;
+        if let Some(name) = hoster {
+            known_hoster(self.store(), name).await?;
+        }
+        self.store().give_node(&node.id, hoster).await.map(drop).map_err(Fault::from)
+    }
+
+    /// A node that the caller has or operates; others do not exist.
+    pub(super) async fn own_node(&self, caller: &Caller, id: &str) -> Result<Node, Fault> {
+        let absent = || Fault::NotFound { what: "node", id: clipped(id, 100) };
+        let parsed = id.parse::<NodeId>().map_err(|_| absent())?;
+        let node = self.store().node(&parsed).await?.ok_or_else(absent)?;
+        let may = caller.is(Role::Operator) || node.hoster.as_ref() == Some(&caller.account);
+        if may { Ok(node) } else { Err(absent()) }
+    }
+
     /// Takes the trust from a node after a failed appraisal: its instances are told to stop, and why.
     pub(super) async fn distrust(&self, id: &NodeId, check: &str, detail: &str) -> Result<(), Fault> {
         tracing::warn!(node.id = %id, check, "a node failed its appraisal and is not trusted any more");
         self.store().distrust_node(id, &format!("{check}: {detail}")).await?;
+        self.end_work_of(id, check, &format!("the node failed its appraisal: {detail}")).await
+    }
+
+    /// Ends all instances of a node, and tells their tenants why.
+    pub(super) async fn end_work_of(&self, id: &NodeId, check: &str, detail: &str) -> Result<(), Fault> {
         for instance in self.store().instances_of_node(id).await? {
             self.change(&instance.id, |instance, out| {
                 let step = life::next_step(instance.actual.step);
-                let detail = format!("the node failed its appraisal: {detail}");
                 life::fail(instance, step, check, detail, out);
                 life::intend(instance, casemate_lifecycle::Intent::Stop);
             })
@@ -89,26 +148,30 @@ impl Service {
         });
         judged.await.map_err(|error| Fault::internal("appraise a node")(error.into()))?
     }
+}
 
-    /// What the scheduler needs to know of a node.
-    pub(super) fn candidate(&self, node: &Node, load: Option<&Load>) -> Candidate {
-        let load = load.copied().unwrap_or_default();
-        let number = |name: &str| node.inventory.get(name).and_then(Value::as_u64).unwrap_or(0);
-        let levels = node.inventory.get("isolation_levels").cloned().unwrap_or_default();
-        let drivers = node.inventory.get("drivers").and_then(Value::as_array).into_iter().flatten();
-        let with_network = drivers.filter(|driver| driver["network"] == true).map(|driver| driver["level"].clone());
-        Candidate {
-            id: node.id.clone(),
-            trusted: node.trust == Trust::Trusted,
-            connected: self.0.sessions.is_connected(&node.id),
-            levels: serde_json::from_value(levels).unwrap_or_default(),
-            levels_with_network: with_network.filter_map(|level| serde_json::from_value(level).ok()).collect(),
-            cpus: u32::try_from(number("cpus")).unwrap_or(u32::MAX),
-            memory_mib: number("memory_mib"),
-            used_cpus: load.cpus,
-            used_memory_mib: load.memory_mib + u64::from(load.instances) * MACHINE_OVERHEAD_MIB,
-        }
+/// Refuses an account that has no nodes.
+pub(super) async fn known_hoster(store: &Store, name: &str) -> Result<(), Fault> {
+    let account = store.account(name).await?;
+    match account {
+        Some(account) if account.disabled_at_ms.is_none() && account.roles.has(Role::Hoster) => Ok(()),
+        Some(_) => Err(Fault::Conflict { detail: format!("the account {name:?} is no hoster, or disabled") }),
+        None => Err(Fault::NotFound { what: "account", id: clipped(name, 80) }),
     }
+}
+
+/// What its trust comes to.
+fn standing(node: &Node) -> &'static str {
+    match (node.revoked, &node.suspended) {
+        (true, _) => "revoked",
+        (false, Some(_)) => "suspended",
+        (false, None) => node.trust.as_str(),
+    }
+}
+
+/// The same in maintenance; what is worse comes first.
+fn in_maintenance(node: &Node) -> &'static str {
+    if node.revoked || node.suspended.is_some() { standing(node) } else { "maintenance" }
 }
 
 /// What a node that wants a certificate has to answer.
@@ -159,6 +222,11 @@ pub(super) fn inventory_json(inventory: &Inventory) -> Value {
         "accel_reason": text(&inventory.accel_reason),
         "isolation_levels": levels,
         "vmm_version": text(&inventory.vmm_version),
+        "monitor": inventory.monitor.as_ref().map(|monitor| {
+            let without: Vec<String> = monitor.without.iter().take(32).map(|group| text(group)).collect();
+            json!({ "class": text(&monitor.class), "without": without })
+        }),
+        "dedicated": inventory.dedicated.map(|look| json!({ "findings": look.findings, "held": look.held })),
         "drivers": drivers,
     })
 }

@@ -5,7 +5,7 @@ use casemate_api::{node, rest};
 use casemate_lifecycle::{Event, InstanceId, NodeId, Step};
 use tokio::time::Duration;
 
-use super::{Caller, Service};
+use super::{Caller, Service, session::Speaker};
 use crate::{
     clock::now_ms,
     fault::Fault,
@@ -55,18 +55,19 @@ impl Service {
 
     /// Stores records that a node sends; the answer says from where to go on. Records of an instance that is not (or no
     /// longer) the node's are acknowledged and dropped, so that the node can forget them.
-    pub(super) async fn store_records(&self, node: &NodeId, message: node::Records) -> Result<node::RecordsStored, Fault> {
+    pub(super) async fn store_records(&self, by: &Speaker, message: node::Records) -> Result<node::RecordsStored, Fault> {
         let count = message.sealed.len() as u64;
         let dropped = message.seq.saturating_add(count);
-        let Some(instance) = self.on_node(node, &message.instance).await? else {
+        let Some(instance) = self.on_node(&by.node, &message.instance).await? else {
             return Ok(node::RecordsStored { instance: message.instance, next: dropped });
         };
         let limit = self.limits().record_bytes;
-        let next = match self.store().append_records(&instance.id, message.seq, &message.sealed, limit).await? {
+        let records = (message.seq, message.sealed.as_slice());
+        let next = match self.store().append_records(&instance.id, records, limit, &by.fence).await? {
             Some(Appended::Next(next)) => next,
             Some(Appended::TooMany) => {
                 let detail = format!("the records have more than {limit} bytes");
-                self.change(&instance.id, |instance, out| {
+                self.change_as(&by.fence, &instance.id, |instance, out| {
                     life::fail(instance, life::next_step(instance.actual.step), "records.limit", detail, out);
                 })
                 .await?;
@@ -74,17 +75,16 @@ impl Service {
             }
             None => dropped,
         };
-        self.0.changes.wake(&instance.id);
         Ok(node::RecordsStored { instance: message.instance, next })
     }
 
     /// Stores a receipt after checking it; `true` when the node may forget the instance.
-    pub(super) async fn store_node_receipt(&self, node: &NodeId, message: node::Receipt) -> Result<bool, Fault> {
-        let Some(instance) = self.on_node(node, &message.instance).await? else { return Ok(true) };
+    pub(super) async fn store_node_receipt(&self, by: &Speaker, message: node::Receipt) -> Result<bool, Fault> {
+        let Some(instance) = self.on_node(&by.node, &message.instance).await? else { return Ok(true) };
         if instance.has_receipt {
             return Ok(true);
         }
-        let Some(node) = self.store().node(node).await? else { return Ok(false) };
+        let Some(node) = self.store().node(&by.node).await? else { return Ok(false) };
         let body = match self.0.parts.appraiser.receipt(&message, &node, &instance, now_ms()) {
             Ok(body) => body,
             Err(why) => {
@@ -93,8 +93,7 @@ impl Service {
             }
         };
         let receipt = StoredReceipt { body, signature: message.signature, node_chain: node.node_chain };
-        self.store().store_receipt(&instance.id, &receipt, now_ms(), received).await?;
-        self.0.changes.wake(&instance.id);
+        self.store().store_receipt(&instance.id, &receipt, now_ms(), &by.fence, received).await?;
         tracing::info!(instance.id = %instance.id, node.id = %node.id, "receipt stored");
         Ok(true)
     }

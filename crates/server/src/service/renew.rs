@@ -1,10 +1,5 @@
 //! Renewal of a node's certificate: a fresh appraisal each time. No passing appraisal, no certificate, no trust.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-};
-
 use casemate_api::node::{NodeCredential, RenewNonce, RenewProof};
 use casemate_lifecycle::NodeId;
 
@@ -26,26 +21,21 @@ const DOMAIN: &str = "casemate/renew/v1";
 /// Life of a nonce.
 const NONCE_LIFE_MS: u64 = 120_000;
 
-/// The one open nonce of each node, and the end of its life.
-#[derive(Default)]
-pub(super) struct Pending(Mutex<HashMap<NodeId, ([u8; 32], u64)>>);
-
 impl Service {
     /// A fresh nonce; an older one of the node is worth nothing from now on.
     pub async fn renew_challenge(&self, node: &NodeId) -> Result<RenewNonce, Fault> {
         let known = self.store().node(node).await?;
         let ima_offset = known.and_then(|node| node.ima).map_or(0, |memory| memory.offset());
         let nonce = random::<32>()?;
-        let mut pending = self.0.renewals.0.lock().unwrap_or_else(PoisonError::into_inner);
-        pending.insert(node.clone(), (nonce, now_ms() + NONCE_LIFE_MS));
+        self.store().begin_renewal(node, &nonce, now_ms() + NONCE_LIFE_MS).await?;
         Ok(RenewNonce { nonce: nonce.to_vec(), ima_offset })
     }
 
     /// Appraises the node anew; a passing appraisal gives a certificate, and trust back if it was lost.
     pub async fn renew(&self, id: &NodeId, proof: RenewProof) -> Result<NodeCredential, Fault> {
         let now_ms = now_ms();
-        let open = self.0.renewals.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-        let nonce = open.filter(|(nonce, ends)| *ends > now_ms && proof.nonce == nonce).ok_or(Fault::NonceUsed)?.0;
+        let open = self.store().take_renewal(id, now_ms).await?;
+        let nonce = open.filter(|nonce| proof.nonce == nonce).ok_or(Fault::NonceUsed)?;
         let receipt_key: [u8; 32] = proof.receipt_key.as_slice().try_into().map_err(|_| Fault::Invalid {
             what: "receipt_key",
             detail: "must have 32 bytes".into(),
@@ -57,6 +47,8 @@ impl Service {
             Err(fault) => {
                 if let Fault::Appraisal { check, detail } = &fault {
                     self.distrust(id, check, detail).await?;
+                    let why = format!("{check}: {detail}");
+                    self.store().judge_maintenance(id, &nonce, Err(&why), now_ms).await?;
                 }
                 return Err(fault);
             }
@@ -76,6 +68,7 @@ impl Service {
             ..node
         };
         self.store().upsert_node(&node).await?;
+        self.store().judge_maintenance(id, &nonce, Ok(()), now_ms).await?;
         tracing::info!(node.id = %id, "node certificate renewed");
         Ok(self.credential(id, certificate))
     }

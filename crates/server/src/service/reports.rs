@@ -4,10 +4,11 @@ use casemate_api::{
     node,
     rest::NetworkUse,
     score::{Observation, Observer, believable},
+    workload::Workload,
 };
-use casemate_lifecycle::{Failure, NodeId, Reported, Step, believed};
+use casemate_lifecycle::{Failure, Reported, Step, believed, ends_at_ms};
 
-use super::{Service, nodes::inventory_json};
+use super::{Service, nodes::inventory_json, session::Speaker};
 use crate::{
     clock::now_ms,
     fault::Fault,
@@ -20,17 +21,17 @@ const MAX_STAGES: usize = 64;
 
 impl Service {
     /// Takes a whole report: instances that the platform believes to be there but the node does not know are lost.
-    pub(super) async fn take_report(&self, node: &NodeId, report: node::Report) -> Result<Vec<node::RecordsStored>, Fault> {
-        self.store().node_seen(node, now_ms(), report.inventory.as_ref().map(inventory_json).as_ref()).await?;
-        for instance in self.store().instances_of_node(node).await? {
+    pub(super) async fn take_report(&self, by: &Speaker, report: node::Report) -> Result<Vec<node::RecordsStored>, Fault> {
+        self.heard_of(by, report.inventory.as_ref().map(inventory_json).as_ref()).await?;
+        for instance in self.store().instances_of_node(&by.node).await? {
             let known = report.instances.iter().any(|reported| reported.instance == instance.id.as_str());
             if !known && instance.actual.step >= Step::Accepted && instance.actual.step < Step::Wiped {
-                self.change(&instance.id, lost_by_node).await?;
+                self.change_as(&by.fence, &instance.id, lost_by_node).await?;
             }
         }
         let mut stored = Vec::new();
         for reported in report.instances {
-            stored.extend(self.take_instance_report(node, reported).await?);
+            stored.extend(self.take_instance_report(by, reported).await?);
         }
         Ok(stored)
     }
@@ -38,16 +39,16 @@ impl Service {
     /// Takes the report of one instance; the answer says which records are stored.
     pub(super) async fn take_instance_report(
         &self,
-        node: &NodeId,
+        by: &Speaker,
         report: node::InstanceReport,
     ) -> Result<Option<node::RecordsStored>, Fault> {
-        let Some(instance) = self.on_node(node, &report.instance).await? else {
-            tracing::warn!(node.id = %node, "a node reports an instance that is not its own");
+        let Some(instance) = self.on_node(&by.node, &report.instance).await? else {
+            tracing::warn!(node.id = %by.node, "a node reports an instance that is not its own");
             return Ok(None);
         };
         let id = instance.id;
         let name = report.instance.clone();
-        let changed = self.change(&id, |instance, out| believe(instance, report, out)).await?;
+        let changed = self.change_as(&by.fence, &id, |instance, out| believe(instance, report, out)).await?;
         Ok(changed.map(|(instance, ())| node::RecordsStored { instance: name, next: instance.next_record }))
     }
 }
@@ -79,6 +80,11 @@ fn believe(instance: &mut Instance, report: node::InstanceReport, out: &mut Vec<
     let reported = Reported { step: Step::parse(&report.step), exit_code: report.exit_code, failure };
     for event in believed(&instance.actual, reported) {
         life::happen(instance, event, out);
+    }
+    if instance.ends_at_ms.is_none() && (Step::Keyed..Step::Wiped).contains(&instance.actual.step) {
+        // What is stored was checked when it came.
+        let ttl_s = Workload::from_canonical(instance.workload.as_bytes()).map(|workload| workload.ttl_s);
+        instance.ends_at_ms = ttl_s.ok().map(|ttl_s| ends_at_ms(now_ms(), ttl_s));
     }
 }
 

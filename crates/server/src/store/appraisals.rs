@@ -1,11 +1,11 @@
 //! What a verifier keeps: challenges, policies by name, the revocation list in force.
 
 use casemate_verifier::{UnixTime, rego::NamedPolicy};
-use sqlx::{Row as _, sqlite::SqliteRow};
 
 use super::{
-    Result, Store, failed,
-    rows::{Columns, int},
+    Result, Store,
+    rows::Columns,
+    sql::{Row, sql},
 };
 
 /// What became of a challenge that somebody wants to use.
@@ -31,32 +31,31 @@ impl Store {
         times: ChallengeTimes,
         most: u64,
     ) -> Result<bool> {
-        let done = sqlx::query(
-            "INSERT INTO appraisal_challenges (id, nonce, subject, expires_at_ms, used) SELECT ?, ?, ?, ?, 0 \
-             WHERE (SELECT COUNT(*) FROM appraisal_challenges WHERE used = 0 AND expires_at_ms > ?) < ?",
+        let done = sql(
+            "store a challenge",
+            "INSERT INTO appraisal_challenges (id, nonce, subject, expires_at_ms, used) SELECT $1, $2, $3, $4, 0 \
+             WHERE (SELECT COUNT(*) FROM appraisal_challenges WHERE used = 0 AND expires_at_ms > $5) < $6",
         )
         .bind(id)
         .bind(&nonce[..])
         .bind(subject)
-        .bind(int(times.expires_at_ms))
-        .bind(int(times.now_ms))
-        .bind(int(most))
-        .execute(&self.writer)
-        .await
-        .map_err(failed("store a challenge"))?;
-        Ok(done.rows_affected() == 1)
+        .bind(times.expires_at_ms)
+        .bind(times.now_ms)
+        .bind(most)
+        .run(self.write())
+        .await?;
+        Ok(done == 1)
     }
 
     /// Uses a challenge up.
     pub async fn take_challenge(&self, id: &str, subject: &str, now_ms: u64) -> Result<Challenge> {
         const ATTEMPT: &str = "use a challenge";
         let mut tx = self.begin(ATTEMPT).await?;
-        let row = sqlx::query("SELECT id, nonce, expires_at_ms, used FROM appraisal_challenges WHERE id = ? AND subject = ?")
+        let row = sql(ATTEMPT, "SELECT id, nonce, expires_at_ms, used FROM appraisal_challenges WHERE id = $1 AND subject = $2")
             .bind(id)
             .bind(subject)
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(failed(ATTEMPT))?;
+            .optional(tx.on())
+            .await?;
         let Some(row) = row else { return Ok(Challenge::Unknown) };
         let columns = Columns::new(&row, "challenge", "id");
         if columns.uint("used")? != 0 {
@@ -66,92 +65,96 @@ impl Store {
             return Ok(Challenge::Expired);
         }
         let nonce = columns.bytes32("nonce")?;
-        sqlx::query("UPDATE appraisal_challenges SET used = 1 WHERE id = ?")
-            .bind(id)
-            .execute(&mut *tx)
-            .await
-            .map_err(failed(ATTEMPT))?;
-        tx.commit().await.map_err(failed(ATTEMPT))?;
-        Ok(Challenge::Taken(nonce))
+        // Of two at the same time one finds it unused.
+        let take = sql(ATTEMPT, "UPDATE appraisal_challenges SET used = 1 WHERE id = $1 AND used = 0").bind(id);
+        let taken = take.run(tx.on()).await? == 1;
+        tx.commit().await?;
+        Ok(if taken { Challenge::Taken(nonce) } else { Challenge::Used })
     }
 
     /// How many challenges could still be used.
     pub async fn outstanding_challenges(&self, now_ms: u64) -> Result<u64> {
-        let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM appraisal_challenges WHERE used = 0 AND expires_at_ms > ?")
-            .bind(int(now_ms))
-            .fetch_one(&self.readers)
-            .await
-            .map_err(failed("count challenges"))?;
-        Ok(u64::try_from(count).unwrap_or(0))
+        let row =
+            sql("count challenges", "SELECT COUNT(*) AS count FROM appraisal_challenges WHERE used = 0 AND expires_at_ms > $1")
+                .bind(now_ms)
+                .optional(self.read())
+                .await?;
+        count(row)
     }
 
     /// Forgets challenges whose time was over at `before_ms`.
     pub async fn forget_challenges(&self, before_ms: u64) -> Result<()> {
-        sqlx::query("DELETE FROM appraisal_challenges WHERE expires_at_ms <= ?")
-            .bind(int(before_ms))
-            .execute(&self.writer)
-            .await
-            .map_err(failed("forget challenges"))?;
+        sql("forget challenges", "DELETE FROM appraisal_challenges WHERE expires_at_ms <= $1")
+            .bind(before_ms)
+            .run(self.write())
+            .await?;
         Ok(())
     }
 
     /// All versions of a policy, oldest first.
     pub async fn policy_versions(&self, name: &str) -> Result<Vec<NamedPolicy>> {
-        let rows = sqlx::query("SELECT * FROM appraisal_policies WHERE name = ? ORDER BY version")
+        let rows = sql("read a policy", "SELECT * FROM appraisal_policies WHERE name = $1 ORDER BY version")
             .bind(name)
-            .fetch_all(&self.readers)
-            .await
-            .map_err(failed("read a policy"))?;
+            .all(self.read())
+            .await?;
         rows.iter().map(policy).collect()
     }
 
     /// How many policies there are.
     pub async fn policy_count(&self) -> Result<u64> {
-        let row = sqlx::query("SELECT COUNT(DISTINCT name) AS count FROM appraisal_policies")
-            .fetch_one(&self.readers)
-            .await
-            .map_err(failed("count policies"))?;
-        Ok(row.try_get::<i64, _>("count").ok().and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
+        let row =
+            sql("count policies", "SELECT COUNT(DISTINCT name) AS count FROM appraisal_policies").optional(self.read()).await?;
+        count(row)
     }
 
     /// Adds a version; `false` when one with this number is there.
     pub async fn insert_policy(&self, policy: &NamedPolicy) -> Result<bool> {
-        let done = sqlx::query(
-            "INSERT INTO appraisal_policies (name, version, digest, created_at, text, previous) VALUES (?, ?, ?, ?, ?, ?) \
+        let done = sql(
+            "store a policy",
+            "INSERT INTO appraisal_policies (name, version, digest, created_at, text, previous) VALUES ($1, $2, $3, $4, $5, $6) \
              ON CONFLICT DO NOTHING",
         )
         .bind(&policy.name)
-        .bind(int(policy.version))
+        .bind(policy.version)
         .bind(&policy.digest)
-        .bind(int(policy.created_at.0))
+        .bind(policy.created_at.0)
         .bind(&policy.text)
         .bind(&policy.previous)
-        .execute(&self.writer)
-        .await
-        .map_err(failed("store a policy"))?;
-        Ok(done.rows_affected() == 1)
+        .run(self.write())
+        .await?;
+        Ok(done == 1)
     }
 
     /// Replaces the revocation list, unless one with the same or a higher serial is there; `false` then.
     pub async fn replace_revocations(&self, serial: u64, file: &str) -> Result<bool> {
-        let done = sqlx::query(
-            "INSERT INTO appraisal_revocations (id, serial, file) VALUES (1, ?1, ?2) \
-             ON CONFLICT (id) DO UPDATE SET serial = ?1, file = ?2 WHERE serial < ?1",
+        let done = sql(
+            "store a revocation list",
+            "INSERT INTO appraisal_revocations (id, serial, file) VALUES (1, $1, $2) \
+             ON CONFLICT (id) DO UPDATE SET serial = $1, file = $2 WHERE appraisal_revocations.serial < $1",
         )
-        .bind(int(serial))
+        .bind(serial)
         .bind(file)
-        .execute(&self.writer)
-        .await
-        .map_err(failed("store a revocation list"))?;
-        Ok(done.rows_affected() == 1)
+        .run(self.write())
+        .await?;
+        Ok(done == 1)
+    }
+
+    /// The list in force, if its serial is higher than the one that the caller knows.
+    pub async fn revocations_after(&self, known: Option<u64>) -> Result<Option<(u64, String)>> {
+        let text =
+            "SELECT 'in force' AS name, serial, file FROM appraisal_revocations WHERE id = 1 AND ($1 IS NULL OR serial > $1)";
+        let row = sql("look for a newer revocation list", text).bind(known).optional(self.read()).await?;
+        let Some(row) = row else { return Ok(None) };
+        let columns = Columns::new(&row, "revocation list", "name");
+        Ok(Some((columns.uint("serial")?, columns.text("file")?)))
     }
 
     /// Serial and file of the revocation list in force.
     pub async fn revocations(&self) -> Result<Option<(u64, String)>> {
-        let row = sqlx::query("SELECT 'in force' AS name, serial, file FROM appraisal_revocations WHERE id = 1")
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(failed("read the revocation list"))?;
+        let row =
+            sql("read the revocation list", "SELECT 'in force' AS name, serial, file FROM appraisal_revocations WHERE id = 1")
+                .optional(self.read())
+                .await?;
         let Some(row) = row else { return Ok(None) };
         let columns = Columns::new(&row, "revocation list", "name");
         Ok(Some((columns.uint("serial")?, columns.text("file")?)))
@@ -167,7 +170,11 @@ pub struct ChallengeTimes {
     pub expires_at_ms: u64,
 }
 
-fn policy(row: &SqliteRow) -> Result<NamedPolicy> {
+fn count(row: Option<Row>) -> Result<u64> {
+    row.as_ref().map_or(Ok(0), |row| Columns::new(row, "count", "name").uint("count"))
+}
+
+fn policy(row: &Row) -> Result<NamedPolicy> {
     let columns = Columns::new(row, "policy", "name");
     Ok(NamedPolicy {
         name: columns.text("name")?,

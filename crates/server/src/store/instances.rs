@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use casemate_api::{rest::NetworkUse, score::Observation, workload::Isolation};
 use casemate_lifecycle::{Actual, Failure, InstanceId, Intent, NodeId, Step};
 use serde::{Deserialize, Serialize};
-use sqlx::{Sqlite, SqliteConnection, Transaction, sqlite::SqliteRow};
 
 use super::{
-    Result, Store, failed,
-    rows::{Columns, int},
+    Fence, Result, Store, Wake,
+    rows::Columns,
+    sql::{On, Row, Tx, sql},
 };
 
 /// Most events in one answer.
@@ -17,12 +17,24 @@ const MAX_EVENTS: i64 = 1000;
 /// Most instances in one list.
 const MAX_INSTANCES: i64 = 10_000;
 
+/// Instances with whether they have a receipt.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT i.*, CASE WHEN r.instance IS NULL THEN CAST(0 AS BIGINT) ELSE 1 END AS has_receipt \
+             FROM instances i LEFT JOIN receipts r ON r.instance = i.id ",
+            $rest
+        )
+    };
+}
+pub(super) use select;
+
 /// An instance as stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Instance {
     /// Its id.
     pub id: InstanceId,
-    /// Subject of the token that made it.
+    /// The project that it belongs to.
     pub owner: String,
     /// The workload's name.
     pub name: String,
@@ -34,6 +46,10 @@ pub struct Instance {
     pub cpus: u32,
     /// See `cpus`.
     pub memory_mib: u64,
+    /// See `cpus`; once placed.
+    pub disk_mib: u64,
+    /// The offer as it was when it was placed, JSON.
+    pub offer: Option<String>,
     /// Where it was placed.
     pub node: Option<NodeId>,
     /// At which level; absent before it was placed, and of instances that are older than the choice.
@@ -50,6 +66,8 @@ pub struct Instance {
     pub created_at_ms: u64,
     /// When the platform's appraisal passed.
     pub attested_at_ms: Option<u64>,
+    /// End of its time to live, once the guest has opened its keys.
+    pub ends_at_ms: Option<u64>,
     /// The platform's appraisal, JSON.
     pub verdict: Option<String>,
     /// Milliseconds by stage, from the node.
@@ -79,6 +97,32 @@ impl Instance {
     }
 }
 
+/// The little that tells whether an instance is as it was.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outline {
+    /// Its id.
+    pub id: InstanceId,
+    /// The workload's name.
+    pub name: String,
+    /// Where it was placed.
+    pub node: Option<NodeId>,
+    /// What should be.
+    pub intent: Intent,
+    /// What is.
+    pub actual: Actual,
+    /// Number of the newest event.
+    pub last_event: u64,
+}
+
+/// Which instances: without anything all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Whose<'a> {
+    /// Those of projects that this account is a member of.
+    pub member: Option<&'a str>,
+    /// Those of this project.
+    pub project: Option<&'a str>,
+}
+
 /// What was seen of an instance's protection; each list holds only what its observer may say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -89,28 +133,6 @@ pub struct Observed {
     pub agent: Vec<Observation>,
     /// By the guest, passed on by the agent.
     pub guest: Vec<Observation>,
-}
-
-/// What makes a new instance.
-#[derive(Debug)]
-pub struct NewInstance {
-    /// The row to write, not placed yet.
-    pub instance: Instance,
-    /// The client's key for this request.
-    pub idempotency_key: Option<String>,
-    /// SHA-256 of the request.
-    pub request_digest: [u8; 32],
-}
-
-/// What became of a request for a new instance.
-#[derive(Debug)]
-pub enum Created {
-    /// Made now.
-    New(Instance),
-    /// The same request made it before.
-    Existing(Instance),
-    /// The key was used for another request.
-    KeyTaken,
 }
 
 /// An event to append.
@@ -124,132 +146,82 @@ pub struct NewEvent {
     pub data: Option<serde_json::Value>,
 }
 
-/// What live instances take of a node.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Load {
-    /// How many.
-    pub instances: u32,
-    /// Their CPUs.
-    pub cpus: u64,
-    /// Their memory.
-    pub memory_mib: u64,
-}
-
 impl Store {
-    /// Writes a new instance, placed by `place` from the load of all nodes; the same request again changes nothing.
-    pub async fn create_instance(
-        &self,
-        new: NewInstance,
-        now_ms: u64,
-        place: impl FnOnce(&BTreeMap<String, Load>, &mut Instance, &mut Vec<NewEvent>),
-    ) -> Result<Created> {
-        const ATTEMPT: &str = "store a new instance";
-        let mut tx = self.begin(ATTEMPT).await?;
-        if let Some(known) = find_by_key(&mut tx, &new).await? {
-            return Ok(known);
-        }
-        let loads = loads(&mut tx).await?;
-        let (mut instance, mut events) = (new.instance, Vec::new());
-        place(&loads, &mut instance, &mut events);
-        instance.last_event = events.len() as u64;
-        sqlx::query(
-            "INSERT INTO instances (id, owner, idempotency_key, request_digest, name, workload, workload_digest, cpus, memory_mib, \
-             intent, step, generation, start_before_ms, created_at_ms, stages, last_event, notes, next_record, record_bytes) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'run', 'requested', 0, ?, ?, '{}', 0, 0, 0, 0)",
-        )
-        .bind(instance.id.as_str())
-        .bind(&instance.owner)
-        .bind(new.idempotency_key)
-        .bind(&new.request_digest[..])
-        .bind(&instance.name)
-        .bind(&instance.workload)
-        .bind(&instance.workload_digest[..])
-        .bind(i64::from(instance.cpus))
-        .bind(int(instance.memory_mib))
-        .bind(int(instance.start_before_ms))
-        .bind(int(instance.created_at_ms))
-        .execute(&mut *tx)
-        .await
-        .map_err(failed(ATTEMPT))?;
-        update(&mut tx, &instance).await?;
-        append(&mut tx, &instance, 0, &events, now_ms).await?;
-        tx.commit().await.map_err(failed(ATTEMPT))?;
-        Ok(Created::New(instance))
-    }
-
-    /// Changes an instance by `edit`, a pure decision; `None` when there is no such instance.
+    /// Changes an instance by `edit`, a pure decision; `None` when there is no such instance. With a fence only as long as nobody
+    /// else has taken over what the caller does.
     pub async fn change_instance<T>(
         &self,
         id: &InstanceId,
         now_ms: u64,
+        fence: Option<&Fence>,
         edit: impl FnOnce(&mut Instance, &mut Vec<NewEvent>) -> T,
     ) -> Result<Option<(Instance, T)>> {
         let mut tx = self.begin("change an instance").await?;
+        if let Some(fence) = fence {
+            fence.hold(&mut tx).await?;
+        }
         let changed = change(&mut tx, id, now_ms, edit).await?;
-        tx.commit().await.map_err(failed("change an instance"))?;
+        tx.commit().await?;
         Ok(changed)
     }
 
     /// The instance with this id.
     pub async fn instance(&self, id: &InstanceId) -> Result<Option<Instance>> {
-        let mut connection = self.readers.acquire().await.map_err(failed("read an instance"))?;
-        find(&mut connection, id).await
+        find(self.read(), id).await
     }
 
-    /// Instances, newest first: of one owner, or all.
-    pub async fn instances(&self, owner: Option<&str>) -> Result<Vec<Instance>> {
-        let rows = sqlx::query(
-            "SELECT i.*, r.instance IS NOT NULL AS has_receipt FROM instances i LEFT JOIN receipts r ON r.instance = i.id \
-             WHERE ?1 IS NULL OR i.owner = ?1 ORDER BY i.id DESC LIMIT ?2",
-        )
-        .bind(owner)
-        .bind(MAX_INSTANCES)
-        .fetch_all(&self.readers)
-        .await;
-        rows.map_err(failed("list instances"))?.iter().map(from_row).collect()
+    /// Instances, newest first.
+    pub async fn instances(&self, whose: Whose<'_>) -> Result<Vec<Instance>> {
+        let text = select!(
+            "WHERE ($1 IS NULL OR EXISTS (SELECT 1 FROM project_members m WHERE m.project = i.owner AND m.account = $1)) \
+             AND ($2 IS NULL OR i.owner = $2) ORDER BY i.id DESC LIMIT $3"
+        );
+        let list = sql("list instances", text).bind(whose.member).bind(whose.project).bind(MAX_INSTANCES);
+        let rows = list.all(self.read()).await?;
+        rows.iter().map(from_row).collect()
+    }
+
+    /// Outlines of instances, newest first.
+    pub async fn outlines(&self, whose: Whose<'_>) -> Result<Vec<Outline>> {
+        let text = "SELECT i.id, i.name, i.node, i.intent, i.step, i.exit_code, i.failure_step, i.failure_check, i.failure_detail, \
+                    i.last_event FROM instances i \
+                    WHERE ($1 IS NULL OR EXISTS (SELECT 1 FROM project_members m WHERE m.project = i.owner AND m.account = $1)) \
+                    AND ($2 IS NULL OR i.owner = $2) ORDER BY i.id DESC LIMIT $3";
+        let list = sql("list outlines of instances", text).bind(whose.member).bind(whose.project).bind(MAX_INSTANCES);
+        let rows = list.all(self.read()).await?;
+        rows.iter().map(outline).collect()
     }
 
     /// Instances that a node has or should have: everything placed there of which no receipt is stored.
     pub async fn instances_of_node(&self, node: &NodeId) -> Result<Vec<Instance>> {
-        let rows = sqlx::query(
-            "SELECT i.*, 0 AS has_receipt FROM instances i WHERE i.node = ? AND i.step != 'gone' \
-             AND NOT EXISTS (SELECT 1 FROM receipts r WHERE r.instance = i.id) ORDER BY i.id",
-        )
-        .bind(node.as_str())
-        .fetch_all(&self.readers)
-        .await;
-        rows.map_err(failed("list the instances of a node"))?.iter().map(from_row).collect()
+        let text = select!("WHERE i.node = $1 AND i.step != 'gone' AND r.instance IS NULL ORDER BY i.id");
+        let rows = sql("list the instances of a node", text).bind(node.as_str()).all(self.read()).await?;
+        rows.iter().map(from_row).collect()
     }
 
     /// Instances that may still exist on a node.
     pub async fn live_instances(&self) -> Result<Vec<Instance>> {
-        let rows = sqlx::query(
-            "SELECT i.*, 0 AS has_receipt FROM instances i WHERE i.node IS NOT NULL AND i.step NOT IN ('wiped', 'gone') ORDER BY i.id",
-        )
-        .fetch_all(&self.readers)
-        .await;
-        rows.map_err(failed("list live instances"))?.iter().map(from_row).collect()
+        let text = select!("WHERE i.node IS NOT NULL AND i.step NOT IN ('wiped', 'gone') ORDER BY i.id");
+        sql("list live instances", text).all(self.read()).await?.iter().map(from_row).collect()
     }
 
     /// Forgets an instance with its events, records and receipt.
     pub async fn delete_instance(&self, id: &InstanceId) -> Result<()> {
-        sqlx::query("DELETE FROM instances WHERE id = ?")
-            .bind(id.as_str())
-            .execute(&self.writer)
-            .await
-            .map_err(failed("forget an instance"))?;
-        Ok(())
+        const ATTEMPT: &str = "forget an instance";
+        let mut tx = self.begin(ATTEMPT).await?;
+        sql(ATTEMPT, "DELETE FROM instances WHERE id = $1").bind(id.as_str()).run(tx.on()).await?;
+        tx.wake(Wake::Instance(id.clone(), None)).await?;
+        tx.commit().await
     }
 
     /// Events after `after`, in order.
     pub async fn events(&self, id: &InstanceId, after: u64) -> Result<Vec<casemate_api::rest::Event>> {
-        let rows = sqlx::query("SELECT * FROM events WHERE instance = ? AND seq > ? ORDER BY seq LIMIT ?")
+        let rows = sql("read events", "SELECT * FROM events WHERE instance = $1 AND seq > $2 ORDER BY seq LIMIT $3")
             .bind(id.as_str())
-            .bind(int(after))
+            .bind(after)
             .bind(MAX_EVENTS)
-            .fetch_all(&self.readers)
-            .await
-            .map_err(failed("read events"))?;
+            .all(self.read())
+            .await?;
         rows.iter()
             .map(|row| {
                 let columns = Columns::new(row, "event of", "instance");
@@ -266,121 +238,81 @@ impl Store {
     }
 }
 
+/// Keeps others from changing an instance until the end of the transaction. What is read after this is what will be changed: a
+/// row that was read together with the lock may come with older rows of other tables.
+pub(super) async fn lock(tx: &mut Tx, id: &InstanceId) -> Result<()> {
+    tx.lock(sql("lock an instance", "SELECT id FROM instances WHERE id = $1 FOR UPDATE").bind(id.as_str())).await
+}
+
 /// Reads, decides, and writes what differs, within the caller's transaction.
 pub(super) async fn change<T>(
-    connection: &mut SqliteConnection,
+    tx: &mut Tx,
     id: &InstanceId,
     now_ms: u64,
     edit: impl FnOnce(&mut Instance, &mut Vec<NewEvent>) -> T,
 ) -> Result<Option<(Instance, T)>> {
-    let Some(before) = find(connection, id).await? else { return Ok(None) };
+    lock(tx, id).await?;
+    let Some(before) = find(tx.on(), id).await? else { return Ok(None) };
     let (mut after, mut events) = (before.clone(), Vec::new());
     let answer = edit(&mut after, &mut events);
     after.last_event = before.last_event + events.len() as u64;
     if after != before {
-        update(connection, &after).await?;
-        append(connection, &after, before.last_event, &events, now_ms).await?;
+        update(tx, &after).await?;
+        append(tx, &after, before.last_event, &events, now_ms).await?;
+        // The node's session is woken only where it has something to send.
+        let acts = after.generation != before.generation || after.sealed_release.is_some();
+        let node = after.node.clone().filter(|_| acts);
+        tx.wake(Wake::Instance(id.clone(), node)).await?;
     }
     Ok(Some((after, answer)))
 }
 
-async fn find_by_key(tx: &mut Transaction<'static, Sqlite>, new: &NewInstance) -> Result<Option<Created>> {
-    let Some(key) = &new.idempotency_key else { return Ok(None) };
-    let row = sqlx::query(
-        "SELECT i.*, r.instance IS NOT NULL AS has_receipt FROM instances i LEFT JOIN receipts r ON r.instance = i.id \
-         WHERE i.owner = ? AND i.idempotency_key = ?",
-    )
-    .bind(&new.instance.owner)
-    .bind(key)
-    .fetch_optional(&mut **tx)
-    .await
-    .map_err(failed("look for an earlier request"))?;
-    let Some(row) = row else { return Ok(None) };
-    let same = Columns::new(&row, "instance", "id").bytes32("request_digest")? == new.request_digest;
-    Ok(Some(if same { Created::Existing(from_row(&row)?) } else { Created::KeyTaken }))
-}
-
-async fn find(connection: &mut SqliteConnection, id: &InstanceId) -> Result<Option<Instance>> {
-    let row = sqlx::query(
-        "SELECT i.*, r.instance IS NOT NULL AS has_receipt FROM instances i LEFT JOIN receipts r ON r.instance = i.id WHERE i.id = ?",
-    )
-    .bind(id.as_str())
-    .fetch_optional(connection)
-    .await
-    .map_err(failed("read an instance"))?;
+async fn find(on: On<'_>, id: &InstanceId) -> Result<Option<Instance>> {
+    let row = sql("read an instance", select!("WHERE i.id = $1")).bind(id.as_str()).optional(on).await?;
     row.as_ref().map(from_row).transpose()
 }
 
-async fn loads(connection: &mut SqliteConnection) -> Result<BTreeMap<String, Load>> {
-    let rows = sqlx::query(
-        "SELECT node, COUNT(*) AS instances, SUM(cpus) AS cpus, SUM(memory_mib) AS memory_mib FROM instances \
-         WHERE node IS NOT NULL AND step NOT IN ('wiped', 'gone') GROUP BY node",
-    )
-    .fetch_all(connection)
-    .await
-    .map_err(failed("sum up the load of the nodes"))?;
-    rows.iter()
-        .map(|row| {
-            let columns = Columns::new(row, "load of node", "node");
-            let instances = u32::try_from(columns.uint("instances")?).unwrap_or(u32::MAX);
-            let load = Load { instances, cpus: columns.uint("cpus")?, memory_mib: columns.uint("memory_mib")? };
-            Ok((columns.text("node")?, load))
-        })
-        .collect()
-}
-
-async fn update(connection: &mut SqliteConnection, instance: &Instance) -> Result<()> {
+pub(super) async fn update(tx: &mut Tx, instance: &Instance) -> Result<()> {
     let failure = instance.actual.failure.as_ref();
-    sqlx::query(
-        "UPDATE instances SET node = ?, level = ?, memory_mib = ?, intent = ?, step = ?, exit_code = ?, failure_step = ?, failure_check = ?, \
-         failure_detail = ?, generation = ?, attested_at_ms = ?, verdict = ?, stages = ?, observed = ?, network = ?, sealed_release = ?, last_event = ?, \
-         notes = ?, next_record = ?, record_bytes = ? WHERE id = ?",
-    )
+    sql("write an instance", "UPDATE instances SET node = $1, level = $2, memory_mib = $3, intent = $4, step = $5, exit_code = $6, failure_step = $7, failure_check = $8, \
+         failure_detail = $9, generation = $10, attested_at_ms = $11, verdict = $12, stages = $13, observed = $14, network = $15, sealed_release = $16, last_event = $17, \
+         notes = $18, next_record = $19, record_bytes = $20, ends_at_ms = $21 WHERE id = $22")
     .bind(instance.node.as_ref().map(NodeId::as_str))
     .bind(instance.level.map(Isolation::as_str))
-    .bind(int(instance.memory_mib))
+    .bind(instance.memory_mib)
     .bind(intent_as_str(instance.intent))
     .bind(instance.actual.step.as_str())
     .bind(instance.actual.exit_code.map(i64::from))
     .bind(failure.map(|f| f.step.as_str()))
     .bind(failure.map(|f| f.check.as_str()))
     .bind(failure.map(|f| f.detail.as_str()))
-    .bind(int(instance.generation))
-    .bind(instance.attested_at_ms.map(int))
+    .bind(instance.generation)
+    .bind(instance.attested_at_ms)
     .bind(instance.verdict.as_deref())
     .bind(serde_json::to_string(&instance.stages_ms).expect("a map of numbers always serialises"))
     .bind(instance.observed.as_ref().map(|observed| serde_json::to_string(observed).expect("plain data always serialises")))
     .bind(instance.network.as_ref().map(|network| serde_json::to_string(network).expect("plain data always serialises")))
     .bind(instance.sealed_release.as_deref())
-    .bind(int(instance.last_event))
-    .bind(int(instance.notes))
-    .bind(int(instance.next_record))
-    .bind(int(instance.record_bytes))
-    .bind(instance.id.as_str())
-    .execute(connection)
-    .await
-    .map_err(failed("write an instance"))?;
+    .bind(instance.last_event)
+    .bind(instance.notes)
+    .bind(instance.next_record)
+    .bind(instance.record_bytes)
+    .bind(instance.ends_at_ms)
+    .bind(instance.id.as_str()).run(tx.on()).await?;
     Ok(())
 }
 
-async fn append(
-    connection: &mut SqliteConnection,
-    instance: &Instance,
-    from: u64,
-    events: &[NewEvent],
-    now_ms: u64,
-) -> Result<()> {
+pub(super) async fn append(tx: &mut Tx, instance: &Instance, from: u64, events: &[NewEvent], now_ms: u64) -> Result<()> {
     for (seq, event) in (from + 1..).zip(events) {
-        sqlx::query("INSERT INTO events (instance, seq, at_ms, kind, text, data) VALUES (?, ?, ?, ?, ?, ?)")
+        sql("append an event", "INSERT INTO events (instance, seq, at_ms, kind, text, data) VALUES ($1, $2, $3, $4, $5, $6)")
             .bind(instance.id.as_str())
-            .bind(int(seq))
-            .bind(int(now_ms))
+            .bind(seq)
+            .bind(now_ms)
             .bind(event.kind)
             .bind(&event.text)
             .bind(event.data.as_ref().map(serde_json::Value::to_string))
-            .execute(&mut *connection)
-            .await
-            .map_err(failed("append an event"))?;
+            .run(tx.on())
+            .await?;
     }
     Ok(())
 }
@@ -394,14 +326,8 @@ pub fn intent_as_str(intent: Intent) -> &'static str {
     }
 }
 
-pub(super) fn from_row(row: &SqliteRow) -> Result<Instance> {
+pub(super) fn from_row(row: &Row) -> Result<Instance> {
     let columns = Columns::new(row, "instance", "id");
-    let intent = match columns.text("intent")?.as_str() {
-        "run" => Intent::Run,
-        "stop" => Intent::Stop,
-        "delete" => Intent::Delete,
-        other => return Err(columns.bad(format!("intent {other}"))),
-    };
     Ok(Instance {
         id: columns.parsed("id")?,
         owner: columns.text("owner")?,
@@ -410,14 +336,17 @@ pub(super) fn from_row(row: &SqliteRow) -> Result<Instance> {
         workload_digest: columns.bytes32("workload_digest")?,
         cpus: u32::try_from(columns.uint("cpus")?).map_err(|_| columns.bad("cpus"))?,
         memory_mib: columns.uint("memory_mib")?,
-        node: columns.opt_text("node")?.map(|id| id.parse().map_err(|_| columns.bad("node"))).transpose()?,
+        disk_mib: columns.uint("disk_mib")?,
+        offer: columns.opt_text("offer")?,
+        node: node(&columns)?,
         level: columns.opt_text("level")?.map(|level| level.parse().map_err(|_| columns.bad("level"))).transpose()?,
-        intent,
+        intent: intent(&columns)?,
         actual: actual(&columns)?,
         generation: columns.uint("generation")?,
         start_before_ms: columns.uint("start_before_ms")?,
         created_at_ms: columns.uint("created_at_ms")?,
         attested_at_ms: columns.opt_uint("attested_at_ms")?,
+        ends_at_ms: columns.opt_uint("ends_at_ms")?,
         verdict: columns.opt_text("verdict")?,
         stages_ms: columns.json("stages")?,
         observed: match columns.opt_text("observed")? {
@@ -435,6 +364,31 @@ pub(super) fn from_row(row: &SqliteRow) -> Result<Instance> {
         record_bytes: columns.uint("record_bytes")?,
         has_receipt: columns.uint("has_receipt")? != 0,
     })
+}
+
+fn outline(row: &Row) -> Result<Outline> {
+    let columns = Columns::new(row, "instance", "id");
+    Ok(Outline {
+        id: columns.parsed("id")?,
+        name: columns.text("name")?,
+        node: node(&columns)?,
+        intent: intent(&columns)?,
+        actual: actual(&columns)?,
+        last_event: columns.uint("last_event")?,
+    })
+}
+
+fn node(columns: &Columns<'_>) -> Result<Option<NodeId>> {
+    columns.opt_text("node")?.map(|id| id.parse().map_err(|_| columns.bad("node"))).transpose()
+}
+
+fn intent(columns: &Columns<'_>) -> Result<Intent> {
+    match columns.text("intent")?.as_str() {
+        "run" => Ok(Intent::Run),
+        "stop" => Ok(Intent::Stop),
+        "delete" => Ok(Intent::Delete),
+        other => Err(columns.bad(format!("intent {other}"))),
+    }
 }
 
 fn actual(columns: &Columns<'_>) -> Result<Actual> {

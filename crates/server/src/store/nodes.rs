@@ -1,13 +1,12 @@
 //! Nodes: TPM identity, certificate, inventory, trust.
 
+use super::{
+    Fence, Result, Role, Store,
+    rows::{Columns, chain_to_text},
+    sql::{Row, sql, timed},
+};
 use casemate_lifecycle::NodeId;
 use casemate_verifier::ImaMemory;
-use sqlx::sqlite::SqliteRow;
-
-use super::{
-    Result, Store, failed,
-    rows::{Columns, chain_to_text, int},
-};
 
 /// Whether a node's last appraisal passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,15 +62,53 @@ pub struct Node {
     pub enrolled_at_ms: u64,
     /// Last message.
     pub last_seen_ms: u64,
+    /// Why no work goes there, whatever the last appraisal said. Not written with the rest.
+    pub suspended: Option<String>,
+    /// Whether its certificate is worth nothing any more. Not written with the rest.
+    pub revoked: bool,
+    /// The account that it belongs to; the platform's own without one. Not written with the rest.
+    pub hoster: Option<String>,
+    /// Whether it gets no new instances. Not written with the rest.
+    pub drain: Drain,
+}
+
+/// Whether a node is on its way out of service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drain {
+    /// It gets work.
+    No,
+    /// Its hoster wants no new work there; what it has may come to its end.
+    ByHoster,
+    /// An operator wants that, and ends what still runs at this time.
+    ByOperator(Option<u64>),
+}
+
+impl Drain {
+    /// When what still runs is ended.
+    pub fn until_ms(self) -> Option<u64> {
+        match self {
+            Self::No | Self::ByHoster => None,
+            Self::ByOperator(until_ms) => until_ms,
+        }
+    }
+
+    fn by(self) -> Option<&'static str> {
+        match self {
+            Self::No => None,
+            Self::ByHoster => Some("hoster"),
+            Self::ByOperator(_) => Some("operator"),
+        }
+    }
 }
 
 impl Store {
     /// Inserts a node, or replaces what changes with a new appraisal.
     pub async fn upsert_node(&self, node: &Node) -> Result<()> {
-        sqlx::query(
+        sql(
+            "store a node",
             "INSERT INTO nodes (id, ek_digest, ek_chain, node_chain, ak_public, ak_name, receipt_key, certificate_ends_ms, \
              inventory, trust, trust_detail, simulated, agent_version, enrolled_at_ms, last_seen_ms, ima_memory) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) \
              ON CONFLICT (id) DO UPDATE SET ek_digest = excluded.ek_digest, ek_chain = excluded.ek_chain, \
              node_chain = excluded.node_chain, ak_public = excluded.ak_public, ak_name = excluded.ak_name, \
              receipt_key = excluded.receipt_key, certificate_ends_ms = excluded.certificate_ends_ms, \
@@ -86,68 +123,89 @@ impl Store {
         .bind(&node.ak_public)
         .bind(&node.ak_name)
         .bind(&node.receipt_key[..])
-        .bind(int(node.certificate_ends_ms))
+        .bind(node.certificate_ends_ms)
         .bind(node.inventory.to_string())
         .bind(node.trust.as_str())
         .bind(&node.trust_detail)
         .bind(i64::from(node.simulated))
         .bind(&node.agent_version)
-        .bind(int(node.enrolled_at_ms))
-        .bind(int(node.last_seen_ms))
+        .bind(node.enrolled_at_ms)
+        .bind(node.last_seen_ms)
         .bind(node.ima.as_ref().map(|memory| serde_json::to_string(memory).expect("a memory is plain data")))
-        .execute(&self.writer)
-        .await
-        .map_err(failed("store a node"))?;
+        .run(self.write())
+        .await?;
         Ok(())
     }
 
     /// The node with this id.
     pub async fn node(&self, id: &NodeId) -> Result<Option<Node>> {
-        let row = sqlx::query("SELECT * FROM nodes WHERE id = ?")
-            .bind(id.as_str())
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(failed("read a node"))?;
+        let row = sql("read a node", "SELECT * FROM nodes WHERE id = $1").bind(id.as_str()).optional(self.read()).await?;
         row.as_ref().map(from_row).transpose()
     }
 
     /// All nodes, by id.
     pub async fn nodes(&self) -> Result<Vec<Node>> {
-        let rows = sqlx::query("SELECT * FROM nodes ORDER BY id").fetch_all(&self.readers).await;
-        rows.map_err(failed("read the nodes"))?.iter().map(from_row).collect()
+        let rows = sql("read the nodes", "SELECT * FROM nodes ORDER BY id").all(self.read()).await;
+        rows?.iter().map(from_row).collect()
     }
 
-    /// Notes the node's last message, and its inventory where it came along.
-    pub async fn node_seen(&self, id: &NodeId, now_ms: u64, inventory: Option<&serde_json::Value>) -> Result<()> {
-        sqlx::query("UPDATE nodes SET last_seen_ms = ?, inventory = COALESCE(?, inventory) WHERE id = ?")
-            .bind(int(now_ms))
-            .bind(inventory.map(serde_json::Value::to_string))
-            .bind(id.as_str())
-            .execute(&self.writer)
-            .await
-            .map_err(failed("note a node's message"))?;
-        Ok(())
+    /// Notes the node's last message by the database's clock, and its inventory where it came along, in a session that nobody took
+    /// over.
+    pub async fn node_seen(&self, id: &NodeId, fence: &Fence, inventory: Option<&serde_json::Value>) -> Result<()> {
+        let text = timed!("UPDATE nodes SET last_seen_ms = ", ", inventory = COALESCE($1, inventory) WHERE id = $2");
+        let mut tx = self.begin("note a node's message").await?;
+        fence.hold(&mut tx).await?;
+        let update = sql("note a node's message", text).bind(inventory.map(serde_json::Value::to_string)).bind(id.as_str());
+        update.run(tx.on()).await?;
+        tx.commit().await
+    }
+
+    /// Makes a node a hoster's; `false` when it is another one's.
+    pub async fn claim_node(&self, id: &NodeId, hoster: &str) -> Result<bool> {
+        let text = "UPDATE nodes SET hoster = $1 WHERE id = $2 AND (hoster IS NULL OR hoster = $1)";
+        Ok(sql("make a node a hoster's", text).bind(hoster).bind(id.as_str()).run(self.write()).await? > 0)
+    }
+
+    /// Gives a node to a hoster, or to the platform, whoever had it; `false` when there is no such node.
+    pub async fn give_node(&self, id: &NodeId, hoster: Option<&str>) -> Result<bool> {
+        let update = sql("give a node to a hoster", "UPDATE nodes SET hoster = $1 WHERE id = $2");
+        Ok(update.bind(hoster).bind(id.as_str()).run(self.write()).await? > 0)
+    }
+
+    /// Begins, changes or ends the drain of a node; `false` when an operator has drained it and `drain` is not one's.
+    pub async fn drain_node(&self, id: &NodeId, drain: Drain, by: Role) -> Result<bool> {
+        let text = "UPDATE nodes SET drained_by = $1, drain_until_ms = $2 \
+                    WHERE id = $3 AND (drained_by IS NULL OR drained_by = 'hoster' OR $4 = 'operator')";
+        let update = sql("drain a node", text).bind(drain.by()).bind(drain.until_ms()).bind(id.as_str());
+        Ok(update.bind(by.as_str()).run(self.write()).await? > 0)
     }
 
     /// Takes the trust from a node.
     pub async fn distrust_node(&self, id: &NodeId, detail: &str) -> Result<()> {
-        sqlx::query("UPDATE nodes SET trust = 'untrusted', trust_detail = ? WHERE id = ?")
+        sql("take the trust from a node", "UPDATE nodes SET trust = 'untrusted', trust_detail = $1 WHERE id = $2")
             .bind(detail)
             .bind(id.as_str())
-            .execute(&self.writer)
-            .await
-            .map_err(failed("take the trust from a node"))?;
+            .run(self.write())
+            .await?;
         Ok(())
     }
 }
 
-fn from_row(row: &SqliteRow) -> Result<Node> {
+fn from_row(row: &Row) -> Result<Node> {
     let columns = Columns::new(row, "node", "id");
     let trust = match columns.text("trust")?.as_str() {
         "trusted" => Trust::Trusted,
         _ => Trust::Untrusted,
     };
     Ok(Node {
+        suspended: columns.opt_text("suspended")?,
+        revoked: columns.uint("revoked")? != 0,
+        hoster: columns.opt_text("hoster")?,
+        drain: match columns.opt_text("drained_by")?.as_deref() {
+            None => Drain::No,
+            Some("hoster") => Drain::ByHoster,
+            Some(_) => Drain::ByOperator(columns.opt_uint("drain_until_ms")?),
+        },
         id: columns.parsed("id")?,
         ek_digest: columns.bytes32("ek_digest")?,
         ek_chain: columns.chain("ek_chain")?,

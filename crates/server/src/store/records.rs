@@ -3,10 +3,14 @@
 use casemate_lifecycle::InstanceId;
 
 use super::{
-    Instance, NewEvent, Result, Store, failed,
-    instances::change,
-    rows::{Columns, chain_to_text, int},
+    Fence, Instance, NewEvent, Result, Store, Wake,
+    instances::{change, lock},
+    rows::{Columns, chain_to_text},
+    sql::sql,
 };
+
+/// Records that are read at once.
+const PAGE: u64 = 32;
 
 /// A receipt that was found to be authentic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,18 +37,16 @@ impl Store {
     pub async fn append_records(
         &self,
         id: &InstanceId,
-        seq: u64,
-        sealed: &[Vec<u8>],
+        (seq, sealed): (u64, &[Vec<u8>]),
         max_bytes: u64,
+        fence: &Fence,
     ) -> Result<Option<Appended>> {
         const ATTEMPT: &str = "store records";
         let mut tx = self.begin(ATTEMPT).await?;
-        let row = sqlx::query("SELECT id, next_record, record_bytes FROM instances WHERE id = ?")
-            .bind(id.as_str())
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(failed(ATTEMPT))?;
-        let Some(row) = row else { return Ok(None) };
+        fence.hold(&mut tx).await?;
+        lock(&mut tx, id).await?;
+        let find = sql(ATTEMPT, "SELECT id, node, next_record, record_bytes FROM instances WHERE id = $1").bind(id.as_str());
+        let Some(row) = find.optional(tx.on()).await? else { return Ok(None) };
         let columns = Columns::new(&row, "instance", "id");
         let (mut next, mut bytes) = (columns.uint("next_record")?, columns.uint("record_bytes")?);
         for (number, record) in (seq..).zip(sealed) {
@@ -55,43 +57,39 @@ impl Store {
             if bytes > max_bytes {
                 return Ok(Some(Appended::TooMany));
             }
-            sqlx::query("INSERT INTO records (instance, seq, sealed) VALUES (?, ?, ?)")
-                .bind(id.as_str())
-                .bind(int(number))
-                .bind(record)
-                .execute(&mut *tx)
-                .await
-                .map_err(failed(ATTEMPT))?;
+            let insert = sql(ATTEMPT, "INSERT INTO records (instance, seq, sealed) VALUES ($1, $2, $3)");
+            insert.bind(id.as_str()).bind(number).bind(record).run(tx.on()).await?;
             next += 1;
         }
-        sqlx::query("UPDATE instances SET next_record = ?, record_bytes = ? WHERE id = ?")
-            .bind(int(next))
-            .bind(int(bytes))
-            .bind(id.as_str())
-            .execute(&mut *tx)
-            .await
-            .map_err(failed(ATTEMPT))?;
-        tx.commit().await.map_err(failed(ATTEMPT))?;
+        let update = sql(ATTEMPT, "UPDATE instances SET next_record = $1, record_bytes = $2 WHERE id = $3");
+        update.bind(next).bind(bytes).bind(id.as_str()).run(tx.on()).await?;
+        tx.wake(Wake::Instance(id.clone(), None)).await?;
+        tx.commit().await?;
         Ok(Some(Appended::Next(next)))
     }
 
     /// Records from number `from` on, at most `max_bytes` in all but at least one.
     pub async fn records(&self, id: &InstanceId, from: u64, max_bytes: usize) -> Result<Vec<Vec<u8>>> {
-        use futures::TryStreamExt as _;
-        let mut rows = sqlx::query("SELECT instance, sealed FROM records WHERE instance = ? AND seq >= ? ORDER BY seq")
-            .bind(id.as_str())
-            .bind(int(from))
-            .fetch(&self.readers);
-        let (mut out, mut bytes) = (Vec::new(), 0);
-        while let Some(row) = rows.try_next().await.map_err(failed("read records"))? {
-            let sealed = Columns::new(&row, "record of", "instance").blob("sealed")?;
-            bytes += sealed.len();
-            if bytes > max_bytes && !out.is_empty() {
-                break;
+        let (mut out, mut bytes, mut next) = (Vec::new(), 0, from);
+        loop {
+            let page = sql(
+                "read records",
+                "SELECT instance, sealed FROM records WHERE instance = $1 AND seq >= $2 ORDER BY seq LIMIT $3",
+            );
+            let rows = page.bind(id.as_str()).bind(next).bind(PAGE).all(self.read()).await?;
+            for row in &rows {
+                let sealed = Columns::new(row, "record of", "instance").blob("sealed")?;
+                bytes += sealed.len();
+                if bytes > max_bytes && !out.is_empty() {
+                    return Ok(out);
+                }
+                out.push(sealed);
+                next = next.saturating_add(1);
             }
-            out.push(sealed);
+            if (rows.len() as u64) < PAGE {
+                return Ok(out);
+            }
         }
-        Ok(out)
     }
 
     /// Stores a receipt together with what it means for the instance; a second one changes nothing.
@@ -100,29 +98,31 @@ impl Store {
         id: &InstanceId,
         receipt: &StoredReceipt,
         now_ms: u64,
+        fence: &Fence,
         edit: impl FnOnce(&mut Instance, &mut Vec<NewEvent>),
     ) -> Result<()> {
         const ATTEMPT: &str = "store a receipt";
         let mut tx = self.begin(ATTEMPT).await?;
-        sqlx::query("INSERT INTO receipts (instance, body, signature, node_chain) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING")
+        fence.hold(&mut tx).await?;
+        // Before the receipt refers to it, so that two at the same time do not wait for each other.
+        lock(&mut tx, id).await?;
+        let insert =
+            "INSERT INTO receipts (instance, body, signature, node_chain) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
+        sql(ATTEMPT, insert)
             .bind(id.as_str())
             .bind(&receipt.body)
             .bind(&receipt.signature)
             .bind(chain_to_text(&receipt.node_chain))
-            .execute(&mut *tx)
-            .await
-            .map_err(failed(ATTEMPT))?;
+            .run(tx.on())
+            .await?;
         change(&mut tx, id, now_ms, edit).await?;
-        tx.commit().await.map_err(failed(ATTEMPT))
+        tx.commit().await
     }
 
     /// The receipt of an instance.
     pub async fn receipt(&self, id: &InstanceId) -> Result<Option<StoredReceipt>> {
-        let row = sqlx::query("SELECT * FROM receipts WHERE instance = ?")
-            .bind(id.as_str())
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(failed("read a receipt"))?;
+        let row =
+            sql("read a receipt", "SELECT * FROM receipts WHERE instance = $1").bind(id.as_str()).optional(self.read()).await?;
         let Some(row) = row else { return Ok(None) };
         let columns = Columns::new(&row, "receipt of", "instance");
         Ok(Some(StoredReceipt {

@@ -1,14 +1,8 @@
-//! Values as columns: SQLite has signed 64-bit integers, text and blobs.
+//! Values as columns: signed 64-bit integers, texts and bytes.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use sqlx::{Row as _, sqlite::SqliteRow};
 
-use super::{Result, StoreError};
-
-/// Times and counters fit 63 bits; anything above is pinned there.
-pub(super) fn int(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
+use super::{Result, StoreError, sql::Row};
 
 /// DER certificates as a JSON list of base64.
 pub(super) fn chain_to_text(chain: &[Vec<u8>]) -> String {
@@ -18,13 +12,13 @@ pub(super) fn chain_to_text(chain: &[Vec<u8>]) -> String {
 
 /// Reads the columns of one row and says which one is not readable.
 pub(super) struct Columns<'a> {
-    row: &'a SqliteRow,
+    row: &'a Row,
     what: String,
 }
 
 impl<'a> Columns<'a> {
-    pub(super) fn new(row: &'a SqliteRow, table: &str, key: &str) -> Self {
-        let id: String = row.try_get(key).unwrap_or_default();
+    pub(super) fn new(row: &'a Row, table: &str, key: &str) -> Self {
+        let id = row.text(key).ok().flatten().unwrap_or_default();
         Self { row, what: format!("{table} {id}") }
     }
 
@@ -33,19 +27,19 @@ impl<'a> Columns<'a> {
     }
 
     pub(super) fn text(&self, column: &str) -> Result<String> {
-        self.row.try_get(column).map_err(|e| self.bad(e.to_string()))
+        self.opt_text(column)?.ok_or_else(|| self.absent(column))
     }
 
     pub(super) fn opt_text(&self, column: &str) -> Result<Option<String>> {
-        self.row.try_get(column).map_err(|e| self.bad(e.to_string()))
+        self.row.text(column).map_err(|e| self.bad(e.to_string()))
     }
 
     pub(super) fn blob(&self, column: &str) -> Result<Vec<u8>> {
-        self.row.try_get(column).map_err(|e| self.bad(e.to_string()))
+        self.opt_blob(column)?.ok_or_else(|| self.absent(column))
     }
 
     pub(super) fn opt_blob(&self, column: &str) -> Result<Option<Vec<u8>>> {
-        self.row.try_get(column).map_err(|e| self.bad(e.to_string()))
+        self.row.bytes(column).map_err(|e| self.bad(e.to_string()))
     }
 
     pub(super) fn bytes32(&self, column: &str) -> Result<[u8; 32]> {
@@ -53,18 +47,24 @@ impl<'a> Columns<'a> {
     }
 
     pub(super) fn uint(&self, column: &str) -> Result<u64> {
-        let value: i64 = self.row.try_get(column).map_err(|e| self.bad(e.to_string()))?;
+        let value = self.int(column)?.ok_or_else(|| self.absent(column))?;
         u64::try_from(value).map_err(|_| self.bad(format!("{column} is negative")))
     }
 
     pub(super) fn opt_uint(&self, column: &str) -> Result<Option<u64>> {
-        let value: Option<i64> = self.row.try_get(column).map_err(|e| self.bad(e.to_string()))?;
-        Ok(value.and_then(|v| u64::try_from(v).ok()))
+        Ok(self.int(column)?.and_then(|v| u64::try_from(v).ok()))
     }
 
     pub(super) fn opt_i32(&self, column: &str) -> Result<Option<i32>> {
-        let value: Option<i64> = self.row.try_get(column).map_err(|e| self.bad(e.to_string()))?;
-        Ok(value.and_then(|v| i32::try_from(v).ok()))
+        Ok(self.int(column)?.and_then(|v| i32::try_from(v).ok()))
+    }
+
+    fn int(&self, column: &str) -> Result<Option<i64>> {
+        self.row.int(column).map_err(|e| self.bad(e.to_string()))
+    }
+
+    fn absent(&self, column: &str) -> StoreError {
+        self.bad(format!("{column} is absent"))
     }
 
     pub(super) fn parsed<T: std::str::FromStr>(&self, column: &str) -> Result<T> {

@@ -167,12 +167,14 @@ async fn a_challenge_is_good_once_for_its_nonce_and_its_owner() {
 async fn limits_challenges_in_time_and_number() {
     let bench = Bench::with("challenge_s = 1\nmax_challenges = 1").await;
     let store = bench.platform.server.store();
-    let times = casemate_server::store::ChallengeTimes { now_ms: 1000, expires_at_ms: 2000 };
+    // Of today: what expired long ago is forgotten by the server at any moment.
+    let now_ms = u64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis()).unwrap();
+    let times = casemate_server::store::ChallengeTimes { now_ms, expires_at_ms: now_ms + 1000 };
     assert!(store.insert_challenge("old", &[1; 32], "me", times, 1).await.unwrap());
     assert!(!store.insert_challenge("more", &[2; 32], "me", times, 1).await.unwrap());
     use casemate_server::store::Challenge;
-    assert_eq!(store.take_challenge("old", "me", 2000).await.unwrap(), Challenge::Expired);
-    assert_eq!(store.take_challenge("old", "me", 1999).await.unwrap(), Challenge::Taken([1; 32]));
+    assert_eq!(store.take_challenge("old", "me", now_ms + 1000).await.unwrap(), Challenge::Expired);
+    assert_eq!(store.take_challenge("old", "me", now_ms + 999).await.unwrap(), Challenge::Taken([1; 32]));
     let (_, _) = bench.challenge().await;
     assert!(bench.tenant.post("/appraisals/challenges", &()).await.problem().starts_with("429 busy"));
 }

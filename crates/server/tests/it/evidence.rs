@@ -13,7 +13,10 @@ use casemate_evidence::{
 };
 use sha2::{Digest as _, Sha256};
 
-use crate::platform::{AGENT, INITRD, KERNEL, ROOT_HASH, VMM, command_line};
+use crate::{
+    platform::{AGENT, INITRD, KERNEL, ROOT_HASH, VMM, command_line},
+    soft_ek::seed_bytes,
+};
 
 /// The node's event log; `agent` is the digest of the agent that it measured.
 pub(crate) fn event_log(agent: [u8; 32]) -> EventLog {
@@ -28,8 +31,8 @@ pub(crate) fn event_log(agent: [u8; 32]) -> EventLog {
 }
 
 /// A node's TPM after a boot with this log.
-pub(crate) fn node_tpm(seed: u8, log: &EventLog) -> SoftTpm {
-    let mut tpm = SoftTpm::new(&[seed; 32]);
+pub(crate) fn node_tpm(seed: u32, log: &EventLog) -> SoftTpm {
+    let mut tpm = SoftTpm::new(&seed_bytes(seed));
     for event in &log.events {
         tpm.pcr_extend(event.pcr, event.measured_sha256().unwrap()).unwrap();
     }
@@ -81,6 +84,7 @@ pub(crate) fn instance_evidence(
             cgroup: true,
         },
         vtpm_ak_public: guest.public().to_vec(),
+        monitor: Some(casemate_evidence::instance::Monitor { class: "enforcing".into(), without: Vec::new() }),
     }
     .encode();
     let keys = GuestKeys { version: 1, hpke: [0x11; 32], tls: [0x12; 32] }.encode();

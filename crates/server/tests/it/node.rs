@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use casemate_api::{
     assignment, canonical,
     node::{
-        Assignment, Challenge, EnrolProof, EnrolRequest, EvidenceReply, FromNode, InstanceReport, Inventory, NodeCredential,
-        NodeQuote, Records, RenewNonce, RenewProof, RenewRequest, Report, ToNode, enrolment_client::EnrolmentClient, from_node,
-        node_client::NodeClient, to_node,
+        Assignment, Challenge, EnrolProof, EnrolRequest, EvidenceReply, FromNode, InstanceReport, Inventory, Monitor,
+        NodeCredential, NodeQuote, Records, RenewNonce, RenewProof, RenewRequest, Report, ToNode,
+        enrolment_client::EnrolmentClient, from_node, node_client::NodeClient, to_node,
     },
     receipt,
     workload::digest_of,
@@ -29,8 +29,8 @@ use tonic::{
 
 use crate::{
     evidence::{self, GOOD_KERNEL},
-    platform::Platform,
-    soft_ek::SoftEk,
+    platform::{Platform, Vendor},
+    soft_ek::{SoftEk, seed_bytes},
 };
 
 pub(crate) struct SoftNode {
@@ -54,9 +54,14 @@ pub(crate) struct Session {
 }
 
 impl SoftNode {
-    pub(crate) fn new(seed: u8, platform: &Platform) -> Self {
+    pub(crate) fn new(seed: u32, platform: &Platform) -> Self {
+        Self::of(seed, &platform.vendor)
+    }
+
+    /// One whose TPM is of this vendor.
+    pub(crate) fn of(seed: u32, vendor: &Vendor) -> Self {
         let log = evidence::good_log();
-        let ek = SoftEk::new(seed, &platform.vendor);
+        let ek = SoftEk::new(seed, vendor);
         Self {
             tpm: evidence::node_tpm(seed, &log),
             log,
@@ -64,7 +69,7 @@ impl SoftNode {
             offset: 0,
             ek_chain: vec![ek.certificate.clone()],
             ek,
-            receipt_key: SigningKey::from_bytes(&[seed; 32]),
+            receipt_key: SigningKey::from_bytes(&seed_bytes(seed)),
             tls_key: KeyPair::generate().unwrap(),
         }
     }
@@ -101,7 +106,12 @@ impl SoftNode {
     }
 
     pub(crate) async fn enrol(&mut self, platform: &Platform, token: &str) -> Result<NodeCredential, Status> {
-        let mut client = EnrolmentClient::new(channel(platform, None).await);
+        self.enrol_on(channel(platform, None).await, token).await
+    }
+
+    /// The same over a connection that was made elsewhere.
+    pub(crate) async fn enrol_on(&mut self, channel: Channel, token: &str) -> Result<NodeCredential, Status> {
+        let mut client = EnrolmentClient::new(channel);
         let request = self.request(token);
         let csr = request.csr.clone();
         let challenge = client.begin(request).await?.into_inner();
@@ -116,7 +126,11 @@ impl SoftNode {
     }
 
     pub(crate) async fn renew(&mut self, platform: &Platform, credential: &NodeCredential) -> Result<NodeCredential, Status> {
-        let mut client = self.client(platform, credential).await;
+        self.renew_on(self.client(platform, credential).await).await
+    }
+
+    /// The same over a connection that was made elsewhere.
+    pub(crate) async fn renew_on(&mut self, mut client: NodeClient<Channel>) -> Result<NodeCredential, Status> {
         let RenewNonce { nonce, ima_offset } = client.renew_challenge(RenewRequest {}).await?.into_inner();
         self.offset = ima_offset;
         let csr = self.csr();
@@ -145,11 +159,21 @@ impl SoftNode {
         credential: &NodeCredential,
         instances: Vec<InstanceReport>,
     ) -> (Session, Vec<assignment::Body>) {
-        let mut client = self.client(platform, credential).await;
+        let client = self.client(platform, credential).await;
+        self.open_on(client, credential, instances).await.unwrap()
+    }
+
+    /// The same over a connection that was made elsewhere.
+    pub(crate) async fn open_on(
+        &self,
+        mut client: NodeClient<Channel>,
+        credential: &NodeCredential,
+        instances: Vec<InstanceReport>,
+    ) -> Result<(Session, Vec<assignment::Body>), Status> {
         let (outbound, receiver) = mpsc::channel(16);
         let report = from_node::Message::Report(Report { inventory: Some(inventory()), instances });
         outbound.send(FromNode { message: Some(report) }).await.unwrap();
-        let inbound = client.session(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+        let inbound = client.session(ReceiverStream::new(receiver)).await?.into_inner();
         let mut session = Session { credential: credential.clone(), outbound, inbound };
         let desired = session
             .expect(|message| match message {
@@ -158,7 +182,7 @@ impl SoftNode {
             })
             .await;
         let bodies = desired.assignments.iter().map(|assignment| session.verified(assignment)).collect();
-        (session, bodies)
+        Ok((session, bodies))
     }
 
     /// Waits for a challenge and answers it with evidence of a guest that booted `kernel`.
@@ -314,6 +338,7 @@ pub(crate) fn inventory() -> Inventory {
         memory_mib: 4096,
         disk_mib: 1000,
         isolation_levels: vec!["microvm".into()],
+        monitor: Some(Monitor { class: "enforcing".into(), without: Vec::new() }),
         ..Default::default()
     }
 }
@@ -327,12 +352,20 @@ pub(crate) async fn connect(
     platform: &Platform,
     identity: Option<(&NodeCredential, &KeyPair)>,
 ) -> Result<Channel, tonic::transport::Error> {
-    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(platform.ca_pem())).domain_name("localhost");
+    connect_to(platform.server.node().unwrap().port(), &platform.ca_pem(), identity).await
+}
+
+pub(crate) async fn connect_to(
+    port: u16,
+    ca_pem: &str,
+    identity: Option<(&NodeCredential, &KeyPair)>,
+) -> Result<Channel, tonic::transport::Error> {
+    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca_pem)).domain_name("localhost");
     if let Some((credential, key)) = identity {
         let pem: String = credential.chain.iter().map(|der| pem("CERTIFICATE", der)).collect();
         tls = tls.identity(Identity::from_pem(pem, key.serialize_pem()));
     }
-    let uri = format!("https://127.0.0.1:{}", platform.server.node().unwrap().port());
+    let uri = format!("https://127.0.0.1:{port}");
     Endpoint::from_shared(uri).unwrap().tls_config(tls)?.connect().await
 }
 

@@ -1,6 +1,6 @@
 //! A platform in this process, and a client for it.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use casemate_api::{
@@ -15,6 +15,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use tokio::sync::watch;
+
+use crate::postgres::store_section;
 
 /// Digests that the reference values know.
 pub(crate) const AGENT: [u8; 32] = [0xa1; 32];
@@ -44,9 +46,9 @@ impl Vendor {
 
 /// A running platform. The folder outlives restarts.
 pub(crate) struct Platform {
-    pub(crate) dir: TempDir,
+    pub(crate) dir: Arc<TempDir>,
     pub(crate) server: Server,
-    pub(crate) vendor: Vendor,
+    pub(crate) vendor: Arc<Vendor>,
     drain: watch::Sender<bool>,
     http: reqwest::Client,
     timing: String,
@@ -60,8 +62,8 @@ impl Platform {
     /// With more lines of configuration.
     pub(crate) async fn with(timing: &str) -> Self {
         casemate_daemon::tls::install_provider();
-        let dir = tempfile::tempdir().unwrap();
-        let vendor = Vendor::new("Simulated TPM vendor");
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let vendor = Arc::new(Vendor::new("Simulated TPM vendor"));
         write_inputs(dir.path(), &vendor);
         let (server, drain, http) = serve(dir.path(), timing).await;
         Self { dir, server, vendor, drain, http, timing: timing.to_owned() }
@@ -70,9 +72,9 @@ impl Platform {
     /// Only the role `verifier`, with nothing that it does not need.
     pub(crate) async fn alone() -> Self {
         casemate_daemon::tls::install_provider();
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Arc::new(tempfile::tempdir().unwrap());
         let (server, drain, http) = serve(dir.path(), ALONE).await;
-        let vendor = Vendor::new("Simulated TPM vendor");
+        let vendor = Arc::new(Vendor::new("Simulated TPM vendor"));
         Self { dir, server, vendor, drain, http, timing: ALONE.to_owned() }
     }
 
@@ -83,6 +85,21 @@ impl Platform {
         server.wait().await;
         let (server, drain, http) = serve(dir.path(), &timing).await;
         Self { dir, server, vendor, drain, http, timing }
+    }
+
+    /// Ends the server as a drain does.
+    #[allow(dead_code, reason = "not every binary of tests needs it")]
+    pub(crate) async fn stop(self) {
+        self.drain.send_replace(true);
+        self.server.wait().await;
+    }
+
+    /// One more server on the same database. It has a folder of its own beside the first one's, which all share.
+    #[allow(dead_code, reason = "only with an engine that several can use")]
+    pub(crate) async fn replica(&self, number: u32) -> Self {
+        let path = write_replica_config(self.dir.path(), &self.timing, number);
+        let (server, drain, http) = serve_with(self.dir.path(), &path).await;
+        Self { dir: self.dir.clone(), server, vendor: self.vendor.clone(), drain, http, timing: self.timing.clone() }
     }
 
     pub(crate) async fn token(&self, role: Role) -> Client {
@@ -111,7 +128,11 @@ impl Platform {
 }
 
 async fn serve(dir: &Path, timing: &str) -> (Server, watch::Sender<bool>, reqwest::Client) {
-    let config: Config = casemate_daemon::config::load(&write_config(dir, timing)).unwrap();
+    serve_with(dir, &write_config(dir, timing)).await
+}
+
+async fn serve_with(dir: &Path, config: &Path) -> (Server, watch::Sender<bool>, reqwest::Client) {
+    let config: Config = casemate_daemon::config::load(config).unwrap();
     let (drain, draining) = watch::channel(false);
     let server = Server::start(config.check().unwrap(), draining).await.unwrap();
     // A server that certifies no nodes has no authority; its own certificate is pinned.
@@ -156,12 +177,14 @@ const ALONE: &str = "roles = [\"verifier\"]\nrest_addr = \"127.0.0.1:0\"\nnames 
 pub(crate) fn write_config(dir: &Path, timing: &str) -> std::path::PathBuf {
     if timing == ALONE {
         let path = dir.join("server.toml");
-        std::fs::write(&path, format!("{timing}data_dir = {:?}\n", dir.join("data"))).unwrap();
+        std::fs::write(&path, format!("{timing}data_dir = {:?}\n{}", dir.join("data"), store_section(dir))).unwrap();
         return path;
     }
     let text = format!(
         "data_dir = {data:?}\nrest_addr = \"127.0.0.1:0\"\nnode_addr = \"127.0.0.1:0\"\nnames = [\"localhost\", \"127.0.0.1\"]\n\
-         reference_values = {values:?}\nreference_key = \"{key}\"\nvendor_roots = [{vendor:?}]\nallow_simulated = true\n{own}{timing}\n",
+         reference_values = {values:?}\nreference_key = \"{key}\"\nvendor_roots = [{vendor:?}]\nallow_simulated = true\n{own}{timing}\n{store}",
+        // A test may bring a database of its own.
+        store = if timing.contains("[store]") { String::new() } else { store_section(dir) },
         own = if timing.contains("revocation") { "" } else { "own_revocation_list = true\n" },
         data = dir.join("data"),
         values = dir.join("reference-values.json"),
@@ -169,6 +192,17 @@ pub(crate) fn write_config(dir: &Path, timing: &str) -> std::path::PathBuf {
         key = STANDARD.encode(SigningKey::from_bytes(&[7; 32]).verifying_key().to_bytes()),
     );
     let path = dir.join("server.toml");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// The same for one more replica, in a file of its own.
+#[allow(dead_code, reason = "only with an engine that several can use")]
+pub(crate) fn write_replica_config(dir: &Path, timing: &str, number: u32) -> std::path::PathBuf {
+    let text = std::fs::read_to_string(write_config(dir, timing)).unwrap();
+    let (shared, own) = (dir.join("data"), dir.join(format!("data-{number}")));
+    let text = text.replacen(&format!("data_dir = {shared:?}"), &format!("data_dir = {own:?}\nshared_dir = {shared:?}"), 1);
+    let path = dir.join(format!("server-{number}.toml"));
     std::fs::write(&path, text).unwrap();
     path
 }
@@ -208,6 +242,14 @@ impl Answer {
 }
 
 impl Client {
+    /// For the server at `address`, whose authority is `ca_pem`.
+    #[allow(dead_code, reason = "not every binary of tests needs it")]
+    pub(crate) fn new(address: &str, ca_pem: &[u8], token: String) -> Self {
+        let ca = reqwest::Certificate::from_pem(ca_pem).unwrap();
+        let http = reqwest::Client::builder().tls_certs_only([ca]).timeout(Duration::from_secs(60)).build().unwrap();
+        Self { http, base: format!("https://{address}/api/v1"), token }
+    }
+
     pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token)
     }
@@ -229,6 +271,14 @@ impl Client {
 
     pub(crate) async fn post(&self, path: &str, body: &impl Serialize) -> Answer {
         self.send(self.request(Method::POST, path).json(body)).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: &impl Serialize) -> Answer {
+        self.send(self.request(Method::PUT, path).json(body)).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.send(self.request(Method::DELETE, path)).await
     }
 
     pub(crate) async fn put_blob(&self, bytes: &[u8]) -> Answer {
@@ -311,5 +361,10 @@ pub(crate) fn workload() -> Workload {
 }
 
 pub(crate) fn new_instance(workload: &Workload) -> rest::NewInstance {
-    rest::NewInstance { workload: String::from_utf8(workload.to_canonical()).unwrap(), node: None }
+    rest::NewInstance {
+        workload: String::from_utf8(workload.to_canonical()).unwrap(),
+        node: None,
+        project: None,
+        placement: None,
+    }
 }

@@ -48,9 +48,20 @@ async fn a_whole_life() {
     // The node fetches what the assignment names, and nothing else.
     let mut client = node.client(&platform, &session.credential).await;
     let digest = format_digest(&Sha256::digest(ASSET).into());
-    let mut chunks = client.fetch_blob(BlobRequest { digest }).await.unwrap().into_inner();
-    assert_eq!(chunks.message().await.unwrap().unwrap().data, ASSET);
-    assert!(client.fetch_blob(BlobRequest { digest: format_digest(&[9; 32]) }).await.is_err());
+    let whole = ASSET.len() as u64;
+    for from in [0, 1, whole - 1] {
+        let request = BlobRequest { digest: digest.clone(), from };
+        let mut chunks = client.fetch_blob(request).await.unwrap().into_inner();
+        let chunk = chunks.message().await.unwrap().unwrap();
+        assert_eq!((chunk.from, &chunk.data[..]), (Some(from), &ASSET[usize::try_from(from).unwrap()..]));
+    }
+    let mut nothing = client.fetch_blob(BlobRequest { digest: digest.clone(), from: whole }).await.unwrap().into_inner();
+    assert_eq!(nothing.message().await.unwrap(), None);
+    for from in [whole + 1, u64::MAX] {
+        let refused = client.fetch_blob(BlobRequest { digest: digest.clone(), from }).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused:?}");
+    }
+    assert!(client.fetch_blob(BlobRequest { digest: format_digest(&[9; 32]), from: 0 }).await.is_err());
 
     // No keys before the platform's own verdict.
     let answer = tenant.post(&format!("{instances}/keys"), &keys(b"too early")).await;

@@ -16,8 +16,8 @@ pub(crate) struct SoftEk {
 }
 
 impl SoftEk {
-    pub(crate) fn new(seed: u8, vendor: &Vendor) -> Self {
-        let key = SecretKey::from_slice(&[seed; 32]).unwrap();
+    pub(crate) fn new(seed: u32, vendor: &Vendor) -> Self {
+        let key = SecretKey::from_slice(&seed_bytes(seed)).unwrap();
         let pair = KeyPair::try_from(key.to_pkcs8_der().unwrap().as_bytes()).unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "TPM");
@@ -67,6 +67,12 @@ impl SoftEk {
         cfb_mode::Decryptor::<aes::Aes128>::new(&key.into(), &[0; 16].into()).decrypt(&mut identity);
         Some(Reader::new(&identity).sized("secret", 32).ok()?.to_vec())
     }
+}
+
+/// A secret of a node that is the same in every run; not all zeros.
+pub(crate) fn seed_bytes(seed: u32) -> [u8; 32] {
+    let bytes = seed.wrapping_add(1).to_be_bytes();
+    std::array::from_fn(|at| bytes[at % bytes.len()])
 }
 
 fn kdfa(key: &[u8], label: &[u8], context: &[u8], bits: u32) -> [u8; 32] {

@@ -1,6 +1,11 @@
 //! The same workload at every level: what is alike, what is said to differ, and that no level is taken for another.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
+    time::{Duration, Instant},
+};
 
 use casemate_testbed::{Bed, BedOptions, ImageBuilder, static_program};
 use serde_json::Value;
@@ -189,6 +194,50 @@ fn a_node_offers_what_it_has_and_says_why_it_has_no_more() {
     bed.wait_connected().unwrap();
     let run = bed.casemate(&run_args_at("container", &[], &[])).expect_code(0);
     assert!(run.stderr.contains("guest.binding") && !run.stderr.contains("container.jail"), "{}", run.stderr);
+    bed.finish();
+}
+
+/// As entries of a list of sockets: all ports of TCP but one.
+fn all_but(port: u16) -> String {
+    let own = port.to_string();
+    let shorter = (1..own.len()).map(|length| own[..length].to_owned());
+    let other = (0..own.len()).flat_map(|at| {
+        let own = own.clone();
+        (0..=9)
+            .map(move |digit| format!("{}{digit}", &own[..at]))
+            .filter(move |begin| !port.to_string().starts_with(begin.as_str()))
+    });
+    let entries = shorter.chain(other.map(|begin| format!("{begin}*"))).map(|name| format!("\"tcp/{name}\""));
+    let others = ["udp", "raw"].into_iter().flat_map(|protocol| (0..=9).map(move |digit| format!("\"{protocol}/{digit}*\"")));
+    entries.chain(others).collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn a_node_that_its_owner_holds_back_gets_no_work_until_the_reason_is_gone() {
+    let bed = Bed::start(&BedOptions::default()).unwrap();
+    prepare(&bed);
+    let forgotten = TcpListener::bind("127.0.0.1:0").unwrap();
+    let policy = bed.work().join("dedicated.toml");
+    let allowed = all_but(forgotten.local_addr().unwrap().port());
+    fs::write(&policy, format!("version = 1\non_finding = \"hold\"\nsockets.allowed = [{allowed}]\n")).unwrap();
+    let doctor = ["doctor", "--policy", policy.to_str().unwrap()];
+    assert!(bed.casemate(&doctor).expect_code(1).stdout.contains("ss -tulpn"));
+    kill(bed.pid("agent").unwrap());
+    bed.configure_agent("dedicated", Some(&format!("{{ policy = {policy:?}, every_s = 1 }}"))).unwrap();
+    bed.restart("agent").unwrap();
+    bed.wait_connected().unwrap();
+    let refused = bed.casemate(&run_args_at("container", &[], &[])).expect_refusal("schedule.no-node");
+    assert!(refused.stderr.contains("1 held back by their owners"), "{}", refused.stderr);
+    assert!(bed.casemate(&["nodes"]).expect_code(0).stdout.contains("held back by its owner (1 findings)"));
+    drop(forgotten);
+    let begin = Instant::now();
+    while bed.casemate(&["nodes"]).expect_code(0).stdout.contains("held back") {
+        assert!(begin.elapsed() < Duration::from_secs(60), "it is held back for ever");
+    }
+    let run = bed.casemate(&run_args_at("container", &[], &[])).expect_code(0);
+    let card = bed.casemate(&["inspect", &run.instance()]).expect_code(0).stdout;
+    let dedicated = card.lines().find(|line| line.contains("what its owner's policy allows")).unwrap_or_default();
+    assert!(dedicated.contains(" held "), "{card}");
     bed.finish();
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use casemate_evidence::instance::LaunchRecord;
+use casemate_evidence::instance::{LaunchRecord, Monitor};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -95,6 +95,9 @@ pub struct MicrovmClaims {
     pub cpus: u64,
     /// Memory, MiB.
     pub memory_mib: u64,
+    /// The monitor that guarded the guest, by the node's word; absent: none did.
+    #[serde(default)]
+    pub monitor: Option<MonitorClaims>,
 }
 
 impl MicrovmClaims {
@@ -109,9 +112,45 @@ impl MicrovmClaims {
             accel: launch.machine.accel.clone(),
             cpus: launch.machine.cpus.into(),
             memory_mib: launch.machine.memory_mib,
+            monitor: launch.monitor.as_ref().map(MonitorClaims::new),
         }
     }
 }
+
+/// What the launch record says of the node's monitor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MonitorClaims {
+    /// What it could do on the node's kernel.
+    pub class: String,
+    /// Groups of hooks that the class does without.
+    pub without: Vec<String>,
+}
+
+impl MonitorClaims {
+    pub(crate) fn new(monitor: &Monitor) -> Self {
+        let shown = |text: &str| text.escape_debug().take(MAX_SHOWN).collect();
+        Self { class: shown(&monitor.class), without: monitor.without.iter().take(MAX_GROUPS).map(|one| shown(one)).collect() }
+    }
+}
+
+/// What is to be said of the monitor's class to whoever relies on the guest; nothing where it refuses all that it should.
+pub(crate) fn monitor_warning(monitor: Option<&Monitor>) -> Option<String> {
+    let Some(monitor) = monitor else {
+        return Some("no monitor guards the node: what its root does to the guest is neither refused nor reported".to_owned());
+    };
+    let MonitorClaims { class, without } = MonitorClaims::new(monitor);
+    match class.as_str() {
+        "enforcing" => None,
+        "enforcing_without" => Some(format!("the node's monitor refuses nothing of {}", without.join(", "))),
+        "observe_and_kill" => Some("the node's monitor refuses nothing; it ends instances after what it sees".to_owned()),
+        _ => Some(format!("the node's monitor is of class \"{class}\", which promises nothing")),
+    }
+}
+
+/// Most characters of a word of a monitor, and most groups, that are shown.
+const MAX_SHOWN: usize = 64;
+const MAX_GROUPS: usize = 32;
 
 /// How far the appraisal came, and what it saw.
 pub(crate) struct Seen<'a> {
@@ -160,4 +199,26 @@ pub(crate) fn node_submodule(claims: Option<&NodeClaims>, verified: bool, anchor
 
 pub(crate) fn plain(claims: &impl Serialize) -> serde_json::Value {
     serde_json::to_value(claims).expect("claims are plain data")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_monitor_that_refuses_everything_needs_no_warning() {
+        let said = |class: &str, without: &[&str]| {
+            let without = without.iter().map(|group| (*group).to_owned()).collect();
+            monitor_warning(Some(&Monitor { class: class.to_owned(), without }))
+        };
+        assert_eq!(said("enforcing", &[]), None);
+        assert!(monitor_warning(None).unwrap().contains("no monitor"));
+        assert!(said("enforcing_without", &["memory", "bpf"]).unwrap().contains("nothing of memory, bpf"));
+        assert!(said("observe_and_kill", &[]).unwrap().contains("refuses nothing"));
+        for unknown in ["", "Enforcing", "detect_only", "enforcing\u{1b}[0m"] {
+            let warning = said(unknown, &[]).unwrap();
+            assert!(warning.contains("promises nothing") && !warning.contains('\u{1b}'), "{warning}");
+        }
+        assert!(said(&"x".repeat(10_000), &[]).unwrap().len() < 200, "what a node says of itself is cut");
+    }
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     signature::{self, Hash},
     time::UnixTime,
-    x509::{Certificate, CertificateError, PathError, verify_path},
+    x509::{Certificate, CertificateError, PathError, Seen, verify_decoded_path},
 };
 
 /// Largest collateral, in bytes of JSON text; revocation lists have at most 1 MiB each, in hex.
@@ -59,7 +59,7 @@ pub(super) struct Unverified {
 pub(super) struct Signed<T> {
     text: String,
     signature: Signature,
-    pub(super) issuers: Arc<[Certificate]>,
+    pub(super) issuers: Vec<Certificate>,
     content: Arc<T>,
 }
 
@@ -119,7 +119,7 @@ pub(super) enum SignedError {
 }
 
 impl Unverified {
-    pub(super) fn decode(json: &[u8]) -> Result<Self, CollateralError> {
+    pub(super) fn decode(json: &[u8], seen: &mut Seen) -> Result<Self, CollateralError> {
         if json.is_empty() {
             return Err(CollateralError::Missing);
         }
@@ -128,28 +128,20 @@ impl Unverified {
         }
         let text: Text = serde_json::from_slice(json).map_err(CollateralError::Json)?;
         let hex = |what, text: &str| hex::decode(text).map_err(|_| CollateralError::Hex { what });
+        let mut chain =
+            |what, pem: &str| certificates(pem.as_bytes(), seen).map_err(|source| CollateralError::Certificates { what, source });
         let pck_crl_issuers = chain("pck_crl_issuer_chain", &text.pck_crl_issuer_chain)?;
         let (root_crl, pck_crl) = (hex("root_ca_crl", &text.root_ca_crl)?, hex("pck_crl", &text.pck_crl)?);
-        let issuers: Arc<[Certificate]> = chain("tcb_info", &text.tcb_info_issuer_chain)?.into();
-        let tcb_info = Signed::decode("tcb_info", text.tcb_info, &text.tcb_info_signature, Arc::clone(&issuers))?;
-        // Both have the same signer as a rule: read once, then.
-        let issuers = if text.qe_identity_issuer_chain == text.tcb_info_issuer_chain {
-            issuers
-        } else {
-            chain("qe_identity", &text.qe_identity_issuer_chain)?.into()
-        };
-        Ok(Self {
-            pck_crl_issuers,
-            root_crl,
-            pck_crl,
-            tcb_info,
-            qe_identity: Signed::decode("qe_identity", text.qe_identity, &text.qe_identity_signature, issuers)?,
-        })
+        let issuers = chain("tcb_info", &text.tcb_info_issuer_chain)?;
+        let tcb_info = Signed::decode("tcb_info", text.tcb_info, &text.tcb_info_signature, issuers)?;
+        let issuers = chain("qe_identity", &text.qe_identity_issuer_chain)?;
+        let qe_identity = Signed::decode("qe_identity", text.qe_identity, &text.qe_identity_signature, issuers)?;
+        Ok(Self { pck_crl_issuers, root_crl, pck_crl, tcb_info, qe_identity })
     }
 }
 
 impl<T: DeserializeOwned + Document> Signed<T> {
-    fn decode(what: &'static str, text: String, signature: &str, issuers: Arc<[Certificate]>) -> Result<Self, CollateralError> {
+    fn decode(what: &'static str, text: String, signature: &str, issuers: Vec<Certificate>) -> Result<Self, CollateralError> {
         let mut bytes = [0; 64];
         hex::decode_to_slice(signature, &mut bytes).map_err(|_| CollateralError::Hex { what })?;
         let signature = Signature::from_slice(&bytes).map_err(|_| CollateralError::Hex { what })?;
@@ -185,7 +177,7 @@ impl<T: DeserializeOwned + Document> Signed<T> {
         if signer.common_name().as_deref() != Some(TCB_SIGNING) {
             return Err(SignedError::Name { seen: signer.subject() });
         }
-        let path = verify_path(&[signer.der().to_vec()], std::slice::from_ref(&platform.root), &INTEL, now)?;
+        let path = verify_decoded_path(vec![signer.clone()], std::slice::from_ref(&platform.root), &INTEL, now)?;
         let key = path.leaf.key_der().ok().and_then(|der| VerifyingKey::from_public_key_der(&der).ok());
         Ok(Signer { der: signer.der().to_vec(), key: key.ok_or(SignedError::Key)? })
     }
@@ -217,10 +209,6 @@ impl Document for QeIdentity {
 
 fn window(what: &'static str, from: Date, to: Date) -> Window {
     Window { what: What::Named(what), from: from.0, to: to.0 }
-}
-
-fn chain(what: &'static str, pem: &str) -> Result<Vec<Certificate>, CollateralError> {
-    certificates(pem.as_bytes()).map_err(|source| CollateralError::Certificates { what, source })
 }
 
 /// The JSON form in which caching services hand collateral out.

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     checks::Finding,
     time::UnixTime,
-    x509::{Algorithm, Certificate, CertificateError, PathError, Profile, TrustAnchor, verify_path},
+    x509::{Algorithm, Certificate, CertificateError, PathError, Profile, Seen, TrustAnchor, verify_decoded_path},
 };
 
 /// A processor whose PCK certificate leads to a pinned root. Comes out of an appraisal, and may be given to the next one of the
@@ -77,18 +77,18 @@ impl VerifiedPlatform {
     }
 
     /// Verifies the chain in a quote: PCK certificate, PCK CA, root.
-    pub(super) fn verify(pem: &[u8], policy: &TdxPolicy, now: UnixTime) -> Result<Self, PckError> {
+    pub(super) fn verify(pem: &[u8], seen: &mut Seen, policy: &TdxPolicy, now: UnixTime) -> Result<Self, PckError> {
         if !is_nothing_else(pem) {
             return Err(PckError::Text);
         }
-        let certificates = certificates(pem).map_err(PckError::Certificates)?;
+        let certificates = certificates(pem, seen).map_err(PckError::Certificates)?;
         let [leaf, intermediate, root]: [Certificate; 3] =
             certificates.try_into().map_err(|found: Vec<_>| PckError::Length(found.len()))?;
         let root = anchor(root, policy)?;
         require_name(&leaf, &["Intel SGX PCK Certificate"])?;
         require_name(&intermediate, &["Intel SGX PCK Platform CA", "Intel SGX PCK Processor CA"])?;
         let anchors = [root];
-        verify_path(&[leaf.der().to_vec(), intermediate.der().to_vec()], &anchors, &INTEL, now)?;
+        verify_decoded_path(vec![leaf.clone(), intermediate.clone()], &anchors, &INTEL, now)?;
         let [root] = anchors;
         let key = leaf.key_der().ok().and_then(|der| VerifyingKey::from_public_key_der(&der).ok()).ok_or(PckError::Key)?;
         let extension = SgxExtension::of(&leaf)?;
@@ -121,12 +121,12 @@ impl VerifiedPlatform {
 }
 
 /// Certificates in PEM form. A text that is not UTF-8 holds none.
-pub(super) fn certificates(pem: &[u8]) -> Result<Vec<Certificate>, CertificateError> {
+pub(super) fn certificates(pem: &[u8], seen: &mut Seen) -> Result<Vec<Certificate>, CertificateError> {
     if pem.len() > MAX_CHAIN_BYTES {
         return Err(CertificateError::TooLong { len: pem.len() });
     }
     let text = std::str::from_utf8(pem).map_err(|_| CertificateError::Pem)?;
-    Certificate::all_from_pem(text)
+    seen.all_from_pem(text)
 }
 
 /// Around certificates there are line ends and a final zero at most. The signatures do not cover that text, so nothing may hide

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     checks::{Appraised, CheckName, Finding, Ledger, Stop},
     time::UnixTime,
+    x509::Seen,
 };
 
 pub(super) struct Inputs<'a> {
@@ -95,9 +96,11 @@ impl<'a> Appraisal<'a> {
 
     fn open(&mut self, quote: &Quote) -> Result<(Source<'a>, Arc<VerifiedPlatform>), Stop> {
         let (policy, now) = (self.inputs.policy, self.inputs.now);
-        let source = self.ledger.enter(CheckName::TdxCollateral, Source::open(self.inputs.endorsements.collateral, now))?;
+        let mut seen = Seen::default();
+        let source =
+            self.ledger.enter(CheckName::TdxCollateral, Source::open(self.inputs.endorsements.collateral, &mut seen, now))?;
         let kept = self.inputs.endorsements.platform.filter(|platform| platform.is_of(&quote.auth.pck_chain));
-        let platform = platform(kept, &quote.auth.pck_chain, policy, now);
+        let platform = platform(kept, &quote.auth.pck_chain, &mut seen, policy, now);
         let platform = self.ledger.enter(CheckName::TdxPckChain, platform)?;
         if let Some(claims) = &mut self.claims {
             claims.platform = Some(PlatformClaims::of(&platform));
@@ -139,11 +142,11 @@ impl<'a> Appraisal<'a> {
 }
 
 impl<'a> Source<'a> {
-    fn open(collateral: Collateral<'a>, now: UnixTime) -> Result<Finding<Self>, CollateralError> {
+    fn open(collateral: Collateral<'a>, seen: &mut Seen, now: UnixTime) -> Result<Finding<Self>, CollateralError> {
         match collateral {
             Collateral::Missing => Err(CollateralError::Missing),
             Collateral::Json(json) => {
-                let unverified = Unverified::decode(json)?;
+                let unverified = Unverified::decode(json, seen)?;
                 Ok(Finding::new(Self::Fresh(Box::new(unverified)), "complete and well-formed"))
             }
             Collateral::Verified(kept) => {
@@ -230,6 +233,7 @@ fn trust_domain(quote: &Quote) -> Result<Finding<TdReport>, KindError> {
 fn platform(
     kept: Option<&Arc<VerifiedPlatform>>,
     pem: &[u8],
+    seen: &mut Seen,
     policy: &TdxPolicy,
     now: UnixTime,
 ) -> Result<Finding<Arc<VerifiedPlatform>>, PckError> {
@@ -238,7 +242,7 @@ fn platform(
             kept.require_accepted(policy, now)?;
             Arc::clone(kept)
         }
-        None => Arc::new(VerifiedPlatform::verify(pem, policy, now)?),
+        None => Arc::new(VerifiedPlatform::verify(pem, seen, policy, now)?),
     };
     Ok(platform.finding(Arc::clone(&platform)))
 }

@@ -179,7 +179,7 @@ mod tests {
         super::{TdxPolicy, collateral::Unverified, documents::Hex, enclave, pck::VerifiedPlatform},
         TcbStatus, sgx_level,
     };
-    use crate::{time::UnixTime, vectors};
+    use crate::{time::UnixTime, vectors, x509::Seen};
 
     #[test]
     #[ignore = "evidence of real machines: CASEMATE_VECTORS"]
@@ -188,8 +188,8 @@ mod tests {
         let quote = Quote::decode(&read("sgx-v3.quote.bin")).unwrap();
         assert_eq!((quote.header.version, quote.header.tee), (3, TeeKind::Sgx));
         let now = UnixTime(1_750_420_800);
-        let platform = VerifiedPlatform::verify(&quote.auth.pck_chain, &TdxPolicy::strict(), now).unwrap();
-        let collateral = Unverified::decode(&read("sgx-v3.collateral.json")).unwrap();
+        let platform = VerifiedPlatform::verify(&quote.auth.pck_chain, &mut Seen::default(), &TdxPolicy::strict(), now).unwrap();
+        let collateral = Unverified::decode(&read("sgx-v3.collateral.json"), &mut Seen::default()).unwrap();
         let (info, signer) = collateral.tcb_info.verify(&platform, None, now).unwrap();
         let (identity, _) = collateral.qe_identity.verify(&platform, Some(&signer), now).unwrap();
         assert_eq!((info.id.as_str(), identity.id.as_str()), ("SGX", "QE"));

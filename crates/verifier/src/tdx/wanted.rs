@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use super::{extension::SgxExtension, pck::certificates};
-use crate::x509::CertificateError;
+use crate::x509::{CertificateError, Seen};
 
 /// Which collateral is about the processor that a quote is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub enum WantedError {
 
 /// Which collateral to fetch, by the PCK certificate chain (PEM) of a quote. Nothing is verified.
 pub fn collateral_wanted(pck_chain: &[u8]) -> Result<CollateralWanted, WantedError> {
-    let certificates = certificates(pck_chain).map_err(WantedError::Certificates)?;
+    let certificates = certificates(pck_chain, &mut Seen::default()).map_err(WantedError::Certificates)?;
     let leaf = certificates.first().ok_or(WantedError::Certificates(CertificateError::Pem))?;
     let extension = SgxExtension::of(leaf).map_err(|error| WantedError::Extension(Box::new(error)))?;
     let seen = leaf.issuer();

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use x509_cert::name::Name;
-
 use crate::{
     time::UnixTime,
     x509::{Certificate, VerifiedCrl},
@@ -17,18 +15,18 @@ pub(super) struct Window {
     pub(super) to: UnixTime,
 }
 
-/// Whose time it is. A certificate's name is written only where it is needed: that takes as long as reading the certificate.
+/// Whose time it is. A certificate's name is written only where it is needed.
 #[derive(Debug, Clone)]
 pub(super) enum What {
     Named(&'static str),
-    Certificate(Name),
+    Certificate(Certificate),
 }
 
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Named(what) => f.write_str(what),
-            Self::Certificate(subject) => write!(f, "certificate \"{subject}\""),
+            Self::Certificate(certificate) => write!(f, "certificate \"{}\"", certificate.subject()),
         }
     }
 }
@@ -44,8 +42,7 @@ pub(super) struct NotCurrent {
 
 impl Window {
     pub(super) fn of_certificate(certificate: &Certificate) -> Self {
-        let what = What::Certificate(certificate.parsed().tbs_certificate().subject().clone());
-        Self { what, from: certificate.not_before(), to: certificate.not_after() }
+        Self { what: What::Certificate(certificate.clone()), from: certificate.not_before(), to: certificate.not_after() }
     }
 
     /// A list without an end was not accepted; were there one, it would be over as soon as it began.

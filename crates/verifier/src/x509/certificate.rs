@@ -1,5 +1,10 @@
 //! One certificate, with the bytes that it was decoded from.
 
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha2::{Digest as _, Sha256};
 use x509_cert::{
@@ -60,11 +65,21 @@ pub enum CertificateError {
 
 /// A well-formed certificate of version 3. Nothing about it is verified.
 #[derive(Debug, Clone)]
-pub(crate) struct Certificate {
+pub(crate) struct Certificate(Arc<Decoded>);
+
+#[derive(Debug)]
+struct Decoded {
     der: Vec<u8>,
-    signed: Vec<u8>,
+    /// Where in `der` that is what the issuer signed.
+    signed: Range<usize>,
     parsed: x509_cert::Certificate,
+    fingerprint: OnceLock<[u8; 32]>,
 }
+
+/// Certificates that one appraisal read from PEM text already: chains overlap, and reading a certificate takes longer than finding it.
+/// Bounded by the limits on the texts.
+#[derive(Debug, Default)]
+pub(crate) struct Seen(Vec<(String, Certificate)>);
 
 impl Certificate {
     pub(crate) fn from_der(bytes: &[u8]) -> Result<Self, CertificateError> {
@@ -86,56 +101,55 @@ impl Certificate {
             }
             seen.push(extension.extn_id);
         }
-        let signed = signed_part(bytes).map_err(CertificateError::Malformed)?.to_vec();
-        Ok(Self { der: bytes.to_vec(), signed, parsed })
+        let signed = signed_part(bytes).map_err(CertificateError::Malformed)?;
+        Ok(Self(Arc::new(Decoded { der: bytes.to_vec(), signed, parsed, fingerprint: OnceLock::new() })))
     }
 
     /// All certificates in PEM text; text around them is ignored, an empty list is an error.
     pub(crate) fn all_from_pem(text: &str) -> Result<Vec<Self>, CertificateError> {
-        let mut found = Vec::new();
-        let mut rest = text;
-        while let Some(begin) = rest.find(BEGIN) {
-            let (text, after) = rest[begin + BEGIN.len()..].split_once(END).ok_or(CertificateError::Pem)?;
-            // Nothing here is secret: the decoder need not take the same time for every character, which costs four times as much.
-            let text: Vec<u8> = text.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect();
-            found.push(Self::from_der(&STANDARD.decode(text).map_err(|_| CertificateError::Pem)?)?);
-            rest = after;
-        }
-        if found.is_empty() { Err(CertificateError::Pem) } else { Ok(found) }
+        Seen::default().all_from_pem(text)
+    }
+
+    /// One certificate, from what stands between the lines of begin and end.
+    fn from_pem(text: &str) -> Result<Self, CertificateError> {
+        let mut joined = Vec::with_capacity(text.len());
+        text.lines().for_each(|line| joined.extend_from_slice(line.as_bytes()));
+        // Nothing here is secret: the decoder need not take the same time for every character, which costs four times as much.
+        Self::from_der(&STANDARD.decode(joined).map_err(|_| CertificateError::Pem)?)
     }
 
     pub(crate) fn der(&self) -> &[u8] {
-        &self.der
+        &self.0.der
     }
 
     /// The exact bytes that the issuer signed.
     pub(crate) fn signed_bytes(&self) -> &[u8] {
-        &self.signed
+        &self.0.der[self.0.signed.clone()]
     }
 
     pub(crate) fn parsed(&self) -> &x509_cert::Certificate {
-        &self.parsed
+        &self.0.parsed
     }
 
     pub(crate) fn fingerprint(&self) -> [u8; 32] {
-        Sha256::digest(&self.der).into()
+        *self.0.fingerprint.get_or_init(|| Sha256::digest(self.der()).into())
     }
 
     pub(crate) fn subject(&self) -> String {
-        self.parsed.tbs_certificate().subject().to_string()
+        self.parsed().tbs_certificate().subject().to_string()
     }
 
     pub(crate) fn issuer(&self) -> String {
-        self.parsed.tbs_certificate().issuer().to_string()
+        self.parsed().tbs_certificate().issuer().to_string()
     }
 
     pub(crate) fn common_name(&self) -> Option<String> {
-        let name = self.parsed.tbs_certificate().subject().common_name().ok().flatten()?;
+        let name = self.parsed().tbs_certificate().subject().common_name().ok().flatten()?;
         Some(name.value().into_owned())
     }
 
     pub(crate) fn key(&self) -> &SubjectPublicKeyInfoOwned {
-        self.parsed.tbs_certificate().subject_public_key_info()
+        self.parsed().tbs_certificate().subject_public_key_info()
     }
 
     /// DER of the public key.
@@ -144,15 +158,15 @@ impl Certificate {
     }
 
     pub(crate) fn not_before(&self) -> UnixTime {
-        UnixTime(self.parsed.tbs_certificate().validity().not_before.to_unix_duration().as_secs())
+        UnixTime(self.parsed().tbs_certificate().validity().not_before.to_unix_duration().as_secs())
     }
 
     pub(crate) fn not_after(&self) -> UnixTime {
-        UnixTime(self.parsed.tbs_certificate().validity().not_after.to_unix_duration().as_secs())
+        UnixTime(self.parsed().tbs_certificate().validity().not_after.to_unix_duration().as_secs())
     }
 
     pub(crate) fn extensions(&self) -> &[Extension] {
-        self.parsed.tbs_certificate().extensions().map_or(&[], Vec::as_slice)
+        self.parsed().tbs_certificate().extensions().map_or(&[], Vec::as_slice)
     }
 
     /// The standard extension `T`, if it is there.
@@ -182,12 +196,36 @@ impl Certificate {
     }
 }
 
-fn signed_part(bytes: &[u8]) -> der::Result<&[u8]> {
+impl Seen {
+    /// As [`Certificate::all_from_pem`].
+    pub(crate) fn all_from_pem(&mut self, text: &str) -> Result<Vec<Certificate>, CertificateError> {
+        let mut found = Vec::new();
+        let mut rest = text;
+        while let Some(begin) = rest.find(BEGIN) {
+            let (text, after) = rest[begin + BEGIN.len()..].split_once(END).ok_or(CertificateError::Pem)?;
+            found.push(self.one(text)?);
+            rest = after;
+        }
+        if found.is_empty() { Err(CertificateError::Pem) } else { Ok(found) }
+    }
+
+    fn one(&mut self, text: &str) -> Result<Certificate, CertificateError> {
+        if let Some((_, known)) = self.0.iter().find(|(known, _)| known == text) {
+            return Ok(known.clone());
+        }
+        let certificate = Certificate::from_pem(text)?;
+        self.0.push((text.to_owned(), certificate.clone()));
+        Ok(certificate)
+    }
+}
+
+fn signed_part(bytes: &[u8]) -> der::Result<Range<usize>> {
     let mut reader = SliceReader::new(bytes)?;
     reader.sequence(|inner| {
-        let signed = inner.tlv_bytes()?;
+        let begin = usize::try_from(inner.position())?;
+        let len = inner.tlv_bytes()?.len();
         inner.drain(inner.remaining_len())?;
-        Ok(signed)
+        Ok(begin..begin + len)
     })
 }
 

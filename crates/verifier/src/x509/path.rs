@@ -172,12 +172,20 @@ pub(crate) fn verify_path<'a>(
     profile: &Profile,
     at: UnixTime,
 ) -> Result<VerifiedPath<'a>, PathError> {
-    if chain.is_empty() || chain.len() > MAX_CHAIN {
-        return Err(PathError::Length { len: chain.len() });
-    }
+    require_length(chain.len())?;
     let parse =
         |(index, der): (usize, &Vec<u8>)| Certificate::from_der(der).map_err(|source| PathError::Certificate { index, source });
-    let mut path = chain.iter().enumerate().map(parse).collect::<Result<Vec<_>, _>>()?;
+    verify_decoded_path(chain.iter().enumerate().map(parse).collect::<Result<_, _>>()?, anchors, profile, at)
+}
+
+/// As [`verify_path`], of certificates that were decoded already.
+pub(crate) fn verify_decoded_path<'a>(
+    mut path: Vec<Certificate>,
+    anchors: &'a [TrustAnchor],
+    profile: &Profile,
+    at: UnixTime,
+) -> Result<VerifiedPath<'a>, PathError> {
+    require_length(path.len())?;
     if path.len() > 1 && anchors.iter().any(|anchor| Some(anchor.certificate.der()) == path.last().map(Certificate::der)) {
         path.pop();
     }
@@ -194,6 +202,10 @@ pub(crate) fn verify_path<'a>(
     let leaf = path.swap_remove(0);
     require_leaf(&leaf, profile)?;
     Ok(VerifiedPath { leaf, anchor })
+}
+
+fn require_length(len: usize) -> Result<(), PathError> {
+    if len == 0 || len > MAX_CHAIN { Err(PathError::Length { len }) } else { Ok(()) }
 }
 
 /// The anchor that issued `last`. Several may have its name; then the signature decides.

@@ -77,6 +77,7 @@ impl World {
                     namespaces: ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"].map(String::from).to_vec(),
                     cgroup: true,
                 },
+                monitor: None,
             },
             keys: GuestKeys { version: 1, hpke: [0x11; 32], tls: [0x22; 32] },
             nonce: NONCE,

@@ -107,6 +107,7 @@ impl Spec {
                 cgroup: true,
             },
             vtpm_ak_public: guest_tpm.public().to_vec(),
+            monitor: Some(casemate_evidence::instance::Monitor { class: "enforcing".into(), without: Vec::new() }),
         };
         Self {
             pki: Pki::good(),

@@ -95,8 +95,9 @@ fn extract(part: &DistroPart, package: &Tree) -> Result<(Vec<u8>, Vec<Module>)> 
 }
 
 fn image<'a>(package: &'a Tree, release: &str) -> Result<&'a [u8]> {
+    // Newer packages have it beside its modules.
     let path = format!("boot/vmlinuz-{release}");
-    match package.find(&path) {
+    match package.find(&path).or_else(|| package.find(&format!("{MODULES}{release}/vmlinuz"))) {
         Some(Node::File { bytes, .. }) => Ok(bytes),
         _ => bail!("{path} is missing in the kernel's package"),
     }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
 
 use super::lock::Locked;
-use crate::process;
+use crate::{files, paths, process};
 
 /// The end of every message about a package that is not there.
 pub(crate) const NOT_OFFERED: &str =
@@ -40,6 +40,7 @@ impl Candidate {
                 architecture: self.architecture.clone()?,
                 sha256: self.sha256.clone()?,
                 size: self.size?,
+                suite: None,
             })
         };
         complete().with_context(|| {
@@ -48,40 +49,110 @@ impl Candidate {
     }
 }
 
-/// The candidates for those of `names` that apt knows.
-pub(crate) fn candidates(names: &[&str]) -> Result<BTreeMap<String, Candidate>> {
-    if names.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    let mut command = Command::new("apt-cache");
-    command.args(["show", "--no-all-versions"]).args(names).env("LC_ALL", "C");
-    // It fails when none of them is known; the caller says so with more context.
-    let output = process::raw_output(&mut command)?;
-    Ok(parse_stanzas(&String::from_utf8_lossy(&output.stdout)))
+/// apt with this machine's sources, or with one other suite of Debian's archive and folders of its own: the machine's apt learns nothing of it.
+#[derive(Debug)]
+pub(crate) struct Apt {
+    /// Its configuration, where it is not the machine's.
+    config: Option<PathBuf>,
+    offers: bool,
 }
 
-/// Downloads exactly these versions to a folder.
-pub(crate) fn download(packages: &[&Locked]) -> Result<TempDir> {
-    let folder = tempfile::Builder::new().prefix("casemate-apt-").tempdir().context("making a folder for downloads")?;
-    hand_to_apt(folder.path());
-    let mut command = Command::new("apt-get");
-    command.args(["download", "--quiet"]).current_dir(folder.path()).env("LC_ALL", "C");
-    command.args(packages.iter().map(|package| format!("{}={}", package.package, package.version)));
-    let output = process::raw_output(&mut command)?;
-    if !output.status.success() {
-        let moved = moved_on(packages)?;
-        if !moved.is_empty() {
-            bail!("{}", moved_message(&moved));
+impl Apt {
+    /// For `suite`, whose lists are fetched now; for none, the machine's.
+    pub(crate) fn of(suite: Option<&str>) -> Result<Self> {
+        let Some(suite) = suite else { return Ok(Self { config: None, offers: true }) };
+        // Without Debian's keys (on Ubuntu, say) nothing of it could be verified, and nothing is offered.
+        if !Path::new(KEYRING).is_file() {
+            return Ok(Self { config: None, offers: false });
         }
-        bail!(
-            "apt-get download failed (hint: the lists may be old, `apt-get update` renews them):\n{}",
-            process::last_lines(&String::from_utf8_lossy(&output.stderr))
-        );
+        let folder = paths::cache()?.join("apt").join(suite);
+        for part in ["lists/partial", "cache/archives/partial"] {
+            let path = folder.join(part);
+            fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+        }
+        let config = folder.join("apt.conf");
+        files::write(&folder.join("sources.list"), format!("deb [signed-by={KEYRING}] {ARCHIVE} {suite} main\n").as_bytes())?;
+        files::write(&config, private(&folder).as_bytes())?;
+        let apt = Self { config: Some(config), offers: true };
+        let output = process::raw_output(apt.command("apt-get").args(["update", "--quiet"]))?;
+        if !output.status.success() {
+            let why = process::last_lines(&String::from_utf8_lossy(&output.stderr));
+            bail!("fetching the lists of {suite} from {ARCHIVE} failed:\n{why}");
+        }
+        Ok(apt)
     }
-    Ok(folder)
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("LC_ALL", "C");
+        if let Some(config) = &self.config {
+            command.env("APT_CONFIG", config);
+        }
+        command
+    }
+
+    /// The candidates for those of `names` that apt knows.
+    pub(crate) fn candidates(&self, names: &[&str]) -> Result<BTreeMap<String, Candidate>> {
+        if names.is_empty() || !self.offers {
+            return Ok(BTreeMap::new());
+        }
+        let mut command = self.command("apt-cache");
+        command.args(["show", "--no-all-versions"]).args(names);
+        // It fails when none of them is known; the caller says so with more context.
+        let output = process::raw_output(&mut command)?;
+        Ok(parse_stanzas(&String::from_utf8_lossy(&output.stdout)))
+    }
+
+    /// Downloads exactly these versions to a folder.
+    pub(crate) fn download(&self, packages: &[&Locked]) -> Result<TempDir> {
+        let folder = tempfile::Builder::new().prefix("casemate-apt-").tempdir().context("making a folder for downloads")?;
+        hand_to_apt(folder.path());
+        let mut command = self.command("apt-get");
+        command.args(["download", "--quiet"]).current_dir(folder.path());
+        command.args(packages.iter().map(|package| format!("{}={}", package.package, package.version)));
+        let output = process::raw_output(&mut command)?;
+        if !output.status.success() {
+            let moved = self.moved_on(packages)?;
+            if !moved.is_empty() {
+                bail!("{}", moved_message(&moved));
+            }
+            bail!(
+                "apt-get download failed (hint: the lists may be old, `apt-get update` renews them):\n{}",
+                process::last_lines(&String::from_utf8_lossy(&output.stderr))
+            );
+        }
+        Ok(folder)
+    }
+
+    /// Those of `packages` whose locked version apt would no longer choose, with what it would.
+    fn moved_on<'a>(&self, packages: &[&'a Locked]) -> Result<Vec<(&'a Locked, Option<String>)>> {
+        let names: Vec<&str> = packages.iter().map(|package| package.package.as_str()).collect();
+        let offered = self.candidates(&names)?;
+        let version_now = |package: &Locked| offered.get(&package.package).map(|candidate| candidate.version.clone());
+        Ok(packages
+            .iter()
+            .map(|package| (*package, version_now(package)))
+            .filter(|(package, now)| now.as_deref() != Some(package.version.as_str()))
+            .collect())
+    }
 }
 
-/// Where [`download`] put `package`.
+/// Where other suites come from, and the keys that sign them.
+const ARCHIVE: &str = "http://deb.debian.org/debian";
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// A configuration of apt that keeps to `folder`.
+fn private(folder: &Path) -> String {
+    let at = |name: &str| folder.join(name).display().to_string();
+    format!(
+        "Dir::Etc::sourcelist {:?};\nDir::Etc::sourceparts \"/dev/null\";\nDir::State::lists {:?};\nDir::Cache {:?};\nDir::State::status \"/dev/null\";\nAcquire::Languages \"none\";\n",
+        at("sources.list"),
+        at("lists"),
+        at("cache")
+    )
+}
+
+/// Where a download put `package`.
 pub(crate) fn downloaded(folder: &Path, package: &Locked) -> Result<PathBuf> {
     let prefix = format!("{}_", package.package);
     let entries = fs::read_dir(folder).with_context(|| format!("listing {}", folder.display()))?;
@@ -102,18 +173,6 @@ fn hand_to_apt(folder: &Path) {
     if let (true, Some(id)) = (is_root, id) {
         let _ = chown(folder, Some(id), None);
     }
-}
-
-/// Those of `packages` whose locked version apt would no longer choose, with what it would.
-fn moved_on<'a>(packages: &[&'a Locked]) -> Result<Vec<(&'a Locked, Option<String>)>> {
-    let names: Vec<&str> = packages.iter().map(|package| package.package.as_str()).collect();
-    let offered = candidates(&names)?;
-    let version_now = |package: &Locked| offered.get(&package.package).map(|candidate| candidate.version.clone());
-    Ok(packages
-        .iter()
-        .map(|package| (*package, version_now(package)))
-        .filter(|(package, now)| now.as_deref() != Some(package.version.as_str()))
-        .collect())
 }
 
 fn moved_message(moved: &[(&Locked, Option<String>)]) -> String {
@@ -175,6 +234,7 @@ mod tests {
             architecture: "amd64".into(),
             sha256: String::new(),
             size: 0,
+            suite: None,
         };
         let text = moved_message(&[(&locked, Some("2".to_owned()))]);
         assert!(text.contains("e2fsprogs 1 is locked, the archive has 2"), "{text}");

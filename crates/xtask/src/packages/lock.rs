@@ -1,12 +1,15 @@
 //! The two files about packages: roles with their possible names, and the lock.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    apt::{self, Candidate},
+    apt::{self, Apt, Candidate},
     release::Release,
 };
 use crate::files;
@@ -27,6 +30,9 @@ pub(crate) struct Locked {
     pub(crate) sha256: String,
     /// Length of the `.deb` in bytes.
     pub(crate) size: u64,
+    /// The suite of Debian's archive that it comes from, where that is not this machine's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) suite: Option<String>,
 }
 
 /// The lock file: release, role, package.
@@ -66,7 +72,7 @@ pub(crate) struct Roles {
     package: Vec<Role>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Role {
     role: String,
@@ -78,13 +84,15 @@ struct Role {
     follow: Vec<String>,
     /// Or: the package of another role, under another beginning.
     beside: Option<Beside>,
+    /// Another suite of Debian's archive, for what this machine's release does not have.
+    suite: Option<String>,
     /// Left out of the lock where the archive has none of them; what needs the role says so then.
     #[serde(default)]
     where_offered: bool,
 }
 
 /// `linux-modules-6.8.0-1-generic` lies beside `linux-image-6.8.0-1-generic`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Beside {
     role: String,
@@ -100,7 +108,16 @@ impl Roles {
 
     /// The packages that the archive offers for them now.
     pub(crate) fn resolve(&self) -> Result<BTreeMap<String, Locked>> {
-        self.resolve_from(apt::candidates)
+        let suites: BTreeSet<Option<&str>> = self.package.iter().map(|role| role.suite.as_deref()).collect();
+        let mut all = BTreeMap::new();
+        for suite in suites {
+            let package = self.package.iter().filter(|role| role.suite.as_deref() == suite).cloned().collect();
+            let apt = Apt::of(suite)?;
+            let mut found = Self { package }.resolve_from(|names| apt.candidates(names))?;
+            found.values_mut().for_each(|locked| locked.suite = suite.map(str::to_owned));
+            all.extend(found);
+        }
+        Ok(all)
     }
 
     fn resolve_from(
@@ -172,6 +189,7 @@ mod tests {
             architecture: "amd64".into(),
             sha256: "ab".into(),
             size: 7,
+            suite: Some("sid".into()),
         };
         let release = Release::named("ubuntu-24.04");
         let mut lock = LockFile::default();

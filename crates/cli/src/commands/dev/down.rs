@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    process::Command,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -11,7 +11,9 @@ use anyhow::Context as _;
 
 use super::{
     layout::Layout,
+    monitor,
     process::{self, Process},
+    servers::SERVERS,
 };
 use crate::{
     client::Client,
@@ -25,12 +27,13 @@ const WIPE_LIMIT: Duration = Duration::from_secs(60);
 const END_LIMIT: Duration = Duration::from_secs(15);
 
 /// In the order in which they are ended.
-pub(super) const PROCESSES: [&str; 3] = ["agent", "server", "tpm"];
+pub(super) const PROCESSES: [&str; 9] =
+    ["agent", monitor::NAME, SERVERS[0], SERVERS[1], SERVERS[2], SERVERS[3], SERVERS[4], "postgres", "tpm"];
 
 /// Stops instances, then agent, server and TPM. What the agent did not wipe, because it was dead or there was no platform to tell
 /// it to, is wiped by an agent that is started for nothing else. Calling it twice is fine.
 pub(super) async fn run(layout: &Layout, printer: &Printer) -> anyhow::Result<()> {
-    if Process::find(layout, "server").is_some() && Process::find(layout, "agent").is_some() {
+    if SERVERS.iter().any(|server| Process::find(layout, server).is_some()) && Process::find(layout, "agent").is_some() {
         match tokio::time::timeout(WIPE_LIMIT, stop_instances(layout, printer)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => printer.failed("instances", &format!("{error:#}")),
@@ -39,6 +42,9 @@ pub(super) async fn run(layout: &Layout, printer: &Printer) -> anyhow::Result<()
     }
     let mut drained = Ok(());
     for name in PROCESSES {
+        if name == "agent" && Process::find(layout, monitor::NAME).is_some() {
+            leave(layout).await?;
+        }
         if let Some(process) = Process::find(layout, name) {
             process.end(END_LIMIT).await.with_context(|| format!("end {name}"))?;
             printer.done("ended", name);
@@ -50,8 +56,23 @@ pub(super) async fn run(layout: &Layout, printer: &Printer) -> anyhow::Result<()
     }
     // Machines that still run have their memory in the folders below.
     drained?;
+    monitor::forget(layout);
     remove_run_folder(layout)?;
     forget_default_context(layout)
+}
+
+/// Ends the agent and its monitor in order: a signal of ours would be a violation. What does not end by this is ended otherwise.
+async fn leave(layout: &Layout) -> anyhow::Result<()> {
+    let mut command = Command::new(super::sibling("casemate-agent")?);
+    command.args(["leave", "--config"]).arg(layout.agent_config()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut asking = command.spawn().context("ask the agent to end")?;
+    let deadline = Instant::now() + WIPE_LIMIT;
+    let runs = |name| Process::find(layout, name).is_some();
+    while (runs("agent") || runs(monitor::NAME)) && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let _ = asking.kill();
+    asking.wait().context("wait for who asked the agent to end").map(drop)
 }
 
 async fn stop_instances(layout: &Layout, printer: &Printer) -> anyhow::Result<()> {

@@ -63,11 +63,18 @@ impl Layout {
     pub(super) fn logs(&self) -> PathBuf {
         self.state.join("logs")
     }
-    pub(super) fn server_data(&self) -> PathBuf {
-        self.state.join("server")
+    pub(super) fn server_data(&self, name: &str) -> PathBuf {
+        self.state.join(name)
     }
-    pub(super) fn server_config(&self) -> PathBuf {
-        self.state.join("server.toml")
+    pub(super) fn server_config(&self, name: &str) -> PathBuf {
+        self.state.join(format!("{name}.toml"))
+    }
+    /// Keys and blobs: of one server its own folder, of replicas one beside them.
+    pub(super) fn shared(&self, replicas: bool) -> PathBuf {
+        self.state.join(if replicas { "shared" } else { "server" })
+    }
+    pub(super) fn postgres_data(&self) -> PathBuf {
+        self.state.join("postgres")
     }
     pub(super) fn agent_data(&self) -> PathBuf {
         self.state.join("agent")
@@ -89,6 +96,10 @@ impl Layout {
     }
     pub(super) fn context(&self) -> PathBuf {
         self.state.join("context.json")
+    }
+    /// The same for the platform's operator.
+    pub(super) fn operator_context(&self) -> PathBuf {
+        self.state.join("operator.json")
     }
     pub(super) fn pid_file(&self, name: &str) -> PathBuf {
         self.state.join(format!("{name}.pid"))

@@ -7,7 +7,10 @@
 mod down;
 mod firmware;
 mod layout;
+mod monitor;
+mod postgres;
 mod process;
+mod servers;
 mod status;
 mod tpm;
 mod up;

@@ -36,6 +36,12 @@ impl Process {
         Ok(process)
     }
 
+    /// Remembers a process that another one started.
+    pub(super) fn note(layout: &Layout, name: &str, pid: i32) -> anyhow::Result<()> {
+        let start_time = start_time(pid).with_context(|| format!("{name} ended at once"))?;
+        fs::write(layout.pid_file(name), format!("{pid} {start_time}\n")).with_context(|| format!("remember {name}"))
+    }
+
     /// The process of that name, if it still runs.
     pub(super) fn find(layout: &Layout, name: &str) -> Option<Self> {
         let text = fs::read_to_string(layout.pid_file(name)).ok()?;

@@ -16,8 +16,10 @@ struct Entry {
 }
 
 pub(super) fn run(layout: &Layout, globals: &Globals, output: Format) -> anyhow::Result<Status> {
-    let entries: Vec<Entry> =
-        PROCESSES.into_iter().map(|name| Entry { name, pid: Process::find(layout, name).map(|p| p.pid) }).collect();
+    // More than one server, and their database, are there where `up` was asked for them.
+    let always = ["agent", "server", "tpm"];
+    let parts = PROCESSES.into_iter().filter(|name| always.contains(name) || layout.pid_file(name).exists());
+    let entries: Vec<Entry> = parts.map(|name| Entry { name, pid: Process::find(layout, name).map(|p| p.pid) }).collect();
     let all = entries.iter().all(|entry| entry.pid.is_some());
     if globals.json || output == Format::Json {
         printer::json(&entries)?;

@@ -17,7 +17,9 @@ use super::{
     down,
     firmware::{self, Software},
     layout::Layout,
+    monitor, postgres,
     process::{self, Process},
+    servers::{self, Listening, SERVERS, Told},
     tpm,
 };
 use crate::{
@@ -28,8 +30,6 @@ use crate::{
     resolve,
 };
 
-/// Longest wait for the server to listen.
-const SERVER_LIMIT: Duration = Duration::from_secs(30);
 /// Longest wait for the node to be enrolled and connected.
 const AGENT_LIMIT: Duration = Duration::from_secs(60);
 
@@ -57,13 +57,27 @@ async fn start(layout: &Layout, printer: &Printer, args: &DevUp) -> anyhow::Resu
     let reference_key = sign_references(layout, &parts.reference_values, &software)?;
     let root_path = layout.state.join("vendor-root.pem");
     write_private(&root_path, vendor_root.as_bytes())?;
-    let server = start_server(layout, &parts, &root_path, &reference_key, &args.server_config).await?;
-    printer.done("server", &format!("REST at https://{}, nodes at {}", server.rest, server.node));
-    let token = parts.token(layout, "tenant")?;
+    let count = usize::from(args.replicas).min(SERVERS.len());
+    let store = if args.postgres || count > 1 { Some(postgres::start(layout).await?) } else { None };
+    if store.is_some() {
+        printer.done("database", &format!("PostgreSQL, data in {}", layout.postgres_data().display()));
+    }
+    let told = Told {
+        program: &parts.server,
+        vendor_root: &root_path,
+        reference_key: &reference_key,
+        extra: &args.server_config,
+        store: store.as_deref(),
+    };
+    let server = servers::start(layout, &told, count).await?;
+    for (rest, node) in server.rest.iter().zip(&server.node) {
+        printer.done("server", &format!("REST at https://{rest}, nodes at {node}"));
+    }
+    let tokens = Tokens { tenant: parts.token(layout, "tenant")?, operator: parts.token(layout, "operator")? };
     write_private(&layout.bootstrap_token(), parts.token(layout, "bootstrap")?.as_bytes())?;
     let node = start_agent(layout, &parts, &server, args).await?;
     printer.done("node", &format!("{node} is enrolled, attested and connected"));
-    write_context(layout, &server, token, &reference_key, vendor_root)?;
+    write_contexts(layout, &server, tokens, &reference_key, vendor_root)?;
     printer.done("context", &format!("{}; stop with `casemate dev down`", layout.context().display()));
     Ok(())
 }
@@ -106,7 +120,7 @@ impl Parts {
     fn token(&self, layout: &Layout, role: &str) -> anyhow::Result<String> {
         let output = Command::new(&self.server)
             .args(["token", "--role", role, "--subject", &format!("{role}-dev"), "--config"])
-            .arg(layout.server_config())
+            .arg(layout.server_config(SERVERS[0]))
             .output()
             .context("ask the server for a token")?;
         anyhow::ensure!(output.status.success(), "the server gave no token: {}", String::from_utf8_lossy(&output.stderr).trim());
@@ -114,54 +128,11 @@ impl Parts {
     }
 }
 
-/// Where the server listens.
-struct Listening {
-    rest: String,
-    node: String,
-    ca: String,
-    revocation_key: String,
-}
-
-async fn start_server(
-    layout: &Layout,
-    parts: &Parts,
-    vendor_root: &Path,
-    reference_key: &str,
-    extra: &[String],
-) -> anyhow::Result<Listening> {
-    let mut config = String::new();
-    writeln!(config, "data_dir = {}", toml_text(&layout.server_data()))?;
-    writeln!(config, "rest_addr = \"127.0.0.1:0\"\nnode_addr = \"127.0.0.1:0\"\nnames = [\"localhost\", \"127.0.0.1\"]")?;
-    writeln!(config, "reference_values = {}", toml_text(&layout.reference_values()))?;
-    writeln!(config, "reference_key = \"{reference_key}\"\nvendor_roots = [{}]\nallow_simulated = true", toml_text(vendor_root))?;
-    // Nobody revokes anything here; the list that says so is there all the same.
-    writeln!(config, "own_revocation_list = true")?;
-    extra.iter().try_for_each(|line| writeln!(config, "{line}"))?;
-    write_private(&layout.server_config(), config.as_bytes())?;
-    let run_file = layout.server_data().join("run.json");
-    let _ = fs::remove_file(&run_file);
-    let mut command = Command::new(&parts.server);
-    command.args(["serve", "--config"]).arg(layout.server_config());
-    let process = Process::spawn(layout, "server", command)?;
-    let run = process::wait_for(layout, "server", &process, SERVER_LIMIT, || read_json(&run_file)).await?;
-    let field =
-        |name: &str| run[name].as_str().map(str::to_owned).with_context(|| format!("{} has no {name}", run_file.display()));
-    let ca_path = layout.server_data().join("public/ca.pem");
-    let ca = fs::read_to_string(&ca_path).with_context(|| format!("read {}", ca_path.display()))?;
-    let key_path = layout.server_data().join("public/revocation-key");
-    let revocation_key = fs::read_to_string(&key_path).with_context(|| format!("read {}", key_path.display()))?;
-    Ok(Listening { rest: field("rest")?, node: field("node")?, ca, revocation_key })
-}
-
 async fn start_agent(layout: &Layout, parts: &Parts, server: &Listening, args: &DevUp) -> anyhow::Result<String> {
     let mut config = String::new();
     writeln!(config, "state_dir = {}\nrun_dir = {}", toml_text(&layout.agent_data()), toml_text(&layout.agent_run()))?;
-    writeln!(
-        config,
-        "platform = \"https://{}\"\nplatform_ca = {}",
-        server.node,
-        toml_text(&layout.server_data().join("public/ca.pem"))
-    )?;
+    let servers: Vec<String> = server.node.iter().map(|node| format!("https://{node}")).collect();
+    writeln!(config, "platform = {}\nplatform_ca = {}", Value::from(servers), toml_text(&server.ca_path))?;
     writeln!(
         config,
         "bootstrap_token_file = {}\ntpm = \"unix:{}\"",
@@ -176,14 +147,29 @@ async fn start_agent(layout: &Layout, parts: &Parts, server: &Listening, args: &
         Value::from(parts.drivers())
     )?;
     writeln!(config, "accel = {}", Value::from(args.accel.as_str()))?;
+    // Before the lines that are added: one of them may begin a table.
+    if args.monitor {
+        writeln!(config, "{}", monitor::agent_line(layout))?;
+    }
     args.agent_config.iter().try_for_each(|line| writeln!(config, "{line}"))?;
     write_private(&layout.agent_config(), config.as_bytes())?;
     let run_file = layout.agent_run().join("agent.json");
     let _ = fs::remove_file(&run_file);
-    let mut command = Command::new(&parts.agent);
-    command.args(["run", "--config"]).arg(layout.agent_config());
-    let process = Process::spawn(layout, "agent", command)?;
-    let run = process::wait_for(layout, "agent", &process, AGENT_LIMIT, || read_json(&run_file)).await?;
+    let name = if args.monitor { monitor::NAME } else { "agent" };
+    let command = if args.monitor {
+        monitor::command(layout, &parts.agent)?
+    } else {
+        let mut command = Command::new(&parts.agent);
+        command.args(["run", "--config"]).arg(layout.agent_config());
+        command
+    };
+    let process = Process::spawn(layout, name, command)?;
+    let run = process::wait_for(layout, name, &process, AGENT_LIMIT, || read_json(&run_file)).await?;
+    if args.monitor {
+        // The monitor ends with the agent, which is asked to end.
+        let pid = run["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).context("the agent says its number")?;
+        Process::note(layout, "agent", pid)?;
+    }
     Ok(run["node"].as_str().unwrap_or("?").to_owned())
 }
 
@@ -220,17 +206,25 @@ fn reference_key(path: &Path) -> anyhow::Result<SigningKey> {
     Ok(SigningKey::from_bytes(seed))
 }
 
-fn write_context(
+/// Tokens of the two accounts that there are here.
+struct Tokens {
+    tenant: String,
+    operator: String,
+}
+
+fn write_contexts(
     layout: &Layout,
     server: &Listening,
-    token: String,
+    tokens: Tokens,
     reference_key: &str,
     vendor_root: String,
 ) -> anyhow::Result<()> {
+    let mut addresses = server.rest.iter().map(|rest| format!("https://{rest}"));
     let file = ContextFile {
-        platform: format!("https://{}", server.rest),
+        platform: addresses.next().context("at least one server listens")?,
+        replicas: addresses.collect(),
         platform_ca: server.ca.clone(),
-        token,
+        token: tokens.tenant,
         reference_key: reference_key.to_owned(),
         reference_values: layout.reference_values(),
         revocation_key: Some(server.revocation_key.clone()),
@@ -239,6 +233,7 @@ fn write_context(
         dev_state: Some(layout.state.clone()),
     };
     file.save(&layout.context())?;
+    ContextFile { token: tokens.operator, ..file.clone() }.save(&layout.operator_context())?;
     // The default context belongs to the user: only taken where there is none.
     let default = context::default_path()?;
     if default.exists() { Ok(()) } else { file.save(&default) }
@@ -271,6 +266,6 @@ fn read_json(path: &Path) -> Option<Value> {
 }
 
 /// A path as a TOML (and JSON) string.
-fn toml_text(path: &Path) -> String {
+pub(super) fn toml_text(path: &Path) -> String {
     Value::from(path.to_string_lossy()).to_string()
 }

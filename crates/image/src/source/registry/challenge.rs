@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 /// How a registry wants to be asked.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Challenge {
+pub(in crate::source) enum Challenge {
     /// With name and password.
     Basic,
     /// With a token of the server at `realm`.
@@ -13,7 +13,7 @@ pub(super) enum Challenge {
 }
 
 /// The first challenge that we can answer.
-pub(super) fn parse(header: &str) -> Option<Challenge> {
+pub(in crate::source) fn parse(header: &str) -> Option<Challenge> {
     let (scheme, rest) = header.trim().split_once(' ').unwrap_or((header.trim(), ""));
     if scheme.eq_ignore_ascii_case("basic") {
         return Some(Challenge::Basic);

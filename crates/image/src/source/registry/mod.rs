@@ -1,7 +1,7 @@
 //! OCI registries and their mirrors. A download that breaks goes on where it broke, at the same server or the next; whatever
 //! came together so is judged as a whole, by its digest.
 
-mod challenge;
+pub(super) mod challenge;
 mod endpoint;
 mod pipe;
 

@@ -14,13 +14,15 @@ use hickory_proto::{
 
 /// Largest message of either side, as the flag day of 2020 recommends: it crosses every network in one piece.
 pub(super) const MAX_MESSAGE: u16 = 1232;
+/// Largest answer over TCP: all records that are taken, each with the longest name.
+pub(super) const MAX_LONG_MESSAGE: usize = 32 << 10;
 /// Largest question; it has one name.
 pub(super) const MAX_QUESTION: usize = 512;
 /// Most records of an answer, of whatever kind.
 const MAX_RECORDS: usize = 64;
 /// Most addresses of an answer.
 const MAX_ADDRESSES: usize = 32;
-/// Most of them that fit into 512 bytes with the longest name, for clients without EDNS.
+/// Most of them that fit into 512 bytes with the longest name, for clients without EDNS; they are told that there are more.
 const MAX_SHORT: usize = 8;
 /// Most aliases between a name and its addresses.
 const MAX_ALIASES: usize = 8;
@@ -38,6 +40,16 @@ pub(super) struct Question {
     pub(super) kind: Kind,
     wants_recursion: bool,
     takes_long_answers: bool,
+    way: Way,
+}
+
+/// How messages come and go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// UDP.
+    Datagram,
+    /// TCP.
+    Stream,
 }
 
 /// What is asked about a name.
@@ -47,6 +59,13 @@ pub(super) enum Kind {
     Aaaa,
     /// Of which there is nothing here: only addresses can be opened.
     Other,
+}
+
+/// What of an answer did not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    None,
+    OverTcp,
 }
 
 /// What is known about a name.
@@ -65,8 +84,10 @@ pub(super) enum Hostile {
     Garbage,
     #[error("it answers something else")]
     Other,
-    #[error("it is longer than {MAX_MESSAGE} bytes, or cut off")]
+    #[error("it is longer than {MAX_MESSAGE} bytes, or {MAX_LONG_MESSAGE} over TCP")]
     Length,
+    #[error("it is cut off")]
+    Cut,
     #[error("it has more than {MAX_RECORDS} records or {MAX_ADDRESSES} addresses")]
     TooMany,
     #[error("its aliases go in a circle, or on for more than {MAX_ALIASES}")]
@@ -77,8 +98,8 @@ pub(super) enum Hostile {
     Server(ResponseCode),
 }
 
-/// What is asked in a datagram; `None` is not worth an answer.
-pub(super) fn question(bytes: &[u8]) -> Option<Question> {
+/// What is asked in a message; `None` is not worth an answer.
+pub(super) fn question(bytes: &[u8], way: Way) -> Option<Question> {
     if bytes.len() > MAX_QUESTION {
         return None;
     }
@@ -101,6 +122,7 @@ pub(super) fn question(bytes: &[u8]) -> Option<Question> {
         kind,
         wants_recursion: meta.recursion_desired,
         takes_long_answers: message.edns.as_ref().is_some_and(|edns| edns.max_payload() >= MAX_MESSAGE),
+        way,
     })
 }
 
@@ -124,9 +146,13 @@ impl Question {
         message.to_vec().expect("it has one name, which was read from a message")
     }
 
-    /// What a server's datagram says. `Err(Hostile::Other)` may be somebody else's: the true answer can still come.
-    pub(super) fn judge(&self, id: u16, bytes: &[u8]) -> Result<Found, Hostile> {
-        if bytes.len() > usize::from(MAX_MESSAGE) {
+    /// What a server's message says. `Err(Hostile::Other)` may be somebody else's, by UDP: the true answer can still come.
+    pub(super) fn judge(&self, id: u16, bytes: &[u8], way: Way) -> Result<Found, Hostile> {
+        let most = match way {
+            Way::Datagram => usize::from(MAX_MESSAGE),
+            Way::Stream => MAX_LONG_MESSAGE,
+        };
+        if bytes.len() > most {
             return Err(Hostile::Length);
         }
         let message = Message::from_vec(bytes).map_err(|_| Hostile::Garbage)?;
@@ -139,7 +165,7 @@ impl Question {
             return Err(Hostile::Other);
         }
         if meta.truncation {
-            return Err(Hostile::Length);
+            return Err(Hostile::Cut);
         }
         match meta.response_code {
             ResponseCode::NoError => self.addresses(&message.answers),
@@ -196,7 +222,8 @@ impl Question {
     /// The answer to the instance, with nothing in it that we did not write.
     pub(super) fn answer(&self, found: &Found) -> Vec<u8> {
         let code = if found.is_no_name { ResponseCode::NXDomain } else { ResponseCode::NoError };
-        let most = if self.takes_long_answers { MAX_ADDRESSES } else { MAX_SHORT };
+        let long = self.takes_long_answers || self.way == Way::Stream;
+        let most = if long { MAX_ADDRESSES } else { MAX_SHORT };
         let ttl = u32::try_from(found.life.as_secs()).unwrap_or(u32::MAX);
         let records = found.addresses.iter().take(most).map(|address| {
             let data = match address {
@@ -205,21 +232,23 @@ impl Question {
             };
             Record::from_rdata(self.query.name().clone(), ttl, data)
         });
-        self.respond(code, records.collect())
+        let rest = if found.addresses.len() > most { Rest::OverTcp } else { Rest::None };
+        self.respond(code, records.collect(), rest)
     }
 
     /// No rule allows the name.
     pub(super) fn refuse(&self) -> Vec<u8> {
-        self.respond(ResponseCode::Refused, Vec::new())
+        self.respond(ResponseCode::Refused, Vec::new(), Rest::None)
     }
 
     /// There is no answer that could be passed on.
     pub(super) fn fail(&self) -> Vec<u8> {
-        self.respond(ResponseCode::ServFail, Vec::new())
+        self.respond(ResponseCode::ServFail, Vec::new(), Rest::None)
     }
 
-    fn respond(&self, code: ResponseCode, records: Vec<Record>) -> Vec<u8> {
+    fn respond(&self, code: ResponseCode, records: Vec<Record>, rest: Rest) -> Vec<u8> {
         let mut message = Message::response(self.id, OpCode::Query);
+        message.metadata.truncation = rest == Rest::OverTcp;
         message.metadata.recursion_desired = self.wants_recursion;
         message.metadata.recursion_available = true;
         message.metadata.response_code = code;

@@ -5,7 +5,7 @@ use super::*;
 fn asked(name: &str, kind: RecordType) -> Question {
     let mut message = Message::new(7, MessageType::Query, OpCode::Query);
     message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
-    question(&message.to_vec().unwrap()).unwrap()
+    question(&message.to_vec().unwrap(), Way::Datagram).unwrap()
 }
 
 fn record(name: &str, data: RData) -> Record {
@@ -30,7 +30,7 @@ fn judged_as(question: &Question, records: Vec<Record>, change: impl FnOnce(&mut
     message.add_query(question.query.clone());
     message.add_answers(records);
     change(&mut message);
-    question.judge(9, &message.to_vec().unwrap())
+    question.judge(9, &message.to_vec().unwrap(), Way::Datagram)
 }
 
 #[test]
@@ -45,31 +45,31 @@ fn a_question_is_read_and_asked_in_our_own_words() {
 #[test]
 fn what_is_no_question_gets_no_answer() {
     let good = asked("example.org.", RecordType::A).ask(1);
-    assert!(question(&good).is_some());
-    assert!(question(&[]).is_none());
-    assert!(question(&[0xff; 40]).is_none());
-    assert!(question(&vec![0; MAX_QUESTION + 1]).is_none());
+    assert!(question(&good, Way::Datagram).is_some());
+    assert!(question(&[], Way::Datagram).is_none());
+    assert!(question(&[0xff; 40], Way::Datagram).is_none());
+    assert!(question(&vec![0; MAX_QUESTION + 1], Way::Datagram).is_none());
     for cut in 0..good.len() {
         // A question without its last, optional part is still one.
-        let _ = question(&good[..cut]);
+        let _ = question(&good[..cut], Way::Datagram);
     }
     let mut response = good.clone();
     response[2] |= 0x80;
-    assert!(question(&response).is_none(), "a response is no question");
+    assert!(question(&response, Way::Datagram).is_none(), "a response is no question");
     let mut update = good.clone();
     update[2] = (update[2] & 0x87) | (5 << 3);
-    assert!(question(&update).is_none(), "an update is no question");
+    assert!(question(&update, Way::Datagram).is_none(), "an update is no question");
     // A compression pointer to itself.
     let mut circle = good[..12].to_vec();
     circle.extend([0xc0, 12, 0, 1, 0, 1]);
-    assert!(question(&circle).is_none());
+    assert!(question(&circle, Way::Datagram).is_none());
     let two = {
         let mut message = Message::from_vec(&good).unwrap();
         let query = message.queries[0].clone();
         message.add_query(query);
         message.to_vec().unwrap()
     };
-    assert!(question(&two).is_none(), "two questions");
+    assert!(question(&two, Way::Datagram).is_none(), "two questions");
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn a_label_with_a_dot_in_it_is_no_name_of_a_rule() {
     let name = Name::from_labels(vec![b"example.org".as_slice(), b"evil".as_slice(), b"net".as_slice()]).unwrap();
     let mut message = Message::new(7, MessageType::Query, OpCode::Query);
     message.add_query(Query::query(name, RecordType::A));
-    assert!(question(&message.to_vec().unwrap()).is_none());
+    assert!(question(&message.to_vec().unwrap(), Way::Datagram).is_none());
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn hostile_answers_are_refused_by_their_kind() {
     let question = asked("example.org.", RecordType::A);
     let good = || vec![a("example.org.", [203, 0, 113, 1])];
     assert!(judged(&question, good()).is_ok());
-    assert_eq!(judged_as(&question, good(), |message| message.metadata.truncation = true), Err(Hostile::Length));
+    assert_eq!(judged_as(&question, good(), |message| message.metadata.truncation = true), Err(Hostile::Cut));
     assert_eq!(judged_as(&question, good(), |message| message.metadata.id = 8), Err(Hostile::Other));
     assert_eq!(judged_as(&question, good(), |message| message.queries.clear()), Err(Hostile::Other));
     let other = Query::query(Name::from_ascii("example.net.").unwrap(), RecordType::A);
@@ -135,8 +135,8 @@ fn hostile_answers_are_refused_by_their_kind() {
     assert_eq!(judged(&question, many(33)), Err(Hostile::TooMany));
     assert_eq!(judged(&question, many(65)), Err(Hostile::TooMany));
     assert_eq!(judged(&question, many(32)).unwrap().addresses.len(), 32);
-    assert_eq!(question.judge(9, &vec![0; 1233]), Err(Hostile::Length));
-    assert_eq!(question.judge(9, b"what?"), Err(Hostile::Garbage));
+    assert_eq!(question.judge(9, &vec![0; 1233], Way::Datagram), Err(Hostile::Length));
+    assert_eq!(question.judge(9, b"what?", Way::Datagram), Err(Hostile::Garbage));
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn a_short_client_gets_what_fits() {
 proptest::proptest! {
     #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..600)) {
-        let _ = question(&bytes);
-        let _ = asked("example.org.", RecordType::A).judge(9, &bytes);
+        let _ = question(&bytes, Way::Datagram);
+        let _ = asked("example.org.", RecordType::A).judge(9, &bytes, Way::Datagram);
     }
 }

@@ -1,14 +1,16 @@
 //! The resolver of instances: a name is only found where a rule names it, and only then is its address open.
 //!
-//! It runs on a thread of its own with a runtime of its own. Each instance has its own socket, on the node's end of its link, and at most
+//! It runs on a thread of its own with a runtime of its own. Each instance has its own sockets, on the node's end of its link, and at most
 //! [`MAX_PENDING`] questions under way. An answer reaches the instance after the packet filter has it.
 
+pub(super) mod decoders;
 mod message;
+mod stream;
 
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket as StdSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener as StdListener, UdpSocket as StdSocket},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -18,13 +20,13 @@ use std::{
 
 use casemate_lifecycle::network::{Name, Policy};
 use tokio::{
-    net::UdpSocket,
+    net::{TcpListener, UdpSocket},
     sync::{Semaphore, mpsc},
     task::{JoinHandle, JoinSet},
     time::timeout,
 };
 
-use self::message::{Found, Hostile, Kind, MAX_MESSAGE, MAX_QUESTION, Question};
+use self::message::{Found, Hostile, Kind, MAX_MESSAGE, MAX_QUESTION, Question, Way};
 use super::{address::Link, place::Place, ruleset};
 
 /// Questions of one instance at the same time; more are dropped, and asked again by whoever waits for an answer.
@@ -81,6 +83,7 @@ struct Client {
     address: IpAddr,
     names: Vec<(usize, Name)>,
     socket: StdSocket,
+    listener: StdListener,
     counts: Arc<Counts>,
     servers: Arc<[SocketAddr]>,
     router: Place,
@@ -102,10 +105,11 @@ impl Resolver {
             return Ok(());
         }
         let at = SocketAddr::from((link.node4, PORT));
-        let socket = self.router.within(|| {
-            let socket = bind(at)?;
+        let (socket, listener) = self.router.within(|| {
+            let (socket, listener) = (bind(|| StdSocket::bind(at))?, bind(|| StdListener::bind(at))?);
             socket.set_nonblocking(true)?;
-            Ok(socket)
+            listener.set_nonblocking(true)?;
+            Ok((socket, listener))
         })?;
         let counts = Arc::new(Counts::default());
         let client = Client {
@@ -113,6 +117,7 @@ impl Resolver {
             address: link.instance4.into(),
             names,
             socket,
+            listener,
             counts: Arc::clone(&counts),
             servers: Arc::clone(servers),
             router: self.router.clone(),
@@ -162,10 +167,10 @@ impl Drop for Resolver {
 }
 
 /// The last answer of whoever had the address before may still be on its way.
-fn bind(at: SocketAddr) -> io::Result<StdSocket> {
+fn bind<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
     let begin = Instant::now();
     loop {
-        match StdSocket::bind(at) {
+        match bind() {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && begin.elapsed() < PATIENCE => {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -198,12 +203,15 @@ async fn obey(mut inbox: mpsc::UnboundedReceiver<Order>) {
 
 /// Answers one instance, until it is aborted; the questions under way end with it.
 async fn serve(client: Client) {
-    let Ok(copy) = client.socket.try_clone() else { return };
-    let Ok(socket) = UdpSocket::from_std(copy) else { return };
+    let (Ok(socket), Ok(listener)) = (client.socket.try_clone(), client.listener.try_clone()) else { return };
+    let (Ok(socket), Ok(listener)) = (UdpSocket::from_std(socket), TcpListener::from_std(listener)) else { return };
+    let (client, remembered) = (Arc::new(client), Arc::default());
+    tokio::join!(serve_datagrams(socket, &client, &remembered), stream::serve(listener, &client, &remembered));
+}
+
+async fn serve_datagrams(socket: UdpSocket, client: &Arc<Client>, remembered: &Arc<Remembered>) {
     let socket = Arc::new(socket);
     let (room, mut pending) = (Arc::new(Semaphore::new(MAX_PENDING)), JoinSet::new());
-    let client = Arc::new(client);
-    let remembered: Arc<Remembered> = Arc::default();
     let mut buffer = [0; MAX_QUESTION + 1];
     loop {
         while pending.try_join_next().is_some() {}
@@ -213,9 +221,9 @@ async fn serve(client: Client) {
         if from.ip() != client.address {
             continue;
         }
-        let Some(question) = message::question(&buffer[..length]) else { continue };
+        let Some(question) = message::question(&buffer[..length], Way::Datagram) else { continue };
         let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
-        let (client, socket, remembered) = (Arc::clone(&client), Arc::clone(&socket), Arc::clone(&remembered));
+        let (client, socket, remembered) = (Arc::clone(client), Arc::clone(&socket), Arc::clone(remembered));
         pending.spawn(async move {
             let answer = client.answer(&question, &remembered).await;
             socket.send_to(&answer, from).await.ok();
@@ -308,8 +316,13 @@ async fn ask(server: SocketAddr, question: &Question) -> Result<Found, AskError>
     let mut last = Hostile::Other;
     for _ in 0..MAX_WRONG {
         let length = socket.recv(&mut buffer).await.map_err(failed)?;
-        match question.judge(id, &buffer[..length]) {
+        match question.judge(id, &buffer[..length], Way::Datagram) {
             Ok(found) => return Ok(found),
+            // There is more than a datagram holds.
+            Err(Hostile::Cut) => {
+                let answer = stream::ask(server, &question.ask(id)).await.map_err(failed)?;
+                return question.judge(id, &answer, Way::Stream).map_err(AskError::Hostile);
+            }
             // Somebody guesses; the true answer may still come.
             Err(error @ (Hostile::Other | Hostile::Garbage)) => last = error,
             Err(error) => return Err(AskError::Hostile(error)),

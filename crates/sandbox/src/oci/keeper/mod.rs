@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! agent                              helper                         keeper (process 1 of its PID namespace)
-//!   | spawn, cgroups, specification ->  | own mounts, almost empty root  |
-//!   |                                   | fork, end ------------------>  | user namespace of the instance: from here on nobody here has
+//!   | spawn, specification ---------->  | own mounts, almost empty root  |
+//!   | go ---------------------------->  |                                |
+//!   |                                   | fork, end ------------------>  | in the control groups, in the root
+//!   |                                                                    | user namespace of the instance: from here on nobody here has
 //!   |                                   |                                | a privilege over the host, the runtime included
 //!   | <--- network namespace, go --------------------------------------> | (where the container is to be connected)
 //!   | <--- ready, or why not ----------------------------------------    | runtime run --detach
@@ -82,11 +84,12 @@ fn enter(control: &mut Option<OwnedFd>) -> Result<ExitCode, Failure> {
             return Ok(ExitCode::SUCCESS);
         }
     };
+    let entrance = spec.group.entrance().attempt("open the instance's control groups")?;
     let users = users::make(spec.first_user)?;
-    sys::unshare(UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP).attempt("unshare namespaces")?;
-    root::enter(&spec, users.as_fd())?;
-    sys::unshare(UnshareFlags::NEWPID).attempt("unshare the PID namespace")?;
-    match sys::fork().attempt("fork")? {
+    sys::unshare(UnshareFlags::NEWNS).attempt("unshare the mount namespace")?;
+    root::build(&spec, users.as_fd())?;
+    jail::hear(control.as_ref().ok_or_else(jail::missing).attempt("find the control socket")?).attempt("wait for the start")?;
+    match entrance.fork().attempt("fork into the instance's control groups")? {
         Fork::Parent(_) => {
             // The answer is the keeper's to give.
             drop(control.take());
@@ -97,6 +100,8 @@ fn enter(control: &mut Option<OwnedFd>) -> Result<ExitCode, Failure> {
 }
 
 fn keep(spec: &ContainerSpec, descriptors: Vec<OwnedFd>, users: OwnedFd, control: &mut Option<OwnedFd>) -> Result<(), Failure> {
+    sys::unshare(UnshareFlags::NEWCGROUP).attempt("unshare the cgroup namespace")?;
+    root::enter(spec)?;
     let mut descriptors = descriptors.into_iter();
     let mut next = |what: &str| descriptors.next().ok_or_else(jail::missing).attempt(format!("take {what}"));
     let (log, ended, listener) = (next("the log")?, next("the file for the exit status")?, next("the channel's socket")?);
@@ -137,9 +142,9 @@ fn become_user(users: &OwnedFd) -> Result<(), Failure> {
 }
 
 fn run(spec: &ContainerSpec, words: &[&str], channel: &UnixStream, console: &OwnedFd) -> Result<(), Failure> {
-    let what = || format!("{} {}", spec.runtime.name(), words.first().copied().unwrap_or_default());
+    let what = || format!("{} {}", spec.runtime, words.first().copied().unwrap_or_default());
     let status = Command::new(inside::RUNTIME)
-        .args(spec.runtime.arguments(spec.network))
+        .args(&spec.arguments)
         .args(words)
         .env_clear()
         .stdin(Stdio::from(OwnedFd::from(channel.try_clone().attempt(what())?)))

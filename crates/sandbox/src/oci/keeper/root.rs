@@ -16,8 +16,8 @@ use super::{
 };
 use crate::jail::{Access, Attempt, Failure, JailMount, root::bind};
 
-/// Makes the root and moves into it. `users` is the instance's user namespace, by whose map the image's owners are seen.
-pub(super) fn enter(spec: &ContainerSpec, users: BorrowedFd<'_>) -> Result<(), Failure> {
+/// Makes the root. `users` is the instance's user namespace, by whose map the image's owners are seen.
+pub(super) fn build(spec: &ContainerSpec, users: BorrowedFd<'_>) -> Result<(), Failure> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .attempt("make mounts private")?;
@@ -35,7 +35,13 @@ pub(super) fn enter(spec: &ContainerSpec, users: BorrowedFd<'_>) -> Result<(), F
     for (index, layer) in spec.layers.iter().enumerate() {
         layers::mount_layer(root, index, layer, spec.mounts, users)?;
     }
-    layers::mount_rootfs(root, spec.layers.len())?;
+    layers::mount_rootfs(root, spec.layers.len())
+}
+
+/// Moves into it, with the control group that the process is in now.
+pub(super) fn enter(spec: &ContainerSpec) -> Result<(), Failure> {
+    let root = &spec.root;
+    mount("cgroup2", within(root, "/sys/fs/cgroup"), "cgroup2", NO_PROGRAMS, None).attempt("mount the instance's cgroup")?;
     rustix::process::chdir(root).attempt("enter the root")?;
     rustix::process::pivot_root(".", ".").attempt("change the root")?;
     unmount(".", UnmountFlags::DETACH).attempt("leave the old root")?;
@@ -63,12 +69,11 @@ fn shown(spec: &ContainerSpec) -> Vec<JailMount> {
     shown
 }
 
-/// Of the kernel's file systems a runtime looks at the group that it is in, and at nothing else.
+/// Of the kernel's file systems a runtime looks at the group that it is in, which is mounted later, and at nothing else.
 fn system(root: &Path) -> Result<(), Failure> {
     let sys = within(root, "/sys");
     fs::create_dir_all(&sys).attempt("make /sys")?;
     mount("sysfs", &sys, "sysfs", NO_PROGRAMS, None).attempt("mount /sys")?;
-    mount("cgroup2", sys.join("fs/cgroup"), "cgroup2", NO_PROGRAMS, None).attempt("mount the instance's cgroup")?;
     for empty in ["/tmp", "/run"] {
         fs::create_dir_all(within(root, empty)).attempt(format!("make {empty}"))?;
     }

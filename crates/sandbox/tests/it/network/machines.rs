@@ -9,12 +9,14 @@ use std::{
 };
 
 use casemate_lifecycle::network::Policy;
-use casemate_sandbox::{Demand, Driver, Plan, network::Link};
+use casemate_sandbox::{Demand, Plan, network::Link};
 
-use super::world::*;
+use super::{connected, world::*};
 use crate::{
     conformance::{Startup, new_id},
-    places::{Places, field},
+    guest::Line,
+    monitors,
+    places::field,
     qemu,
 };
 
@@ -86,32 +88,79 @@ fn of_a_machines_frames_only_its_own_and_allowed_ones_leave() {
     assert_eq!(traces(&world), empty);
 }
 
-/// The jail of a connected machine has no device by which it could make itself another connection.
+/// A machine's jail has no device by which it could make itself another connection, and its guest's frames go where they may.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_machine_is_connected_for_as_long_as_it_runs() {
     let world = World::new();
     let network = Arc::new(world.network());
-    let empty = traces(&world);
-    let places = Places::new();
-    let root = qemu::root_disk(&places);
-    let driver = places.driver_with(Some(Arc::clone(&network)));
-    let id = new_id();
-    let plan = qemu::plan(&id, driver.capabilities().tsc_khz.unwrap(), &root);
-    let plan = Plan { demands: vec![Demand::Vtpm, Demand::Network], ..plan };
-    network.attach(&id, &allowing(&["203.0.113.2"])).unwrap();
-    driver.prepare(&plan, &Startup).await.unwrap();
-    let jail = driver.start(&plan).await.unwrap().jail;
-    assert_eq!(jail.capabilities, 0);
-    assert_eq!(traces(&world).1.len(), 1);
-    for status in places.processes() {
+    let bench = qemu::bench_with(Some(Arc::clone(&network)));
+    connected::a_connected_machine_reaches_whom_it_may(&bench.subject, &world, &network).await;
+    let plan = Plan { demands: vec![Demand::Vtpm, Demand::Network], ..bench.subject.new_plan() };
+    network.attach(&plan.id, &Policy::default()).unwrap();
+    bench.subject.driver.prepare(&plan, &Startup).await.unwrap();
+    bench.subject.driver.start(&plan).await.unwrap();
+    for status in bench.places.processes() {
         let pid = field(&status, "Pid");
         assert!(!fs::exists(format!("/proc/{pid}/root/dev/net")).unwrap_or_default());
     }
-    driver.kill(&id).await.unwrap();
-    driver.wait(&id).await.unwrap();
-    let evidence = driver.wipe(&id).await.unwrap();
-    assert!(evidence.items["network"].verified, "{evidence:?}");
-    driver.forget(&id).await.unwrap();
-    assert_eq!(traces(&world), empty);
-    places.assert_nothing_left();
+    bench.end(&plan).await;
+}
+
+/// These open their card themselves, in a namespace of their own with nothing in it but a way for frames.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_monitor_with_an_api_has_a_card_and_nothing_else() {
+    for monitor in monitors::BOTH {
+        let world = World::new();
+        let network = Arc::new(world.network());
+        let empty = traces(&world);
+        let bench = monitors::bench_with(monitor, "", Some(Arc::clone(&network)));
+        let (driver, mut plan) = (&*bench.subject.driver, bench.subject.new_plan());
+        plan.demands.push(Demand::Network);
+        let link = network.attach(&plan.id, &allowing(&["203.0.113.2:udp/9000"])).unwrap();
+        driver.prepare(&plan, &Startup).await.unwrap();
+        assert_eq!(driver.start(&plan).await.unwrap().jail.capabilities, 0);
+        let mut line = Line::connect(driver, &plan.id).await;
+
+        let heard = within(&world.outside, || UdpSocket::bind("0.0.0.0:9000").unwrap());
+        heard.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (node, outside) = (node_mac(&world, &link), OUTSIDE[0].parse().unwrap());
+        let own = link.mac.bytes();
+        // The played monitor puts a header of its own in front.
+        let order = |mac, from, to, word: &[u8]| format!("frame {}", hex::encode(&frame(mac, node, from, to, word)[10..]));
+        for order in [
+            order(own, link.instance4, "10.9.9.9".parse().unwrap(), b"to a private network"),
+            order(own, "100.127.3.3".parse().unwrap(), outside, b"as somebody else"),
+            order([2, 0, 0, 0, 0, 9], link.instance4, outside, b"other card"),
+            order(own, link.instance4, outside, b"own"),
+        ] {
+            assert_eq!(line.ask(&order).await, "sent", "{monitor:?}");
+        }
+        let mut word = [0; 32];
+        let length = heard.recv(&mut word).unwrap();
+        assert_eq!(&word[..length], b"own", "{monitor:?}: nothing before it arrived");
+        // Another card is beyond its privileges, also where it can open the device.
+        assert_ne!(line.ask("card tap1").await, "opened", "{monitor:?}");
+
+        driver.kill(&plan.id).await.unwrap();
+        driver.wait(&plan.id).await.unwrap();
+        let evidence = driver.wipe(&plan.id).await.unwrap();
+        assert!(evidence.items["network"].verified, "{monitor:?}: {evidence:?}");
+        driver.forget(&plan.id).await.unwrap();
+        assert_eq!(traces(&world), empty);
+        bench.places.assert_nothing_left();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_card_that_the_monitor_did_not_take_is_missed() {
+    let world = World::new();
+    let network = Arc::new(world.network());
+    let bench = monitors::bench_with(monitors::Monitor::CloudHypervisor, "forgets-net", Some(Arc::clone(&network)));
+    let (driver, mut plan) = (&*bench.subject.driver, bench.subject.new_plan());
+    plan.demands.push(Demand::Network);
+    network.attach(&plan.id, &Policy::default()).unwrap();
+    driver.prepare(&plan, &Startup).await.unwrap();
+    let refused = driver.start(&plan).await.unwrap_err().to_string();
+    assert!(refused.contains("did not take net as asked"), "{refused}");
+    bench.end(&plan).await;
 }

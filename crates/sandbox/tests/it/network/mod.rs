@@ -1,5 +1,6 @@
 //! Real packets through the rules: each forbidden direction is tried, and each allowed one, from inside of instances.
 
+mod connected;
 mod containers;
 mod machines;
 mod names;

@@ -14,7 +14,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    Fault, firecracker,
+    Fault, card, firecracker,
     guest::{self, End},
     http::{self, Request, Response},
     option, say,
@@ -39,18 +39,21 @@ pub(crate) fn main(args: &[String], fault: Fault) -> ExitCode {
     let number = socket.strip_prefix("fd=").unwrap().parse().unwrap();
     // SAFETY: the number is one that whoever executed this program handed over for nothing else.
     let listener = UnixListener::from(unsafe { OwnedFd::from_raw_fd(number) });
-    let vm = Arc::new(Mutex::new(Vm { config: None, state: "Created" }));
-    http::serve(&listener, &fault, |request| answer(&vm, &request, &fault));
+    let vm = Arc::new(Mutex::new(Vm { config: None, state: "Created", descriptors: Vec::new() }));
+    http::serve(&listener, &fault, |request| answer(&vm, request, &fault));
     ExitCode::SUCCESS
 }
 
 struct Vm {
     config: Option<Value>,
     state: &'static str,
+    /// The cards that were handed over.
+    descriptors: Vec<OwnedFd>,
 }
 
-fn answer(vm: &Arc<Mutex<Vm>>, request: &Request, fault: &Fault) -> Response {
-    let name = request.path.strip_prefix("/api/v1/").unwrap_or_default();
+fn answer(vm: &Arc<Mutex<Vm>>, request: Request, fault: &Fault) -> Response {
+    let name = request.path.strip_prefix("/api/v1/").unwrap_or_default().to_owned();
+    let name = name.as_str();
     fault.hang_at(name);
     match (request.method.as_str(), name) {
         ("GET", "vmm.ping") => {
@@ -59,6 +62,7 @@ fn answer(vm: &Arc<Mutex<Vm>>, request: &Request, fault: &Fault) -> Response {
         }
         ("GET", "vm.info") => info(&vm.lock().unwrap(), fault),
         ("PUT", "vm.create") => create(&mut vm.lock().unwrap(), request.body.clone()),
+        ("PUT", "vm.add-net") => add_net(&mut vm.lock().unwrap(), request, fault),
         ("PUT", "vm.boot") => boot(vm, fault),
         _ => Response { status: 404, body: String::new() },
     }
@@ -84,6 +88,18 @@ fn create(vm: &mut Vm, config: Option<Value>) -> Response {
     Response::none()
 }
 
+/// Of a machine that does not run it is only written down; the card is opened at the boot.
+fn add_net(vm: &mut Vm, request: Request, fault: &Fault) -> Response {
+    let Some(config) = &mut vm.config else { return fail(404, &["The network device could not be added", "VM is not created"]) };
+    let Some(mut net) = request.body else { return Response { status: 400, body: String::new() } };
+    if !fault.is("forgets-net") {
+        net["num_queues"] = json!(2);
+        config["net"] = json!([net]);
+    }
+    vm.descriptors = request.descriptors;
+    Response::none()
+}
+
 fn boot(shared: &Arc<Mutex<Vm>>, fault: &Fault) -> Response {
     let mut vm = shared.lock().unwrap();
     let Some(config) = vm.config.clone() else { return fail(404, &["The VM could not boot", "VM is not created"]) };
@@ -92,6 +108,9 @@ fn boot(shared: &Arc<Mutex<Vm>>, fault: &Fault) -> Response {
     }
     if let Err(cause) = check(&config) {
         return fail(500, &["Error response from the API", "The VM could not boot\n   0: backtrace\n   1: more", &cause]);
+    }
+    if let Some(Err(error)) = vm.descriptors.pop().map(card::take) {
+        return fail(500, &["The VM could not boot", &format!("Cannot open the tap device: {error}")]);
     }
     if fault.is("refuses-start") {
         return fail(500, &["The VM could not boot", "Cannot create a VM: Permission denied"]);

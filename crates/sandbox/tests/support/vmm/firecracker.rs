@@ -12,7 +12,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    Fault,
+    Fault, card,
     guest::{self, End},
     http::{self, Request, Response},
     option, say,
@@ -39,7 +39,14 @@ pub(crate) fn main(args: &[String], fault: Fault) -> ExitCode {
         return ExitCode::FAILURE;
     };
     let id = option(args, "--id").unwrap().to_owned();
-    let mut vmm = Firecracker { id, state: "Not started", config: BTreeMap::new(), drives: Vec::new(), fault: fault.clone() };
+    let mut vmm = Firecracker {
+        id,
+        state: "Not started",
+        config: BTreeMap::new(),
+        drives: Vec::new(),
+        interfaces: Vec::new(),
+        fault: fault.clone(),
+    };
     http::serve(&listener, &fault, |request| vmm.answer(&request));
     ExitCode::SUCCESS
 }
@@ -49,6 +56,7 @@ struct Firecracker {
     state: &'static str,
     config: BTreeMap<String, Value>,
     drives: Vec<Value>,
+    interfaces: Vec<Value>,
     fault: Fault,
 }
 
@@ -73,6 +81,7 @@ impl Firecracker {
     fn whole(&self) -> Response {
         let mut all = json!(self.config);
         all["drives"] = json!(self.drives);
+        all["network-interfaces"] = json!(self.interfaces);
         all["balloon"] = Value::Null;
         if self.fault.is("other-config") {
             all["boot-source"]["boot_args"] = json!("init=/bin/sh");
@@ -90,6 +99,7 @@ impl Firecracker {
             "/vsock" => known(body, &["guest_cid", "uds_path", "vsock_id"]),
             "/actions" => return self.act(body),
             _ if path.starts_with("/drives/") => return self.drive(body),
+            _ if path.starts_with("/network-interfaces/") => return self.interface(body),
             _ => Err(format!("Invalid request method and/or path: PUT {}.", &path[1..])),
         };
         match outcome {
@@ -109,6 +119,23 @@ impl Firecracker {
                 drive["partuuid"] = Value::Null;
                 drive["cache_type"] = json!("Unsafe");
                 self.drives.push(drive);
+                Response::none()
+            }
+            Err(fault) => refuse(&fault),
+        }
+    }
+
+    fn interface(&mut self, body: &Value) -> Response {
+        let name = body["host_dev_name"].as_str().unwrap_or_default();
+        let opened = known(body, &["iface_id", "host_dev_name", "guest_mac", "mtu", "rx_rate_limiter", "tx_rate_limiter"])
+            .and_then(|()| {
+                card::open(name).map_err(|error| format!("Cannot create network device. Open tap device failed: {error}"))
+            });
+        match opened {
+            Ok(()) => {
+                let mut interface = body.clone();
+                interface["rx_rate_limiter"] = Value::Null;
+                self.interfaces.push(interface);
                 Response::none()
             }
             Err(fault) => refuse(&fault),

@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-use crate::{Fault, say};
+use crate::{Fault, card, say};
 
 /// How the guest ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +66,12 @@ fn session(reader: &mut impl BufRead, stream: &UnixStream) -> Option<End> {
         let (command, rest) = line.trim_end().split_once(' ').unwrap_or((line.trim_end(), ""));
         match command {
             "echo" => writeln!(writer, "{rest}").ok()?,
+            "frame" => {
+                writeln!(writer, "{}", card::send(rest).map_or_else(|error| error.to_string(), |()| "sent".to_owned())).ok()?
+            }
+            "card" => {
+                writeln!(writer, "{}", card::open(rest).map_or_else(|error| error.to_string(), |()| "opened".to_owned())).ok()?
+            }
             "off" => return Some(End::PowerOff),
             "reboot" => return Some(End::Reboot),
             "panic" => return Some(End::Panic),

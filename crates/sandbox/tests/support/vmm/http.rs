@@ -1,9 +1,15 @@
 //! As much of an HTTP server as the two have: one request per connection here.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    os::unix::net::{UnixListener, UnixStream},
+    io::{BufRead, BufReader, Cursor, IoSliceMut, Read, Write},
+    mem::MaybeUninit,
+    os::{
+        fd::OwnedFd,
+        unix::net::{UnixListener, UnixStream},
+    },
 };
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use serde_json::Value;
 
@@ -14,6 +20,8 @@ pub(crate) struct Request {
     pub(crate) path: String,
     /// `None` where there is none, or none that is JSON.
     pub(crate) body: Option<Value>,
+    /// What came along.
+    pub(crate) descriptors: Vec<OwnedFd>,
 }
 
 pub(crate) struct Response {
@@ -47,7 +55,8 @@ pub(crate) fn serve(listener: &UnixListener, fault: &Fault, mut answer: impl FnM
 }
 
 fn read(stream: &UnixStream) -> Option<Request> {
-    let mut reader = BufReader::new(stream);
+    let (begin, descriptors) = first(stream)?;
+    let mut reader = BufReader::new(begin.chain(stream));
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
     let mut words = line.split_whitespace().map(str::to_owned);
@@ -66,7 +75,21 @@ fn read(stream: &UnixStream) -> Option<Request> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    Some(Request { method, path, body: serde_json::from_slice(&body).ok() })
+    Some(Request { method, path, body: serde_json::from_slice(&body).ok(), descriptors })
+}
+
+/// The first bytes, with which descriptors may come.
+fn first(stream: &UnixStream) -> Option<(Cursor<Vec<u8>>, Vec<OwnedFd>)> {
+    let mut bytes = vec![0; 4096];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(stream, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC).ok()?;
+    bytes.truncate(received.bytes);
+    let rights = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(rights) => Some(rights),
+        _ => None,
+    });
+    Some((Cursor::new(bytes), rights.flatten().collect()))
 }
 
 fn write(stream: &mut UnixStream, response: &Response, fault: &Fault) {

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test program that cannot go on ends there")]
 
+mod card;
 mod cloud_hypervisor;
 mod firecracker;
 mod guest;

@@ -45,7 +45,7 @@ use crate::{
     config::VerifierLimits,
     fault::{Fault, chain},
     revocations::Keeper,
-    store::{Challenge, ChallengeTimes, Role, Store},
+    store::{Challenge, ChallengeTimes, Store},
 };
 
 /// Largest body of a request for an appraisal, in bytes: the longest request, and room around it.
@@ -130,15 +130,13 @@ impl Appraisals {
 
     /// Replaces the revocation list; see [`Keeper::put`].
     pub async fn put_revocations(&self, caller: &Caller, file: &[u8]) -> Result<rest::Revocations, Fault> {
-        if caller.role != Role::Operator {
-            return Err(Fault::Forbidden("replace the revocation list; that needs an operator's token"));
-        }
+        caller.must_operate("replace the revocation list; that needs an operator's token")?;
         self.0.revocations.put(file).await
     }
 
     /// The revocation list in force.
     pub async fn revocations(&self, _caller: &Caller) -> Result<rest::Revocations, Fault> {
-        self.0.revocations.view()
+        self.0.revocations.view().await
     }
 
     /// The store behind it.
@@ -156,7 +154,7 @@ impl Appraisals {
         let now_ms = now_ms();
         let life_ms = u64::try_from(self.limits().challenge.as_millis()).unwrap_or(u64::MAX);
         let times = ChallengeTimes { now_ms, expires_at_ms: now_ms.saturating_add(life_ms) };
-        if !self.store().insert_challenge(&id, &nonce, &caller.subject, times, self.limits().challenges).await? {
+        if !self.store().insert_challenge(&id, &nonce, &caller.account, times, self.limits().challenges).await? {
             return Err(Fault::Busy("challenges"));
         }
         Ok(rest::AppraisalChallenge { id, nonce: STANDARD.encode(nonce), expires_at_ms: times.expires_at_ms })
@@ -212,7 +210,7 @@ impl Appraisals {
     async fn use_nonce(&self, caller: &Caller, question: &Question) -> Result<Freshness, Fault> {
         let now_ms = now_ms();
         match (&question.challenge, question.request.nonce()) {
-            (Some(id), Some(nonce)) => match self.store().take_challenge(id, &caller.subject, now_ms).await? {
+            (Some(id), Some(nonce)) => match self.store().take_challenge(id, &caller.account, now_ms).await? {
                 Challenge::Taken(ours) if ours == nonce => Ok(Freshness::Verifier),
                 Challenge::Taken(_) => Err(Fault::Challenge("the request expects another nonce than that of the challenge")),
                 Challenge::Used => Err(Fault::Challenge("the challenge was used before")),
@@ -241,11 +239,11 @@ impl Appraisals {
         let waited = tokio::time::timeout(limit, self.0.judges.clone().acquire_owned()).await;
         let place = waited.map_err(|_| Fault::Busy("appraisals"))?.expect("the semaphore is never closed");
         let inner = self.0.clone();
+        let held = self.0.revocations.in_force().await?;
         blocking(limit, move || {
             // Held until the work is done, also when nobody waits for it any more.
             let _place = place;
             let (started, now) = (Instant::now(), UnixTime(now_ms() / 1000));
-            let held = inner.revocations.held();
             let pinned = Pinned {
                 anchors: inner.anchors.as_ref(),
                 references: inner.references.as_ref(),

@@ -18,7 +18,6 @@ use super::{
 use crate::{
     clock::now_ms,
     fault::{Fault, chain},
-    store::Role,
 };
 
 /// Most policies.
@@ -35,9 +34,7 @@ pub enum Written {
 impl Appraisals {
     /// Adds a version. The text must compile.
     pub async fn put_policy(&self, caller: &Caller, name: &str, text: &[u8]) -> Result<Written, Fault> {
-        if caller.role != Role::Operator {
-            return Err(Fault::Forbidden("write policies; that needs an operator's token"));
-        }
+        caller.must_operate("write policies; that needs an operator's token")?;
         if name == STRICT_NAME {
             let detail = "the built-in policy cannot be replaced".to_owned();
             return Err(Fault::Invalid { what: "policy", detail, hint: "choose another name" });

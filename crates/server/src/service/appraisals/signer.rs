@@ -28,27 +28,24 @@ pub enum SignerError {
     Randomness(#[source] getrandom::Error),
 }
 
-/// Opens the key in `data_dir`, or makes it.
-pub(super) fn open(data_dir: &Path, developer: &str) -> Result<VerifierKey, SignerError> {
-    let keys = data_dir.join("keys");
+/// Opens the key in the folder that all replicas share, or makes it.
+pub(super) fn open(shared_dir: &Path, developer: &str) -> Result<VerifierKey, SignerError> {
+    let keys = shared_dir.join("keys");
     files::private_dir(&keys)?;
     let path = keys.join(FILE);
     let build = concat!("casemate-server ", env!("CARGO_PKG_VERSION"));
-    if let Some(text) = files::read(&path)? {
-        let mut secret = [0; 32];
-        hex::decode_to_slice(text.trim_ascii(), &mut secret).map_err(|_| SignerError::Damaged)?;
-        return Ok(VerifierKey::new(&secret, developer, build)?);
-    }
     for _ in 0..ATTEMPTS {
         let mut secret = [0; 32];
-        getrandom::fill(&mut secret).map_err(SignerError::Randomness)?;
-        match VerifierKey::new(&secret, developer, build) {
-            Err(EarError::Key) => {}
-            made => {
-                files::write(&path, hex::encode(secret).as_bytes(), 0o600)?;
-                return Ok(made?);
+        if files::read(&path)?.is_none() {
+            getrandom::fill(&mut secret).map_err(SignerError::Randomness)?;
+            match VerifierKey::new(&secret, developer, build) {
+                Err(EarError::Key) => continue,
+                made => drop(made?),
             }
         }
+        let text = files::keep(&path, hex::encode(secret).as_bytes())?;
+        hex::decode_to_slice(text.trim_ascii(), &mut secret).map_err(|_| SignerError::Damaged)?;
+        return Ok(VerifierKey::new(&secret, developer, build)?);
     }
     Err(SignerError::Key(EarError::Key))
 }
