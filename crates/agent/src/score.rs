@@ -67,7 +67,13 @@ pub(crate) fn vmm(report: &VmmReport) -> Vec<Observation> {
     let line = |(item, held, yes, no): (&'static str, Option<bool>, &str, &str)| {
         held.map(|held| Observation::new(item, held, if held { yes } else { no }))
     };
-    lines.into_iter().filter_map(line).collect()
+    let landlock = report.landlock.map(|version| match version {
+        0 => Observation::new("jail-landlock", false, "the kernel has no Landlock"),
+        version => {
+            Observation::new("jail-landlock", true, format!("version {version}, as the jail said before it became the VMM"))
+        }
+    });
+    landlock.into_iter().chain(lines.into_iter().filter_map(line)).collect()
 }
 
 /// Whether it holds, and what was seen.
@@ -335,6 +341,11 @@ mod tests {
     #[test]
     fn what_was_not_seen_of_a_vmm_is_left_out() {
         assert_eq!(vmm(&VmmReport::default()), []);
+        for (version, held) in [(0, false), (6, true)] {
+            let seen = vmm(&VmmReport { landlock: Some(version), ..VmmReport::default() });
+            assert_eq!(seen.iter().map(|seen| (seen.item.as_str(), seen.held)).collect::<Vec<_>>(), [("jail-landlock", held)]);
+            assert!(Item::find("jail-landlock").is_some_and(|item| item.observer == Observer::Agent));
+        }
         let seen = vmm(&VmmReport { kvm: Some(false), memory_no_swap: Some(true), ..VmmReport::default() });
         let lines: Vec<_> = seen.iter().map(|seen| (seen.item.as_str(), seen.held)).collect();
         assert_eq!(lines, [("vmm-kvm", false), ("memory-no-swap", true)]);

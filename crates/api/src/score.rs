@@ -140,6 +140,7 @@ pub const ITEMS: &[Item] = &[
     item("jail-user", Layer::Jail, Observer::Agent, "a user of its own without privileges", LAUNCH),
     item("jail-no-new-privs", Layer::Jail, Observer::Agent, "no thread can gain privileges", LAUNCH),
     item("jail-seccomp", Layer::Jail, Observer::Agent, "every thread has a system call filter", LAUNCH),
+    item("jail-landlock", Layer::Jail, Observer::Agent, "Landlock holds it to the files that it was given", ""),
     item("jail-capabilities", Layer::Jail, Observer::Agent, "no thread has a capability", LAUNCH),
     item("jail-namespaces", Layer::Jail, Observer::Agent, "namespaces of its own", LAUNCH),
     item("jail-cgroup", Layer::Jail, Observer::Agent, "a control group with limits", LAUNCH),

@@ -6,10 +6,10 @@ use std::{
     path::Path,
 };
 
-use crate::{VmmReport, cgroup::Group, layout::Places};
+use crate::{VmmReport, layout::Places, record::Record};
 
 /// Looks at a VMM whose user is `user`. Refuses nothing: what does not hold is said.
-pub(crate) fn observe(pid: i32, user: u32, places: &Places, group: &Group) -> VmmReport {
+pub(crate) fn observe(pid: i32, user: u32, places: &Places, record: &Record) -> VmmReport {
     let ram = fs::metadata(places.ram()).ok();
     let mapping = ram.as_ref().and_then(|ram| {
         let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).ok()?;
@@ -23,9 +23,10 @@ pub(crate) fn observe(pid: i32, user: u32, places: &Places, group: &Group) -> Vm
         kvm: holds_machine(pid),
         memory_private: ram.as_ref().and_then(alone),
         // Nothing is said of memory that this VMM does not have mapped.
-        memory_no_swap: mapping.as_ref().and_then(|_| Some(mounted_without_swap(&places.memory)? || group.forbids_swap())),
+        memory_no_swap: mapping.as_ref().and_then(|_| Some(mounted_without_swap(&places.memory)? || record.group.forbids_swap())),
         memory_no_merge: mapping.as_ref().map(|mapping| !mapping.has("mg")),
         memory_no_dump: mapping.as_ref().and_then(|mapping| Some(mapping.has("dd") || dumps_nothing(pid)?)),
+        landlock: record.landlock,
     }
 }
 

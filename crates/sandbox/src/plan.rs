@@ -216,6 +216,9 @@ pub struct VmmReport {
     pub memory_no_merge: Option<bool>,
     /// It is in no core dump.
     pub memory_no_dump: Option<bool>,
+    /// Version of Landlock by which the jail's rules are in force, as the jail said before it became the VMM; 0 on a kernel without.
+    /// The kernel shows it to nobody.
+    pub landlock: Option<u32>,
 }
 
 /// The end of a VMM.

@@ -43,6 +43,9 @@ pub(crate) struct Record {
     /// Of a container: the number of its first process among those that its keeper sees.
     #[serde(default)]
     pub(crate) init: Option<i32>,
+    /// Version of Landlock by which the VMM's rules are in force, 0 on a kernel without; `None`: it was not executed in a jail.
+    #[serde(default)]
+    pub(crate) landlock: Option<u32>,
 }
 
 /// How far an instance came.
@@ -99,7 +102,18 @@ impl Record {
     /// Of an instance that is about to be made.
     pub(crate) fn new(slot: Option<u32>, group: Group, serials: Vec<String>) -> Self {
         let (stage, wiped) = (Stage::Preparing, BTreeMap::new());
-        Self { version: VERSION, boot: boot_id(), slot, group, serials, stage, wiped, overwritten: None, init: None }
+        Self {
+            version: VERSION,
+            boot: boot_id(),
+            slot,
+            group,
+            serials,
+            stage,
+            wiped,
+            overwritten: None,
+            init: None,
+            landlock: None,
+        }
     }
 
     /// Reads it; `None` where there is none. An unreadable one is an error of its own kind, so that a wipe can go on.

@@ -165,7 +165,7 @@ impl Worker {
 }
 
 /// Whether a process has ended and was waited for.
-pub(super) fn gone(pid: u32) -> bool {
+fn gone(pid: u32) -> bool {
     !Path::new(&format!("/proc/{pid}")).exists()
 }
 

@@ -127,9 +127,15 @@ impl Worker {
         // As a path only: some of these may not be opened for reading, and devices must not.
         let opened = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
         let file = File::from(opened.with_context(|| format!("open {} to label it", path.display()))?);
-        self.sensors.label_file(&file, bits, owner, instance).with_context(|| format!("label {}", path.display()))?;
-        self.guarded.insert(scan::place(&file).with_context(|| format!("look at {}", path.display()))?, bits);
+        self.label_held(&file, bits, owner, instance).with_context(|| format!("label {}", path.display()))?;
         self.held.push(file);
+        Ok(())
+    }
+
+    /// Labels a file that the caller keeps open for as long.
+    pub(super) fn label_held(&mut self, file: &File, bits: u32, owner: Role, instance: u32) -> Result<()> {
+        self.sensors.label_file(file, bits, owner, instance)?;
+        self.guarded.insert(scan::place(file).context("look at it")?, bits);
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use rustix::{
 };
 use serde::Serialize;
 
-use super::spec::{DESCRIPTOR_LIMIT, Failed, JailSpec, SPEC_LIMIT};
+use super::spec::{DESCRIPTOR_LIMIT, Failed, JailSpec, SPEC_LIMIT, Said};
 
 /// Why a program was not started in a jail.
 #[derive(Debug, thiserror::Error)]
@@ -65,21 +65,32 @@ impl Helper {
         let _ = rustix::net::send(&self.control, word, SendFlags::NOSIGNAL);
     }
 
-    /// Waits for its last answer, which is empty when it hung up. `reply` is asked what to say to an answer; to the last one it says
-    /// nothing.
+    /// Waits for its last answer, which is empty when it hung up. `reply` is asked what to say to an answer.
     pub(crate) fn hear(
         mut self,
         limit: Duration,
-        mut reply: impl FnMut(&[u8]) -> io::Result<Option<&'static [u8]>>,
+        mut reply: impl FnMut(&[u8]) -> io::Result<Heard>,
     ) -> Result<(Child, Vec<u8>), LaunchError> {
         loop {
             let answer = answer(&self.control, limit).map_err(LaunchError::Talk)?;
             match reply(&answer).map_err(LaunchError::Talk)? {
-                Some(said) => self.tell(said),
-                None => return Ok((self.child.take().expect("only this takes it"), answer)),
+                Heard::Question(reply) => self.tell(reply),
+                Heard::Word => {}
+                Heard::Last => return Ok((self.child.take().expect("only this takes it"), answer)),
             }
         }
     }
+}
+
+/// What an answer was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// It waits for this.
+    Question(&'static [u8]),
+    /// It goes on.
+    Word,
+    /// Nothing follows that is for us.
+    Last,
 }
 
 impl Drop for Helper {
@@ -91,26 +102,41 @@ impl Drop for Helper {
     }
 }
 
-/// Starts `spec` by the helper `command`; `join` moves the helper, given by its id, into its cgroups. Returns the helper once
-/// the program has been executed; the caller reaps it.
+/// A program that was executed.
+#[derive(Debug)]
+pub(crate) struct Launched {
+    /// What was the helper, or stays as the program's parent; the caller reaps it.
+    pub(crate) helper: Child,
+    /// Version of Landlock by which its rules are in force; 0: the kernel has none.
+    pub(crate) landlock: u32,
+}
+
+/// Starts `spec` by the helper `command`; `join` moves the helper, given by its id, into its cgroups. Returns once the program has been
+/// executed.
 pub(crate) fn launch(
     command: &[OsString],
     spec: &JailSpec,
     descriptors: &[BorrowedFd<'_>],
     join: impl FnOnce(u32) -> io::Result<()>,
-) -> Result<Child, LaunchError> {
+) -> Result<Launched, LaunchError> {
     let helper = Helper::spawn(command)?;
     join(helper.id()).map_err(LaunchError::Join)?;
     helper.order(spec, descriptors)?;
-    let (mut helper, answer) = helper.hear(ANSWER_LIMIT, |_| Ok(None))?;
-    if answer.is_empty() {
-        // The connection ends when the program is executed.
-        return Ok(helper);
+    let mut closed = None;
+    let (mut helper, answer) = helper.hear(ANSWER_LIMIT, |answer| {
+        let Ok(Said::Restricted { landlock }) = serde_json::from_slice(answer) else { return Ok(Heard::Last) };
+        closed = Some(landlock);
+        Ok(Heard::Word)
+    })?;
+    if let (Some(landlock), true) = (closed, answer.is_empty()) {
+        return Ok(Launched { helper, landlock });
     }
     let _ = helper.kill();
     let _ = helper.wait();
-    let Failed { attempt, detail } = serde_json::from_slice(&answer).map_err(|error| LaunchError::Talk(error.into()))?;
-    Err(LaunchError::Failed { attempt, detail })
+    match serde_json::from_slice(&answer) {
+        Ok(Said::Failed(Failed { attempt, detail })) => Err(LaunchError::Failed { attempt, detail }),
+        Ok(Said::Restricted { .. }) | Err(_) => Err(LaunchError::Talk(io::ErrorKind::UnexpectedEof.into())),
+    }
 }
 
 fn spawn(command: &[OsString], control: OwnedFd) -> Result<Child, LaunchError> {

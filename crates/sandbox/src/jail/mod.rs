@@ -7,6 +7,7 @@
 //!   | specification + open descriptors ---> | own mount, net, ipc, uts, cgroup (and pid) namespaces
 //!   |                                       | almost empty read-only root, limits
 //!   | <--- failed: why -------------------- | fork; both drop user id, groups, capabilities
+//!   | <--- what Landlock holds ------------ | child: Landlock's rules, system call filter
 //!   | <--- end of connection -------------- | child: exec          parent: bounded log, exit status
 //! ```
 //!
@@ -17,13 +18,14 @@
 //! and pipes alike, and the core filter excludes every mapping.
 
 mod filter;
+mod landlock;
 mod launch;
 mod privileges;
 pub(crate) mod root;
 mod spec;
 mod supervise;
 
-pub(crate) use launch::{Helper, LaunchError, launch};
+pub(crate) use launch::{Heard, Helper, LaunchError, launch};
 pub(crate) use spec::{Access, CONSOLE_FD, Ended, FIRST_FD, Failed, JailMount, JailSpec, Mode};
 pub(crate) use supervise::{LOG_LIMIT, append};
 
@@ -46,7 +48,7 @@ use rustix::{
 };
 
 use crate::sys::{self, Fork};
-use spec::{DESCRIPTOR_LIMIT, SPEC_LIMIT};
+use spec::{DESCRIPTOR_LIMIT, SPEC_LIMIT, Said};
 
 /// Entry point of the jail helper. Must be called before the process has a second thread; its specification comes by standard
 /// input from the driver. The only argument that there is, `container`, makes it the keeper of a container.
@@ -65,7 +67,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     enter(&mut control).unwrap_or_else(|failure| {
         let code = failure.complain();
         if let Some(control) = &control {
-            report(control, &Failed { attempt: failure.attempt, detail: failure.source.to_string() });
+            report(control, &Said::Failed(Failed { attempt: failure.attempt, detail: failure.source.to_string() }));
         }
         code
     })
@@ -112,7 +114,7 @@ fn enter(control: &mut Option<OwnedFd>) -> Result<ExitCode, Failure> {
     root::enter(&spec)?;
     limit(&spec)?;
     match spec.mode {
-        Mode::Become => become_program(&spec, descriptors),
+        Mode::Become => become_program(&spec, descriptors, control.as_ref()),
         Mode::Supervise => fork_program(&spec, descriptors, &null, control),
     }
 }
@@ -155,11 +157,11 @@ pub(crate) fn lower(resource: Resource, value: u64) -> Result<(), Failure> {
 }
 
 /// Never returns on success.
-fn become_program(spec: &JailSpec, descriptors: Vec<OwnedFd>) -> Result<ExitCode, Failure> {
+fn become_program(spec: &JailSpec, descriptors: Vec<OwnedFd>, control: Option<&OwnedFd>) -> Result<ExitCode, Failure> {
     let mut descriptors = descriptors.into_iter();
     let log = descriptors.next().ok_or_else(missing).attempt("take the log")?;
     privileges::drop_all(spec)?;
-    Err(execute(spec, log.as_fd(), None, descriptors.collect()))
+    Err(execute(spec, control, log.as_fd(), None, descriptors.collect()))
 }
 
 /// Returns in the parent when the program has ended; never in the child, except with a failure.
@@ -177,7 +179,7 @@ fn fork_program(
         Fork::Child => {
             privileges::drop_all(spec)?;
             let console = sys::duplicate_above(&input, HIGH_FD).attempt("keep the console")?;
-            Err(execute(spec, input.as_fd(), Some(console), descriptors.collect()))
+            Err(execute(spec, control.as_ref(), input.as_fd(), Some(console), descriptors.collect()))
         }
         Fork::Parent(pid) => {
             // The connection ends when the child executes its program, so it must be the child's alone.
@@ -195,7 +197,13 @@ pub(crate) fn missing() -> io::Error {
 }
 
 /// Puts descriptors where the program expects them and becomes the program.
-fn execute(spec: &JailSpec, output: std::os::fd::BorrowedFd<'_>, console: Option<OwnedFd>, descriptors: Vec<OwnedFd>) -> Failure {
+fn execute(
+    spec: &JailSpec,
+    control: Option<&OwnedFd>,
+    output: std::os::fd::BorrowedFd<'_>,
+    console: Option<OwnedFd>,
+    descriptors: Vec<OwnedFd>,
+) -> Failure {
     let place = || -> Result<(), Failure> {
         rustix::stdio::dup2_stdout(output).attempt("replace standard output")?;
         rustix::stdio::dup2_stderr(output).attempt("replace standard error")?;
@@ -205,7 +213,12 @@ fn execute(spec: &JailSpec, output: std::os::fd::BorrowedFd<'_>, console: Option
         if let Some(console) = console {
             sys::place(console, CONSOLE_FD).attempt("place the console")?;
         }
-        filter::apply()
+        let landlock = landlock::apply(spec)?;
+        filter::apply()?;
+        if let Some(control) = control {
+            report(control, &Said::Restricted { landlock });
+        }
+        Ok(())
     };
     if let Err(failure) = place() {
         return failure;

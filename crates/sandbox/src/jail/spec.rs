@@ -76,8 +76,20 @@ pub(crate) enum Mode {
     Supervise,
 }
 
-/// The helper's only message: the jail could not be made. The connection's end without it means that the program was
-/// executed.
+/// What the helper says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Said {
+    /// The jail is closed. When the connection ends after it, and nothing was said in between, the program was executed.
+    Restricted {
+        /// Version of Landlock by which its rules are in force, which cannot be seen from outside; 0: the kernel has none.
+        landlock: u32,
+    },
+    /// The jail could not be made, or its program not be executed.
+    Failed(Failed),
+}
+
+/// Why there is no program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Failed {
     /// What was attempted.

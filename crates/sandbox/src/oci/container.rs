@@ -26,7 +26,7 @@ use crate::{
     cgroup::Limits,
     console,
     error::{Context, chain},
-    jail::{Helper, LaunchError},
+    jail::{Heard, Helper, LaunchError},
     layout::{GUEST_SOCKET, Places},
     network::{self, Network},
     observe,
@@ -241,8 +241,8 @@ fn order(host: &Host, plan: &Plan, places: &Places, record: &Record, helper: &He
 fn launch(host: &Host, plan: &Plan, places: &Places, record: &Record) -> Result<i32, DriverError> {
     let network = network::of(host.network.as_deref(), plan)?;
     let reply = |answer: &[u8]| match (serde_json::from_slice(answer), network) {
-        (Ok(Answer::Network), Some(network)) => connect(network, plan, record).map(|()| Some(GO)),
-        _ => Ok(None),
+        (Ok(Answer::Network), Some(network)) => connect(network, plan, record).map(|()| Heard::Question(GO)),
+        _ => Ok(Heard::Last),
     };
     let failed = |error: LaunchError| host.failed(chain(&error));
     let helper = match host.helpers.take(&plan.id) {

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     DriverError,
     error::{Context, chain},
+    jail::Heard,
 };
 
 /// Blocks for some milliseconds; what it makes is gone afterwards.
@@ -29,7 +30,7 @@ fn mount(host: &Host, layer: &Path) -> Result<(), DriverError> {
     let trial = Trial { root: covered, first_user: host.uid_base, layer: PathBuf::from(layer), mounts: host.mounts };
     let answered = host.helper().and_then(|helper| {
         helper.order(&Order::Try(trial), &[])?;
-        helper.hear(LIMIT, |_| Ok(None))
+        helper.hear(LIMIT, |_| Ok(Heard::Last))
     });
     let (mut helper, answer) = answered.map_err(|error| host.failed(chain(&error)))?;
     let ended = helper.wait().map_err(|error| host.failed(error.to_string()))?;

@@ -42,13 +42,19 @@ pub(crate) struct Begun {
 
 /// A VMM that is executed while its vTPM is being filled: each takes as long. It waits for the vTPM, and then for its order to run.
 struct Early {
-    execution: Option<JoinHandle<Result<Instant, DriverError>>>,
+    execution: Option<JoinHandle<Result<Executed, DriverError>>>,
     vtpm_end: Option<OwnedFd>,
+}
+
+/// A VMM that was executed.
+struct Executed {
+    at: Instant,
+    landlock: u32,
 }
 
 impl Early {
     /// Waits until the VMM was executed.
-    fn executed(&mut self) -> Option<Result<Instant, DriverError>> {
+    fn executed(&mut self) -> Option<Result<Executed, DriverError>> {
         let execution = self.execution.take()?;
         Some(execution.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     }
@@ -137,8 +143,9 @@ pub(crate) fn finish_prepare(host: &Host, plan: &Plan, begun: Begun) -> Result<O
         executed = early.executed().transpose()?;
     }
     record.stage = Stage::Prepared;
+    record.landlock = executed.as_ref().map(|executed| executed.landlock);
     record.save(&places)?;
-    Ok(executed)
+    Ok(executed.map(|executed| executed.at))
 }
 
 /// The capabilities have admitted nothing else.
@@ -225,7 +232,7 @@ pub(crate) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
     if let Some(vmm) = record.running_vmm() {
         let jail = run_or_kill(host, &vmm, &record, &places, None)?;
         remove_staged(host, &places);
-        let report = observe_vmm::observe(vmm.pid, user, &places, &record.group);
+        let report = observe_vmm::observe(vmm.pid, user, &places, &record);
         return Ok(Started { jail, vmm: report, since_execution: None });
     }
     if record.stage != Stage::Prepared {
@@ -237,14 +244,18 @@ pub(crate) fn start(host: &Host, plan: &Plan) -> Result<Started, DriverError> {
         Kind::Qemu(_) => None,
         Kind::Api(vmm) => Some(launch(host, &**vmm, &places, &record, plan)?),
     };
+    if let Some(executed) = &executed {
+        record.landlock = Some(executed.landlock);
+        record.note(&places)?;
+    }
     let Some(vmm) = record.vmm() else {
         wait_for_supervisor(&record, user);
         return Err(vmm_failed(host, early_end(&places)));
     };
     let jail = run_or_kill(host, &vmm, &record, &places, Some(plan))?;
     remove_staged(host, &places);
-    let since_execution = executed.map(|at| at.elapsed());
-    let report = observe_vmm::observe(vmm.pid, user, &places, &record.group);
+    let since_execution = executed.map(|executed| executed.at.elapsed());
+    let report = observe_vmm::observe(vmm.pid, user, &places, &record);
     Ok(Started { jail, vmm: report, since_execution })
 }
 
@@ -261,7 +272,7 @@ fn remove_staged(host: &Host, places: &Places) {
 
 /// Executes VMM and vTPM, both in their jails, side by side: each takes a while until it listens to the other. Returns when the VMM was
 /// executed.
-fn launch(host: &Host, vmm: &dyn ApiVmm, places: &Places, record: &Record, plan: &Plan) -> Result<Instant, DriverError> {
+fn launch(host: &Host, vmm: &dyn ApiVmm, places: &Places, record: &Record, plan: &Plan) -> Result<Executed, DriverError> {
     let users = jails::users(host, record);
     let vtpm_end = host.swtpm.is_some().then(|| vtpm::listen(places, users.vmm)).transpose()?;
     let scene = Scene { places, plan: Some(plan), user: users.vmm, group: &record.group, card: None };
@@ -282,13 +293,13 @@ fn launch(host: &Host, vmm: &dyn ApiVmm, places: &Places, record: &Record, plan:
 }
 
 /// Executes the VMM in its jail; says when.
-fn execute(host: &Host, record: &Record, spec: &JailSpec, descriptors: &[OwnedFd]) -> Result<Instant, DriverError> {
+fn execute(host: &Host, record: &Record, spec: &JailSpec, descriptors: &[OwnedFd]) -> Result<Executed, DriverError> {
     let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-    let helper = jail::launch(&host.jail_command, spec, &borrowed, |pid| record.group.join(pid))
+    let launched = jail::launch(&host.jail_command, spec, &borrowed, |pid| record.group.join(pid))
         .map_err(|error| vmm_failed(host, chain(&error)))?;
-    let executed = Instant::now();
-    host.children.adopt(helper);
-    Ok(executed)
+    let at = Instant::now();
+    host.children.adopt(launched.helper);
+    Ok(Executed { at, landlock: launched.landlock })
 }
 
 /// Most bytes that the VMM may make a file of.

@@ -130,7 +130,7 @@ fn spawn(host: &Host, places: &Places, record: &Record, args: Vec<String>, socke
     let descriptors: Vec<_> = std::iter::once(log.as_fd()).chain(sockets.iter().map(AsFd::as_fd)).collect();
     let join = |pid| record.group.join(pid);
     jail::launch(&host.jail_command, &spec, &descriptors, join)
-        .map(|helper| host.children.adopt(helper))
+        .map(|launched| host.children.adopt(launched.helper))
         .map_err(|error| failed(format!("{}{}", chain(&error), log_tail(&path))))
 }
 

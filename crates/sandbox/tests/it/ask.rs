@@ -46,6 +46,7 @@ const ENDS_THE_VTPM: &[&str] = &[
     "reach I/O ports",
     "raise a limit",
 ];
+const FOLDER: &str = "make a folder where it may write";
 const BYTES: u64 = u64::MAX - 1;
 const NAME: &[u8] = b"casemate-ask";
 const CWD: u64 = libc::AT_FDCWD as u64;
@@ -77,6 +78,8 @@ fn refused() -> Vec<Question> {
         // By the number that it has outside; number 2 may be one of its own threads.
         question("signal another process", libc::SYS_kill, [std::process::id().into(), 0, 0, 0, 0], b""),
         question("take a descriptor of another", libc::SYS_pidfd_getfd, [0, 0, 0, 0, 0], b""),
+        // Of the vTPM's folder everything but Landlock allows it; the VMM does not even see it.
+        question(FOLDER, libc::SYS_mkdirat, [CWD, BYTES, 0o700, 0, 0], b"/vtpm/folder"),
         question("make a device", libc::SYS_mknod, [BYTES, (libc::S_IFBLK | 0o600).into(), 0x800, 0, 0], b"/vm/disk"),
         question("make a file system's context", libc::SYS_fsopen, [BYTES, 0, 0, 0, 0], b"tmpfs"),
         question("clone a mount", libc::SYS_open_tree, [CWD, BYTES, 1, 0, 0], b"/"),
@@ -166,6 +169,7 @@ async fn a_vmm_that_would_execute_something_is_ended() {
 async fn the_vtpm_gets_nothing_either() {
     let bench = bench();
     let (plan, _line) = bench.started(|_| {}).await;
+    let landlock = bench.subject.driver.start(&plan).await.unwrap().vmm.landlock;
     let pid = bench.vtpm();
     let asked = tokio::task::spawn_blocking(move || {
         // Its own filter ends it for what it knows; what it does not know is ours to refuse, and is asked first.
@@ -179,6 +183,12 @@ async fn the_vtpm_gets_nothing_either() {
     .await
     .unwrap();
     let (last, before) = asked.split_last().unwrap();
+    // The errors of a folder that it may not search, or where there is a file of the name, are others.
+    let folder = before.iter().find(|(name, _)| *name == FOLDER).map(|(_, answer)| *answer);
+    assert!(
+        landlock.is_some_and(|version| version == 0) || folder == Some(Answer::Returned(-i64::from(libc::EACCES))),
+        "{folder:?}"
+    );
     let granted: Vec<_> =
         before.iter().filter(|(_, answer)| !matches!(answer, Answer::Returned(number) if *number < 0)).collect();
     assert!(granted.is_empty() && before.len() >= 15, "{granted:?}");

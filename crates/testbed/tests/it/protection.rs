@@ -24,6 +24,7 @@ fn the_score_card_of_a_machine_says_what_was_seen_and_by_whom() {
         "jail-user",
         "jail-no-new-privs",
         "jail-seccomp",
+        "jail-landlock",
         "jail-capabilities",
         "jail-namespaces",
         "jail-cgroup",
@@ -113,7 +114,7 @@ fn nothing_gets_out_of_a_container_or_sandbox_and_the_card_says_what_holds_it() 
             assert_eq!(state(item), "held", "{level}: {item}");
         }
         // There is neither a VMM nor a kernel of the guest's own.
-        for item in ["vmm-kvm", "memory-private", "guest-root-verity", "guest-lockdown", "guest-verified"] {
+        for item in ["jail-landlock", "vmm-kvm", "memory-private", "guest-root-verity", "guest-lockdown", "guest-verified"] {
             assert_eq!(state(item), "not-observed", "{level}: {item}");
         }
     }
