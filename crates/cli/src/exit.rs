@@ -141,7 +141,9 @@ pub(crate) fn check_hint(check: &str) -> &'static str {
         "evidence.format" | "evidence.parts" => {
             "the evidence is not what was asked for; `casemate evidence show FILE` shows what it is"
         }
-        "schedule.no-node" => "see `casemate nodes`; a node may be full, untrusted or not connected",
+        "schedule.no-node" => {
+            "`casemate offers list --all` shows what each node has, and why it takes no work; `casemate nodes` whether it is trusted"
+        }
         "keys.timeout" => "no key release reached the guest in time; run it again",
         "records.authentic" => "the platform or the node altered the output; nothing after this point can be relied on",
         other => prefix_hint(other).unwrap_or(CATCH_ALL),

@@ -1,6 +1,10 @@
 //! `casemate-server serve | token | openapi`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use casemate_daemon::{config, memory, shutdown, telemetry, tls};
@@ -57,8 +61,11 @@ async fn main() -> anyhow::Result<()> {
         Command::Serve { config, roles } => serve(config, roles).await,
         Command::Token { config, role, subject, ttl_minutes } => token(config, role, subject, ttl_minutes).await,
         Command::Openapi => {
-            print!("{}", rest::openapi_json());
-            Ok(())
+            // Whoever reads it may have seen enough.
+            match io::stdout().write_all(rest::openapi_json().as_bytes()) {
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("print the description"),
+                _ => Ok(()),
+            }
         }
     }
 }

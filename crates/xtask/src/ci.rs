@@ -92,8 +92,10 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
 /// The tests. The ignored ones are those over evidence of real machines, which another test holds; they are run where that is.
 fn tests(runner: Runner, vectors: Option<&Path>, without_containers: bool) -> (&'static str, Vec<&'static str>) {
     let mut arguments: Vec<&str> = match (runner, vectors) {
-        (Runner::Nextest, Some(_)) => vec!["nextest", "run", "--workspace", "--no-fail-fast", "--run-ignored", "all", "--"],
-        (Runner::Nextest, None) => vec!["nextest", "run", "--workspace", "--no-fail-fast", "--"],
+        (Runner::Nextest, Some(_)) => {
+            vec!["nextest", "run", "--profile", "ci", "--workspace", "--no-fail-fast", "--run-ignored", "all", "--"]
+        }
+        (Runner::Nextest, None) => vec!["nextest", "run", "--profile", "ci", "--workspace", "--no-fail-fast", "--"],
         (Runner::Plain, Some(_)) => vec!["test", "--workspace", "--all-targets", "--no-fail-fast", "--", "--include-ignored"],
         (Runner::Plain, None) => vec!["test", "--workspace", "--all-targets", "--no-fail-fast", "--"],
     };

@@ -1,9 +1,10 @@
 //! Offers, and what one may ask of them.
 
+use casemate_verifier::UnixTime;
 use clap::{Args, Subcommand};
 
 use super::Format;
-use crate::money;
+use crate::{commands::verify::parse_time, money};
 
 /// What the offer that an instance is placed on must be like.
 #[derive(Debug, Default, Args)]
@@ -128,9 +129,9 @@ pub(crate) struct OfferSet {
     /// A label to find it by; can be given several times.
     #[arg(long = "label", value_name = "NAME=VALUE")]
     pub(crate) labels: Vec<String>,
-    /// Until when it takes new work, in milliseconds since 1970.
-    #[arg(long, value_name = "MS")]
-    pub(crate) ends_at_ms: Option<u64>,
+    /// Until when it takes new work: seconds since 1970, or a time such as 2026-01-31T12:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) ends_at: Option<UnixTime>,
     /// Only if the offer has this version now (0: none yet).
     #[arg(long, value_name = "VERSION")]
     pub(crate) replaces: Option<u64>,

@@ -73,7 +73,7 @@ fn new_offer(set: OfferSet) -> anyhow::Result<NewOffer> {
         prices,
         place: set.place,
         labels: labels(&set.labels)?,
-        ends_at_ms: set.ends_at_ms,
+        ends_at_ms: set.ends_at.map(|end| end.0.saturating_mul(1000)),
         replaces: set.replaces,
     })
 }
@@ -136,7 +136,7 @@ fn show(offer: &Offer) -> anyhow::Result<()> {
         row("version", offer.version.to_string()),
     ];
     rows.extend(offer.hoster.iter().map(|hoster| row("hoster", hoster.clone())));
-    rows.extend(offer.ends_at_ms.iter().map(|end| row("ends at ms", end.to_string())));
+    rows.extend(offer.ends_at_ms.iter().map(|end| row("takes work until", printer::time(end / 1000))));
     rows.extend(offer.labels.iter().map(|(name, value)| row(&format!("label {name}"), value.clone())));
     printer::table(&["OFFER OF", &offer.node], &rows)
 }

@@ -22,7 +22,7 @@ use casemate_sandbox::{
 
 use crate::{
     conformance::{self, MACHINE_WIPED, Startup, Subject, ended},
-    places::{JAIL, Places, field},
+    places::{JAIL, Places, field, find},
     qemu::Bench,
 };
 
@@ -309,7 +309,15 @@ async fn a_monitor_cannot_lead_its_host_to_another_socket() {
         let bench = bench(monitor, &fault);
         let plan = bench.subject.new_plan();
         bench.subject.driver.prepare(&plan, &Startup).await.unwrap();
-        bench.subject.driver.start(&plan).await.unwrap();
+        let started = bench.subject.driver.start(&plan).await.unwrap();
+        let [sockets] = &find(&bench.places.run, "sockets", 4)[..] else { panic!("there is one such directory") };
+        let link = sockets.join("vsock");
+        if started.vmm.landlock.is_some_and(|version| version > 0) {
+            assert!(!link.is_symlink(), "Landlock refuses it a link");
+            // As it can on a kernel without.
+            std::os::unix::fs::symlink(&victim, &link).unwrap();
+        }
+        assert!(link.is_symlink());
         let refused = bench.subject.driver.connect(&plan.id).await.err().expect("the link is not followed");
         let cause = std::error::Error::source(&refused).map(ToString::to_string).unwrap_or_default();
         assert!(cause.contains("is not a socket of user"), "{refused}: {cause}");

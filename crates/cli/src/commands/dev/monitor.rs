@@ -38,26 +38,32 @@ pub(super) fn command(layout: &Layout, agent: &Path) -> anyhow::Result<Command> 
     Ok(command)
 }
 
-/// Removes the empty control group that the instances lay in.
+/// Removes the empty control groups that the instances lay in, one in each hierarchy.
 pub(super) fn forget(layout: &Layout) {
-    if let Ok(group) = group(layout) {
+    for hierarchy in hierarchies(|kind| kind == "cgroup" || kind == "cgroup2").unwrap_or_default() {
         // It may never have been made.
-        let _ = fs::remove_dir(group);
+        let _ = fs::remove_dir(hierarchy.join(group_name(layout)));
     }
 }
 
 /// Where the monitor expects the instances.
 fn group(layout: &Layout) -> anyhow::Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mount table")?;
-    let mount = mounts.lines().find_map(|line| {
-        let (place, kind) = line.split_once(" - ")?;
-        kind.starts_with("cgroup2 ").then(|| place.split(' ').nth(4))?
-    });
     let missing = || Hinted {
         message: "no cgroup hierarchy of version 2 is mounted".to_owned(),
         hint: "mount one (`mount -t cgroup2 none /sys/fs/cgroup/unified`), or leave --monitor out".to_owned(),
     };
-    Ok(PathBuf::from(mount.ok_or_else(missing)?).join(group_name(layout)))
+    let unified = hierarchies(|kind| kind == "cgroup2")?.into_iter().next();
+    Ok(unified.ok_or_else(missing)?.join(group_name(layout)))
+}
+
+/// Where control groups of a kind are mounted.
+fn hierarchies(wanted: impl Fn(&str) -> bool) -> anyhow::Result<Vec<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mount table")?;
+    let place = |line: &str| {
+        let (place, rest) = line.split_once(" - ")?;
+        wanted(rest.split(' ').next()?).then(|| place.split(' ').nth(4).map(PathBuf::from))?
+    };
+    Ok(mounts.lines().filter_map(place).collect())
 }
 
 fn group_name(layout: &Layout) -> String {

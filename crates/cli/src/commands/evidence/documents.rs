@@ -21,7 +21,7 @@ pub(super) fn request(bytes: &[u8]) -> Result<Value, String> {
     }
     Ok(json!({
         "kind": kind,
-        "at": request.get("at").and_then(Value::as_u64).map(x509::time),
+        "at": request.get("at").and_then(Value::as_u64).map(crate::printer::time),
         "evidence": shown,
         "policy": request.get("policy"),
         "expectation": request.get("expectation"),

@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use x509_cert::{
     Certificate,
     crl::CertificateList,
@@ -10,6 +9,8 @@ use x509_cert::{
     ext::{Extension, pkix::BasicConstraints},
     spki::SubjectPublicKeyInfoOwned,
 };
+
+use crate::printer;
 
 /// Most blocks of PEM text, and most entries of a list, that are shown.
 const MAX_SHOWN: usize = 256;
@@ -26,8 +27,8 @@ pub(super) fn certificate(der: &[u8]) -> Result<Value, String> {
         "subject": body.subject().to_string(),
         "issuer": body.issuer().to_string(),
         "serial": hex::encode(body.serial_number().as_bytes()),
-        "not_before": time(validity.not_before.to_unix_duration().as_secs()),
-        "not_after": time(validity.not_after.to_unix_duration().as_secs()),
+        "not_before": printer::time(validity.not_before.to_unix_duration().as_secs()),
+        "not_after": printer::time(validity.not_after.to_unix_duration().as_secs()),
         "key": key(body.subject_public_key_info()),
         "authority": is_ca.is_some_and(|constraints| constraints.ca),
         "signature": name(&certificate.signature_algorithm().oid),
@@ -41,13 +42,13 @@ pub(super) fn revocation_list(der: &[u8]) -> Result<Value, String> {
     let body = &list.tbs_cert_list;
     let revoked: Vec<_> = body.revoked_certificates.iter().flatten().collect();
     let entry = |entry: &&x509_cert::crl::RevokedCert| {
-        let since = time(entry.revocation_date.to_unix_duration().as_secs());
+        let since = printer::time(entry.revocation_date.to_unix_duration().as_secs());
         format!("{} since {since}", hex::encode(entry.serial_number.as_bytes()))
     };
     Ok(json!({
         "issuer": body.issuer.to_string(),
-        "this_update": time(body.this_update.to_unix_duration().as_secs()),
-        "next_update": body.next_update.map(|next| time(next.to_unix_duration().as_secs())),
+        "this_update": printer::time(body.this_update.to_unix_duration().as_secs()),
+        "next_update": body.next_update.map(|next| printer::time(next.to_unix_duration().as_secs())),
         "signature": name(&list.signature_algorithm.oid),
         "revoked_count": revoked.len(),
         "revoked": revoked.iter().take(MAX_SHOWN).map(entry).collect::<Vec<_>>(),
@@ -116,9 +117,4 @@ fn extensions(list: &[Extension]) -> Vec<Value> {
 /// By its name where it has one, else in digits.
 fn name(oid: &ObjectIdentifier) -> String {
     DB.by_oid(oid).map_or_else(|| oid.to_string(), str::to_owned)
-}
-
-pub(super) fn time(seconds: u64) -> String {
-    let date = i64::try_from(seconds).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
-    date.and_then(|date| date.format(&Rfc3339).ok()).unwrap_or_else(|| format!("{seconds} s since 1970"))
 }
