@@ -21,6 +21,7 @@
 //! | `POST /nodes/{id}/drain`, `POST /nodes/{id}/undrain` (hoster) | [`NodeDrain`] -> 204 |
 //! | `GET`, `POST /nodes/{id}/maintenance`, `POST /nodes/{id}/maintenance/end` (hoster) | [`NewMaintenance`] -> [`NodeMaintenance`], 202 |
 //! | `GET /incidents` (hoster) | -> [`Incidents`] |
+//! | `GET /notices?instance=ID&before=N&limit=M`, `GET /notices/{id}` (tenant) | -> [`Notices`], [`Notice`] |
 //! | `POST /bootstrap-tokens` (hoster, operator) | [`NewBootstrapToken`] -> 201 [`BootstrapToken`] |
 //! | `GET /me` | -> [`Me`] |
 //! | `GET`, `POST /accounts`, `GET`, `PUT /accounts/{name}` (operator) | [`NewAccount`], [`AccountUpdate`] -> [`Account`] |
@@ -45,6 +46,7 @@
 mod accounts;
 mod appraisals;
 mod maintenance;
+mod notices;
 mod offers;
 mod score;
 
@@ -61,6 +63,7 @@ pub use appraisals::{
     Appraisal, AppraisalChallenge, AppraisalCheck, Jwks, NewAppraisal, PolicyVersion, PolicyVersions, Revocations, TokenForm,
 };
 pub use maintenance::{Maintenance, NewMaintenance, NodeEvent, NodeMaintenance, Opened};
+pub use notices::{Ending, Notice, NoticeEvidence, Notices};
 pub use offers::{GpuClaim, NewOffer, Offer, OfferTaken, Offers, Placement, Prices};
 pub use score::{ScoreCard, ScoreLine, ScoreState};
 

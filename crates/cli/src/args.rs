@@ -9,6 +9,7 @@ mod accounts;
 mod endorsements;
 pub(crate) mod maintenance;
 mod market;
+mod notices;
 mod reference;
 
 pub(crate) use accounts::{
@@ -16,6 +17,7 @@ pub(crate) use accounts::{
 };
 pub(crate) use endorsements::{Endorsements, EndorsementsCommand, FetchOptions, Product};
 pub(crate) use market::{OfferSet, Offers, OffersCommand, OffersList, Placement};
+pub(crate) use notices::{Notices, NoticesCommand, NoticesList};
 pub(crate) use reference::{Checked, ComputeCommand, ComputeSnp, Export, Reference, ReferenceCommand};
 
 /// Run workloads on other people's machines, and hand over keys only after checking the evidence yourself.
@@ -80,6 +82,8 @@ pub(crate) enum Command {
     Offers(Offers),
     /// List what nodes were suspended for (needs an operator's token).
     Incidents(Incidents),
+    /// Show what you were told of the nodes that have or had your instances: breaches, suspensions, revocations.
+    Notices(Notices),
     /// Show who this context's token is, and what it may do.
     Whoami(Whoami),
     /// List, make and change accounts (needs an operator's token).

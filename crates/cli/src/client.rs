@@ -3,6 +3,7 @@
 mod accounts;
 mod maintenance;
 mod market;
+mod notices;
 
 use std::{
     path::Path,

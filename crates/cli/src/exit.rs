@@ -166,6 +166,9 @@ fn prefix_hint(check: &str) -> Option<&'static str> {
         "link" => {
             "processor, GPUs and TPM were not enrolled together as one machine: the evidence may be put together from several. Do not release keys; report it to the platform's operator"
         }
+        "monitor" => {
+            "the node's monitor ended it, or its record is not what it was; `casemate notices` shows what the platform has of that. What the instance had in memory may be known to whoever broke in: change its keys"
+        }
         "node" | "vmm" => {
             "the node's boot chain or software is not known, or its TPM's key is not the expected one: compare it with the signed reference values, or use another node"
         }

@@ -95,7 +95,7 @@ const HOSTS: &[Role] = &[Role::Hoster, Role::Operator];
 const OPERATOR: &[Role] = &[Role::Operator];
 
 /// The table.
-pub static RULES: [Rule; 56] = [
+pub static RULES: [Rule; 58] = [
     open("/api/v1/platform"),
     open("/api/v1/openapi.json"),
     open("/api/v1/appraisals/keys"),
@@ -126,6 +126,8 @@ pub static RULES: [Rule; 56] = [
     platform(Method::POST, "/api/v1/nodes/{id}/maintenance", "nodes.maintain", HOSTS),
     platform(Method::POST, "/api/v1/nodes/{id}/maintenance/end", "nodes.maintain", HOSTS),
     platform(Method::GET, "/api/v1/incidents", "incidents.read", HOSTS),
+    project(Method::GET, "/api/v1/notices", "notices.read", RUNS),
+    project(Method::GET, "/api/v1/notices/{id}", "notices.read", RUNS),
     project(Method::GET, "/api/v1/offers", "offers.read", ALL),
     project(Method::GET, "/api/v1/offers/{node}", "offers.read", ALL),
     platform(Method::PUT, "/api/v1/offers/{node}", "offers.write", HOSTS),

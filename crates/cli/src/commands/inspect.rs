@@ -1,6 +1,6 @@
 //! `casemate inspect`.
 
-use casemate_api::rest::{Instance, NetworkUse, ScoreCard};
+use casemate_api::rest::{Instance, NetworkUse, Notice, ScoreCard};
 use casemate_verifier::AttestationResult;
 use serde::Serialize;
 
@@ -12,12 +12,17 @@ use crate::{
     money, printer,
 };
 
+/// Most notices that are shown, newest first.
+const NOTICES: u32 = 10;
+
 pub(crate) async fn run(globals: &Globals, args: Inspect) -> anyhow::Result<Status> {
     let client = Client::new(&ContextFile::load(globals)?)?;
     let instance = client.instance(&args.instance).await?;
     let score_card = client.score_card(&args.instance).await?;
+    // A token may be limited to instances.
+    let notices = client.notices(Some(&args.instance), None, NOTICES).await.map_or_else(|_| Vec::new(), |list| list.notices);
     if globals.json || args.output == Format::Json {
-        printer::json(&Inspected { instance, score_card })?;
+        printer::json(&Inspected { instance, score_card, notices })?;
         return Ok(Status::Ok);
     }
     let mut rows = vec![
@@ -42,6 +47,7 @@ pub(crate) async fn run(globals: &Globals, args: Inspect) -> anyhow::Result<Stat
         rows.push(row("failed check", &failure.check));
         rows.push(row("seen", &failure.detail));
     }
+    rows.extend(notices.iter().map(|one| row("notice", &format!("{} {}: {}", one.id, one.kind, one.detail))));
     rows.extend(instance.stages_ms.iter().map(|(stage, ms)| row(&format!("stage {stage}"), &format!("{ms} ms"))));
     if let Some(verdict) = instance.platform_verdict.and_then(|v| serde_json::from_value::<AttestationResult>(v).ok()) {
         rows.push(row(
@@ -74,6 +80,7 @@ struct Inspected {
     #[serde(flatten)]
     instance: Instance,
     score_card: ScoreCard,
+    notices: Vec<Notice>,
 }
 
 /// Node and guest are named where only their word stands for a line.

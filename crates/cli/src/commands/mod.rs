@@ -14,6 +14,7 @@ pub(crate) mod inspect;
 pub(crate) mod logs;
 pub(crate) mod maintenance;
 pub(crate) mod nodes;
+pub(crate) mod notices;
 pub(crate) mod offers;
 pub(crate) mod projects;
 pub(crate) mod ps;

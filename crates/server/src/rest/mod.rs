@@ -9,6 +9,7 @@ mod instances;
 mod keyed;
 mod maintenance;
 mod nodes;
+mod notices;
 mod offers;
 mod openapi;
 mod projects;
@@ -131,6 +132,8 @@ fn platform_routes(service: Service) -> Router {
         .route("/api/v1/nodes/{id}/maintenance", get(maintenance::get).post(maintenance::begin))
         .route("/api/v1/nodes/{id}/maintenance/end", post(maintenance::end))
         .route("/api/v1/incidents", get(nodes::incidents))
+        .route("/api/v1/notices", get(notices::list))
+        .route("/api/v1/notices/{id}", get(notices::get))
         .route("/api/v1/offers", get(offers::list))
         .route("/api/v1/offers/{node}", get(offers::get).put(offers::set).delete(offers::withdraw))
         .route("/api/v1/blobs/{digest}", head(blobs::head).put(blobs::put))
@@ -166,11 +169,13 @@ fn absent(role: RoleName, paths: &[&str]) -> Router {
     paths.iter().fold(Router::new(), |router, path| router.route(path, any(refuse)))
 }
 
-const API_PATHS: [&str; 10] = [
+const API_PATHS: [&str; 12] = [
     "/api/v1/events",
     "/api/v1/nodes",
     "/api/v1/nodes/{*rest}",
     "/api/v1/incidents",
+    "/api/v1/notices",
+    "/api/v1/notices/{*rest}",
     "/api/v1/offers",
     "/api/v1/offers/{*rest}",
     "/api/v1/bootstrap-tokens",

@@ -6,7 +6,7 @@ use utoipa::{
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
-use super::{accounts, appraisals, blobs, instances, maintenance, nodes, offers, projects, watch};
+use super::{accounts, appraisals, blobs, instances, maintenance, nodes, notices, offers, projects, watch};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -16,7 +16,7 @@ use super::{accounts, appraisals, blobs, instances, maintenance, nodes, offers, 
         nodes::platform, accounts::me, accounts::list, accounts::make, accounts::get, accounts::change, projects::list, projects::make,
         projects::get, projects::set_member, projects::remove_member, projects::set_quota, accounts::tokens, accounts::make_token,
         accounts::revoke_token, accounts::audit, nodes::list, nodes::hosted, nodes::give, nodes::restore,
-        nodes::drain, nodes::undrain, maintenance::get, maintenance::begin, maintenance::end, nodes::incidents,
+        nodes::drain, nodes::undrain, maintenance::get, maintenance::begin, maintenance::end, nodes::incidents, notices::list, notices::get,
         offers::list, offers::get, offers::set, offers::withdraw,
         accounts::bootstrap_token, blobs::head, blobs::put, instances::create, instances::list,
         instances::get, instances::events, instances::challenge, instances::release_keys, instances::records, instances::stop,

@@ -3,6 +3,7 @@
 //! A line is believed to be the monitor's only as far as the chain goes: whoever holds the node could have begun another one, but can
 //! not take back what the platform has.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use casemate_api::{node, rest};
 use casemate_lifecycle::{NodeId, maintenance::Phase};
 use serde::Deserialize;
@@ -14,13 +15,16 @@ use crate::{
     clock::now_ms,
     fault::Fault,
     life::clipped,
-    store::{Incident, Maintenance, RecordHead, RecordLine, Role},
+    store::{Incident, Maintenance, NewIncident, RecordHead, RecordLine, Role},
 };
 
 /// Most lines of one message.
 const MAX_LINES: usize = 64;
 /// Longest line.
 const MAX_LINE: usize = 64 << 10;
+/// Most lines that are shown with an incident, its own included, and most bytes of them; its own is shown in any case.
+const MAX_SHOWN: usize = 16;
+const MAX_SHOWN_BYTES: usize = 64 << 10;
 /// Longest text about an incident.
 const MAX_DETAIL: usize = 500;
 /// Kinds of records after which a node gets no work: what it ran was ended, or could no longer be guarded.
@@ -44,7 +48,7 @@ struct Line {
 /// Lines that continue a record.
 struct Continued {
     lines: Vec<RecordLine>,
-    incidents: Vec<Incident>,
+    incidents: Vec<NewIncident>,
     /// Whether the node is unsealed, as the last of them leaves it.
     unsealed: bool,
 }
@@ -72,7 +76,7 @@ impl Service {
             Err(why) => {
                 let detail = format!("line {} of the monitor's record: {why}", head.lines);
                 tracing::warn!(node.id = %node, detail, "a monitor's record was refused");
-                self.store().suspend_node(node, &detail).await?;
+                self.store().suspend_node(node, &detail, now_ms()).await?;
                 self.end_work_of(node, "monitor.record", &detail).await?;
                 return Ok(node::MonitorStored { next: head.lines });
             }
@@ -82,8 +86,8 @@ impl Service {
         let standing =
             self.store().store_monitor_record((node, &by.fence), head.lines, (&lines, unsealed), &incidents, limit).await?;
         if let (Some(standing), Some(first)) = (standing, incidents.first()) {
-            tracing::warn!(node.id = %node, strikes = standing.strikes, revoked = standing.revoked, detail = first.detail, "a node is suspended");
-            self.end_work_of(node, CHECK, &first.detail).await?;
+            tracing::warn!(node.id = %node, strikes = standing.strikes, revoked = standing.revoked, detail = first.incident.detail, "a node is suspended");
+            self.end_work_of(node, CHECK, &first.incident.detail).await?;
         }
         Ok(node::MonitorStored { next: head.lines + lines.len() as u64 })
     }
@@ -111,7 +115,7 @@ impl Service {
     pub async fn restore_node(&self, caller: &Caller, id: &str) -> Result<(), Fault> {
         caller.must_operate("restore a node; that needs an operator's token")?;
         let node = self.own_node(caller, id).await?.id;
-        if self.store().restore_node(&node).await? {
+        if self.store().restore_node(&node, &caller.account, now_ms()).await? {
             tracing::info!(node.id = %node, by = caller.account, "a suspended node was restored");
             return Ok(());
         }
@@ -129,7 +133,7 @@ fn continued(
     if lines.len() > MAX_LINES {
         return Err(format!("the message has {} lines, more than the limit of {MAX_LINES}", lines.len()));
     }
-    let (mut stored, mut incidents, mut head) = (Vec::new(), Vec::new(), head);
+    let (mut stored, mut incidents, begin, mut head) = (Vec::new(), Vec::new(), head.lines, head);
     let mut detectors: Vec<String> = Vec::new();
     for line in lines {
         let read = read(&line, &head)?;
@@ -166,7 +170,27 @@ fn continued(
             incident.detail = clipped(&format!("{} ({})", incident.detail, detectors.join(", ")), MAX_DETAIL);
         }
     }
+    let incidents = incidents.into_iter().map(|incident| with_evidence(incident, begin, &stored, &head)).collect();
     Ok(Continued { lines: stored, incidents, unsealed: head.unsealed })
+}
+
+/// What the tenants of an incident are shown: its line and what came with it after that, since the reaction is written down first.
+fn with_evidence(incident: Incident, begin: u64, stored: &[RecordLine], head: &RecordHead) -> NewIncident {
+    let at = usize::try_from(incident.sequence.saturating_sub(begin)).unwrap_or(usize::MAX);
+    let shown = stored.get(at..).unwrap_or_default();
+    let mut bytes = 0;
+    let fits = shown.iter().take(MAX_SHOWN).take_while(|one| {
+        bytes += one.line.len();
+        bytes <= MAX_SHOWN_BYTES
+    });
+    let count = fits.count().max(1).min(shown.len());
+    let evidence = rest::NoticeEvidence {
+        from: incident.sequence,
+        lines: shown[..count].iter().map(|one| STANDARD.encode(&one.line)).collect(),
+        stored: head.lines,
+        head: hex::encode(head.digest),
+    };
+    NewIncident { line: shown.first().map(|one| one.digest).unwrap_or_default(), incident, evidence }
 }
 
 /// What the monitor sees on a node that is lawfully open is none. That it was opened, or that its instances were ended for it, is one where
@@ -218,7 +242,7 @@ mod tests {
     fn told(events: &[Value]) -> Vec<(String, String)> {
         let found = continued(&"n-1".parse().unwrap(), head(), record(events), None).unwrap_or_else(|why| panic!("{why}"));
         assert_eq!(found.lines.len(), events.len());
-        found.incidents.into_iter().map(|one| (one.kind, one.detail)).collect()
+        found.incidents.into_iter().map(|one| (one.incident.kind, one.incident.detail)).collect()
     }
 
     #[test]
@@ -234,6 +258,31 @@ mod tests {
             ("monitor_ended", "monitor_ended: signal: 9 (memory.open)"),
         ];
         assert_eq!(ended, expected.map(|(kind, detail)| (kind.to_owned(), detail.to_owned())));
+    }
+
+    #[test]
+    fn an_incident_is_shown_with_what_followed_it_and_no_more_than_that() {
+        let shown = |events: &[Value]| {
+            let lines = record(events);
+            let found = continued(&"n-1".parse().unwrap(), head(), lines.clone(), None).unwrap_or_else(|why| panic!("{why}"));
+            let [NewIncident { incident, line, evidence }] = &found.incidents[..] else { panic!("one incident") };
+            assert_eq!((incident.sequence, evidence.from), (1, 1));
+            assert_eq!(*line, <[u8; 32]>::from(Sha256::digest(&lines[1])));
+            assert_eq!(evidence.stored, lines.len() as u64);
+            assert_eq!(evidence.head, hex::encode(Sha256::digest(lines.last().unwrap())));
+            let shown: Vec<_> = evidence.lines.iter().map(|line| STANDARD.decode(line).unwrap()).collect();
+            assert_eq!(shown, lines[1..=shown.len()]);
+            shown.len()
+        };
+        let (started, ended) = (json!({"kind": "started"}), json!({"kind": "instances_ended", "because": "x"}));
+        let noted = json!({"kind": "violation", "detector": "y"});
+        assert_eq!(shown(&[started.clone(), ended.clone(), noted.clone()]), 2);
+        let many = [vec![started.clone(), ended.clone()], vec![noted; 40]].concat();
+        assert_eq!(shown(&many), MAX_SHOWN);
+        let long = json!({"kind": "note", "text": "z".repeat(30 << 10)});
+        assert_eq!(shown(&[started.clone(), ended, long.clone(), long.clone(), long]), 3);
+        let huge = json!({"kind": "instances_ended", "because": "z".repeat(MAX_LINE - 200)});
+        assert_eq!(shown(&[started, huge, json!({"kind": "note"})]), 1);
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod instances;
 mod maintenance;
 mod market;
 mod nodes;
+mod notices;
 mod offers;
 mod projects;
 mod records;

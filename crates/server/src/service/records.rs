@@ -46,11 +46,7 @@ impl Service {
         let instance = self.find(caller, id).await?;
         let receipt = self.store().receipt(&instance.id).await?;
         let receipt = receipt.ok_or_else(|| Fault::NotFound { what: "receipt of instance", id: instance.id.to_string() })?;
-        Ok(rest::Receipt {
-            body: receipt.body,
-            signature: STANDARD.encode(&receipt.signature),
-            node_chain: receipt.node_chain.iter().map(|der| STANDARD.encode(der)).collect(),
-        })
+        Ok(receipt_view(receipt))
     }
 
     /// Stores records that a node sends; the answer says from where to go on. Records of an instance that is not (or no
@@ -102,6 +98,14 @@ impl Service {
     pub(super) async fn on_node(&self, node: &NodeId, instance: &str) -> Result<Option<Instance>, Fault> {
         let Ok(id) = instance.parse::<InstanceId>() else { return Ok(None) };
         Ok(self.store().instance(&id).await?.filter(|instance| instance.node.as_ref() == Some(node)))
+    }
+}
+
+pub(super) fn receipt_view(receipt: StoredReceipt) -> rest::Receipt {
+    rest::Receipt {
+        body: receipt.body,
+        signature: STANDARD.encode(&receipt.signature),
+        node_chain: receipt.node_chain.iter().map(|der| STANDARD.encode(der)).collect(),
     }
 }
 

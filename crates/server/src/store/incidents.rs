@@ -1,9 +1,11 @@
 //! What the nodes' monitors wrote down, and what came of it.
 
+use casemate_api::rest::NoticeEvidence;
 use casemate_lifecycle::NodeId;
 
 use super::{
-    Result, Store,
+    Occasion, OccasionKind, Result, Store,
+    notices::{Line, tell},
     replicas::Fence,
     rows::Columns,
     sql::{Tx, sql},
@@ -51,6 +53,17 @@ pub struct Incident {
     pub received_at_ms: u64,
 }
 
+/// An incident that is taken in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewIncident {
+    /// As it is listed.
+    pub incident: Incident,
+    /// SHA-256 of its line.
+    pub line: [u8; 32],
+    /// What is shown of the record.
+    pub evidence: NoticeEvidence,
+}
+
 /// What happened to a node's standing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
@@ -77,13 +90,13 @@ impl Store {
     }
 
     /// Stores the lines after `from`, and what they say. With incidents the node is suspended, and revoked once it has `limit` of
-    /// them.
+    /// them; those whose instances were there are told.
     pub async fn store_monitor_record(
         &self,
         by: (&NodeId, &Fence),
         from: u64,
         (lines, unsealed): (&[RecordLine], bool),
-        incidents: &[Incident],
+        incidents: &[NewIncident],
         limit: u32,
     ) -> Result<Option<Standing>> {
         const ATTEMPT: &str = "store a monitor's record";
@@ -100,21 +113,29 @@ impl Store {
         forget.bind(node.as_str()).bind(oldest).run(tx.on()).await?;
         let seal = sql(ATTEMPT, "UPDATE nodes SET unsealed = $1 WHERE id = $2 AND unsealed != $1");
         seal.bind(i64::from(unsealed)).bind(node.as_str()).run(tx.on()).await?;
-        let standing = suspend(&mut tx, node, incidents, limit).await?;
+        let standing = take_in(&mut tx, node, incidents, limit).await?;
         tx.commit().await?;
         Ok(standing)
     }
 
     /// Suspends a node for what no line of its record says.
-    pub async fn suspend_node(&self, node: &NodeId, why: &str) -> Result<()> {
-        let update = sql("suspend a node", "UPDATE nodes SET suspended = COALESCE(suspended, $1) WHERE id = $2");
-        update.bind(why).bind(node.as_str()).run(self.write()).await.map(drop)
+    pub async fn suspend_node(&self, node: &NodeId, why: &str, now_ms: u64) -> Result<()> {
+        let mut tx = self.begin(SUSPEND).await?;
+        suspend(&mut tx, node, why, now_ms).await?;
+        tx.commit().await
     }
 
-    /// Gives a suspended node another chance; `false` when it is not suspended, or revoked.
-    pub async fn restore_node(&self, node: &NodeId) -> Result<bool> {
+    /// Gives a suspended node another chance; `false` when it is not suspended, or revoked. `by` is the operator who does.
+    pub async fn restore_node(&self, node: &NodeId, by: &str, now_ms: u64) -> Result<bool> {
+        const ATTEMPT: &str = "restore a node";
+        let mut tx = self.begin(ATTEMPT).await?;
         let text = "UPDATE nodes SET suspended = NULL WHERE id = $1 AND suspended IS NOT NULL AND revoked = 0";
-        Ok(sql("restore a node", text).bind(node.as_str()).run(self.write()).await? > 0)
+        if sql(ATTEMPT, text).bind(node.as_str()).run(tx.on()).await? == 0 {
+            return Ok(false);
+        }
+        tell(&mut tx, &changed(node, OccasionKind::Restored, &format!("by {by}"), now_ms), None, false).await?;
+        tx.commit().await?;
+        Ok(true)
     }
 
     /// A node that enrols anew begins anew: its monitor's record does. What happened stays known.
@@ -128,9 +149,8 @@ impl Store {
 
     /// The newest incidents: of one node or of all, of a hoster's or of all.
     pub async fn incidents(&self, node: Option<&NodeId>, hoster: Option<&str>) -> Result<Vec<Incident>> {
-        let text = "SELECT * FROM incidents WHERE ($1 IS NULL OR node = $1) \
-                    AND ($2 IS NULL OR node IN (SELECT id FROM nodes WHERE hoster = $2)) \
-                    ORDER BY received_at_ms DESC, node, sequence DESC LIMIT $3";
+        let text = "SELECT * FROM occasions WHERE kind = 'incident' AND ($1 IS NULL OR node = $1) \
+                    AND ($2 IS NULL OR node IN (SELECT id FROM nodes WHERE hoster = $2)) ORDER BY seq DESC LIMIT $3";
         let find = sql("read the incidents", text).bind(node.map(NodeId::as_str)).bind(hoster).bind(MAX_INCIDENTS);
         find.all(self.read())
             .await?
@@ -140,32 +160,60 @@ impl Store {
                 Ok(Incident {
                     node: columns.parsed("node")?,
                     sequence: columns.uint("sequence")?,
-                    kind: columns.text("kind")?,
+                    kind: columns.text("record_kind")?,
                     detail: columns.text("detail")?,
-                    at_ms: columns.uint("at_ms")?,
-                    received_at_ms: columns.uint("received_at_ms")?,
+                    at_ms: columns.uint("node_at_ms")?,
+                    received_at_ms: columns.uint("at_ms")?,
                 })
             })
             .collect()
     }
 }
 
-async fn suspend(tx: &mut Tx, node: &NodeId, incidents: &[Incident], limit: u32) -> Result<Option<Standing>> {
+/// Of a revoked node nobody is told any more: it may say what it likes.
+async fn take_in(tx: &mut Tx, node: &NodeId, incidents: &[NewIncident], limit: u32) -> Result<Option<Standing>> {
     const ATTEMPT: &str = "store an incident";
     let Some(first) = incidents.first() else { return Ok(None) };
-    let mut new = 0_u64;
-    for one in incidents {
-        let text = "INSERT INTO incidents (node, sequence, kind, detail, at_ms, received_at_ms) VALUES ($1, $2, $3, $4, $5, $6) \
-                    ON CONFLICT DO NOTHING";
-        let insert = sql(ATTEMPT, text).bind(node.as_str()).bind(one.sequence).bind(&one.kind).bind(&one.detail);
-        new += insert.bind(one.at_ms).bind(one.received_at_ms).run(tx.on()).await?;
-    }
-    let text = "UPDATE nodes SET suspended = COALESCE(suspended, $1), strikes = strikes + $2, \
-                revoked = CASE WHEN strikes + $2 >= $3 THEN 1 ELSE revoked END WHERE id = $4";
-    let update = sql(ATTEMPT, text).bind(&first.detail).bind(new).bind(limit).bind(node.as_str());
-    update.run(tx.on()).await?;
+    tx.lock(sql(ATTEMPT, "SELECT id FROM nodes WHERE id = $1 FOR UPDATE").bind(node.as_str())).await?;
     let find = sql(ATTEMPT, "SELECT id, strikes, revoked FROM nodes WHERE id = $1").bind(node.as_str());
     let Some(row) = find.optional(tx.on()).await? else { return Ok(None) };
     let columns = Columns::new(&row, "node", "id");
-    Ok(Some(Standing { strikes: columns.uint("strikes")?, revoked: columns.uint("revoked")? != 0 }))
+    let (mut strikes, was_revoked) = (columns.uint("strikes")?, columns.uint("revoked")? != 0);
+    for NewIncident { incident, line, evidence } in incidents {
+        let occasion = Occasion {
+            node: node.clone(),
+            kind: OccasionKind::Incident,
+            detail: incident.detail.clone(),
+            at_ms: incident.received_at_ms,
+            node_at_ms: Some(incident.at_ms),
+            evidence: (!was_revoked).then(|| evidence.clone()),
+        };
+        let line = Line { sequence: incident.sequence, digest: line, kind: &incident.kind };
+        strikes += u64::from(tell(tx, &occasion, Some(line), was_revoked).await?);
+    }
+    let (detail, now_ms) = (&first.incident.detail, first.incident.received_at_ms);
+    suspend(tx, node, detail, now_ms).await?;
+    let revoked = was_revoked || strikes >= u64::from(limit);
+    let update = sql(ATTEMPT, "UPDATE nodes SET strikes = $1, revoked = $2 WHERE id = $3").bind(strikes);
+    update.bind(i64::from(revoked)).bind(node.as_str()).run(tx.on()).await?;
+    if revoked && !was_revoked {
+        let why = format!("{strikes} incidents, the last: {detail}");
+        tell(tx, &changed(node, OccasionKind::Revoked, &why, now_ms), None, false).await?;
+    }
+    Ok(Some(Standing { strikes, revoked }))
 }
+
+/// What suspended a node first stays the reason.
+async fn suspend(tx: &mut Tx, node: &NodeId, why: &str, now_ms: u64) -> Result<()> {
+    let update = sql(SUSPEND, "UPDATE nodes SET suspended = $1 WHERE id = $2 AND suspended IS NULL").bind(why);
+    if update.bind(node.as_str()).run(tx.on()).await? > 0 {
+        tell(tx, &changed(node, OccasionKind::Suspended, why, now_ms), None, false).await?;
+    }
+    Ok(())
+}
+
+fn changed(node: &NodeId, kind: OccasionKind, detail: &str, at_ms: u64) -> Occasion {
+    Occasion { node: node.clone(), kind, detail: detail.to_owned(), at_ms, node_at_ms: None, evidence: None }
+}
+
+const SUSPEND: &str = "suspend a node";

@@ -7,7 +7,7 @@
 use sqlx::{AssertSqlSafe, PgPool, SqlitePool};
 
 /// SQLite: one file per version, in order, never changed once released; the version is `user_version`.
-const SQLITE: [(i64, &str); 12] = [
+const SQLITE: [(i64, &str); 13] = [
     (1, include_str!("../../migrations/sqlite/0001_first.sql")),
     (2, include_str!("../../migrations/sqlite/0002_appraisals.sql")),
     (3, include_str!("../../migrations/sqlite/0003_ima_memory.sql")),
@@ -20,10 +20,11 @@ const SQLITE: [(i64, &str); 12] = [
     (10, include_str!("../../migrations/sqlite/0010_ends.sql")),
     (11, include_str!("../../migrations/sqlite/0011_maintenance.sql")),
     (30, include_str!("../../migrations/sqlite/0030_offers.sql")),
+    (32, include_str!("../../migrations/sqlite/0032_notices.sql")),
 ];
 
 /// PostgreSQL: each version with the oldest server (by the version that it knows) that works with a database of this version.
-const POSTGRES: [Migration; 6] = [
+const POSTGRES: [Migration; 7] = [
     Migration { version: 7, oldest: 7, sql: include_str!("../../migrations/postgres/0007_first.sql") },
     // An older server would place work on suspended nodes.
     Migration { version: 8, oldest: 8, sql: include_str!("../../migrations/postgres/0008_monitor.sql") },
@@ -35,6 +36,8 @@ const POSTGRES: [Migration; 6] = [
     Migration { version: 11, oldest: 11, sql: include_str!("../../migrations/postgres/0011_maintenance.sql") },
     // An older server counts what a node has without the lock that places now, and does not know what is withdrawn.
     Migration { version: 30, oldest: 30, sql: include_str!("../../migrations/postgres/0030_offers.sql") },
+    // An older server would tell nobody of what it takes in.
+    Migration { version: 32, oldest: 32, sql: include_str!("../../migrations/postgres/0032_notices.sql") },
 ];
 
 /// Name of the lock that orders migrations in PostgreSQL.

@@ -19,6 +19,7 @@ mod maintenance;
 mod migration;
 mod node;
 mod node_logs;
+mod notices;
 mod offers;
 mod openapi;
 mod platform;

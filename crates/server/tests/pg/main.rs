@@ -34,6 +34,8 @@ mod migration;
 mod node;
 #[path = "../it/node_logs.rs"]
 mod node_logs;
+#[path = "../it/notices.rs"]
+mod notices;
 #[path = "../it/offers.rs"]
 mod offers;
 #[path = "../it/platform.rs"]
