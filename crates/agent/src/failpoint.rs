@@ -34,6 +34,10 @@ points! {
     Preparing = "preparing",
     /// The driver prepared the machine.
     Prepared = "prepared",
+    /// The monitor is asked to guard the machine; only under a monitor.
+    Handing = "handing",
+    /// The monitor guards it; only under a monitor.
+    Guarded = "guarded",
     /// The driver started the machine; the journal does not have the launch record yet.
     Started = "started",
     /// The launch record is in the journal.

@@ -33,6 +33,8 @@ pub(crate) use record::{report, until_reboot};
 const ANSWER: Duration = Duration::from_secs(10);
 /// How often the monitor is asked how it stands.
 const LOOK: Duration = Duration::from_millis(500);
+/// How often the monitor is told that this agent lives; it has patience for many of these.
+const BEAT: Duration = Duration::from_secs(1);
 /// Longest answer, in bytes: a status with a thousand instances.
 const MAX_ANSWER: u64 = 1 << 20;
 /// Requests that wait.
@@ -103,6 +105,20 @@ impl Monitor {
         let (cgroup, memory) = (&footprint.cgroup, &footprint.memory);
         self.ask(json!({"request": "watch", "instance": instance, "cgroup": cgroup, "processes": processes, "memory": memory}))
             .await
+    }
+
+    /// Says again and again that `work` goes round: each time, what it gives must have been done first. The monitor ends the instances of an
+    /// agent that does not say so.
+    pub(crate) async fn keep_alive<F: Future<Output = ()>>(monitor: Option<&Self>, work: impl Fn() -> F) {
+        let Some(monitor) = monitor else { return std::future::pending().await };
+        let mut beats = interval(BEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            beats.tick().await;
+            work().await;
+            // One that cannot be told is gone, which ends the agent.
+            let _ = monitor.ask(json!({"request": "alive"})).await;
+        }
     }
 
     /// The instance is gone. One that was never guarded is refused, which changes nothing.

@@ -261,8 +261,17 @@ async fn serve(config: Config, monitor: Option<Monitor>, stopped: impl Future<Ou
         watch_platform.clone(),
         Guards { monitor: monitor.clone(), dedicated: dedicated.clone() },
     )?;
-    let (registry, instances) = Registry::recover(context.clone()).await.context("take over what an earlier agent left")?;
+    let recovered = tokio::select! {
+        recovered = Registry::recover(context.clone()) => recovered,
+        // It may wipe for long beside machines that are guarded again already.
+        () = Monitor::keep_alive(monitor.as_ref(), || async {}) => anyhow::bail!("the signs of life to the monitor ended"),
+    };
+    let (registry, instances) = recovered.context("take over what an earlier agent left")?;
     let attest = Arc::new(Notify::new());
+    let alive = {
+        let (registry, monitor) = (registry.clone(), monitor.clone());
+        async move { Monitor::keep_alive(monitor.as_ref(), || registry.answers()).await }
+    };
     let farewell = farewell(registry.clone(), context.clone(), stopped);
     let sessions = Sessions {
         registry,
@@ -277,6 +286,7 @@ async fn serve(config: Config, monitor: Option<Monitor>, stopped: impl Future<Ou
     tokio::select! {
         () = instances => anyhow::bail!("the registry of instances ended"),
         () = batcher => anyhow::bail!("the batcher of evidence ended"),
+        () = alive => anyhow::bail!("the signs of life to the monitor ended"),
         () = enroller.keep_renewed(credential, platform, &attest) => anyhow::bail!("the renewal of the certificate ended"),
         () = farewell => Ok(()),
         () = dedicated.keep_looking() => anyhow::bail!("the look at the host ended"),

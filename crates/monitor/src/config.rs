@@ -167,6 +167,9 @@ pub struct Config {
     /// After how long guard and worker, who watch each other, take silence for the other's end.
     #[serde(default = "watchdog_ms")]
     watchdog_ms: u64,
+    /// After how long an agent that does not say that it lives, though instances are watched, counts as stopped.
+    #[serde(default = "agent_silence_ms")]
+    agent_silence_ms: u64,
     /// Room for the record that is set aside on the disk, so that a full one loses no report.
     #[serde(default = "record_reserve_kib")]
     record_reserve_kib: u64,
@@ -208,6 +211,8 @@ const HARMLESS: [(&str, u32); 7] = [
 
 /// Less than this is a stall of an ordinary machine.
 const MIN_WATCHDOG_MS: u64 = 1_000;
+/// The agent says each second that it lives.
+const MIN_AGENT_SILENCE_MS: u64 = 5_000;
 /// A breach is a few kilobytes; the room is renewed when half of it is used.
 const MIN_RESERVE_KIB: u64 = 256;
 const MAX_RESERVE_KIB: u64 = 1 << 20;
@@ -245,6 +250,9 @@ impl Config {
         if self.watchdog_ms < MIN_WATCHDOG_MS {
             faults.push(format!("watchdog_ms is below {MIN_WATCHDOG_MS}: a busy machine would end its instances"));
         }
+        if self.agent_silence_ms < MIN_AGENT_SILENCE_MS {
+            faults.push(format!("agent_silence_ms is below {MIN_AGENT_SILENCE_MS}: a busy agent would lose its instances"));
+        }
         if !(MIN_RESERVE_KIB..=MAX_RESERVE_KIB).contains(&self.record_reserve_kib) {
             faults.push(format!("record_reserve_kib is not from {MIN_RESERVE_KIB} to {MAX_RESERVE_KIB}"));
         }
@@ -275,6 +283,11 @@ impl Config {
     /// After how long silence counts as an end.
     pub fn watchdog(&self) -> Duration {
         Duration::from_millis(self.watchdog_ms)
+    }
+
+    /// After how long a silent agent counts as stopped.
+    pub fn agent_silence(&self) -> Duration {
+        Duration::from_millis(self.agent_silence_ms)
     }
 
     /// Room for the record that is set aside on the disk.
@@ -313,6 +326,10 @@ fn watchdog_ms() -> u64 {
     10_000
 }
 
+fn agent_silence_ms() -> u64 {
+    30_000
+}
+
 fn record_reserve_kib() -> u64 {
     1024
 }
@@ -344,7 +361,7 @@ mod tests {
 
     #[test]
     fn all_faults_are_told_at_once() {
-        let text = "state = \"here\"\ninstances = \"/i\"\ncanary_interval_ms = 0\nwatchdog_ms = 9\nrecord_reserve_kib = 1\nforeign_bpf = [\"lsm\"]\n[settings]\n\"kernel.panic\" = 1\n[policy]\nnone = []\n";
+        let text = "state = \"here\"\ninstances = \"/i\"\ncanary_interval_ms = 0\nwatchdog_ms = 9\nagent_silence_ms = 9\nrecord_reserve_kib = 1\nforeign_bpf = [\"lsm\"]\n[settings]\n\"kernel.panic\" = 1\n[policy]\nnone = []\n";
         let error = load(text).unwrap_err().to_string();
         for part in [
             "here is not an absolute path",
@@ -352,6 +369,7 @@ mod tests {
             "type \"lsm\"",
             "canary_interval_ms is 0",
             "watchdog_ms is below",
+            "agent_silence_ms is below",
             "record_reserve_kib is not from",
             "\"kernel.panic\" is no setting",
         ] {

@@ -26,6 +26,8 @@ pub enum Request {
         /// Its name.
         instance: String,
     },
+    /// The agent's work goes round. Silence ends what is watched.
+    Alive {},
     /// What is the state?
     Status {},
     /// The instances are ended and what happened is reported: accept work again.

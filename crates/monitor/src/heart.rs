@@ -13,9 +13,11 @@ use std::{
 use anyhow::{Context as _, Result};
 use rustix::process::setpriority_process;
 
+use crate::first::go_before_ordinary_processes;
+
 /// The kernel's own end of memory takes others first. Root can still take it, by a limit on the monitor's cgroup.
 const LAST_TO_GO: &str = "-1000";
-/// The best of the ordinary priorities.
+/// The best of the ordinary priorities, where no better place is to be had.
 const FIRST_TO_RUN: i32 = -20;
 
 /// One end of the line.
@@ -106,10 +108,11 @@ impl Silence {
 }
 
 /// Asks the kernel to run this process first, and to take it last when memory ends. Where it may not be asked, the watch over each other has
-/// to do. Children inherit both: it is for after they were started.
+/// to do. Children inherit the latter: it is for after they were started.
 pub fn go_first_and_last() {
     let _ = fs::write("/proc/self/oom_score_adj", LAST_TO_GO);
     let _ = setpriority_process(None, FIRST_TO_RUN);
+    let _ = go_before_ordinary_processes();
 }
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ pub mod config;
 pub mod control;
 pub mod detector;
 pub mod devices;
+#[allow(unsafe_code, reason = "no library that is here asks for a place before ordinary processes")]
+mod first;
 pub mod guard;
 pub mod heart;
 pub mod kernel;

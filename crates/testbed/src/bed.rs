@@ -218,6 +218,33 @@ impl Bed {
         self.adopt(part, command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log))
     }
 
+    /// Starts the monitor of a monitored bed again, and with it the agent. Its number.
+    pub fn restart_monitored(&self) -> anyhow::Result<u32> {
+        let log = fs::File::options().create(true).append(true).open(self.state().join("logs/monitor.log"))?;
+        let mut command = Command::new(build_dir().join("casemate-monitor"));
+        command
+            .args(["run", "--config"])
+            .arg(self.state().join("monitor.toml"))
+            .arg("--")
+            .arg(build_dir().join("casemate-agent"));
+        command.args(["run", "--monitored", "--config"]).arg(self.state().join("agent.toml")).current_dir(self.work());
+        self.adopt("monitor", command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log))
+    }
+
+    /// Waits until an agent that the monitor started has a session, and writes down which process it is.
+    pub fn note_agent(&self) -> anyhow::Result<()> {
+        let path = self.run_dir().join("agent/agent.json");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let run = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+            if let Some(stat) = run.and_then(|run| fs::read_to_string(format!("/proc/{}/stat", run["pid"])).ok()) {
+                return self.note("agent", &stat);
+            }
+            anyhow::ensure!(Instant::now() < deadline, "the agent has no session");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// The server of the database dies without a word and is started again as it was.
     pub fn crash_postgres(&self) -> anyhow::Result<()> {
         let pid = self.pid("postgres")?;
@@ -267,9 +294,15 @@ impl Bed {
             let mut child = child;
             child.wait()
         });
-        let start = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19)).context("read a start time")?;
-        fs::write(self.state().join(format!("{part}.pid")), format!("{pid} {start}\n"))?;
+        self.note(part, &stat)?;
         Ok(pid)
+    }
+
+    /// Writes down which process a part is, by what the kernel says of it.
+    fn note(&self, part: &str, stat: &str) -> anyhow::Result<()> {
+        let pid = stat.split(' ').next().context("read a process number")?;
+        let start = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19)).context("read a start time")?;
+        Ok(fs::write(self.state().join(format!("{part}.pid")), format!("{pid} {start}\n"))?)
     }
 
     /// Waits for the server's port; false when the server ended instead.

@@ -1,7 +1,10 @@
 //! What the monitor has to do with an instance.
 
 use super::owner::{Ended, Owner};
-use crate::failure::{self, check};
+use crate::{
+    failpoint::Failpoint,
+    failure::{self, check},
+};
 
 impl Owner {
     /// Has the machine guarded, where there is a monitor; what it does not guard does not run.
@@ -9,9 +12,12 @@ impl Owner {
         let Some(monitor) = self.ctx.monitor.clone() else { return Ok(()) };
         // A played machine has nothing that could be guarded.
         let Some(footprint) = self.driver.footprint(&self.id) else { return Ok(()) };
+        self.book.pass(Failpoint::Handing);
         let id = self.id.clone();
         let watched = self.during(async move { monitor.watch(id.as_str(), &footprint).await }).await?;
-        watched.map_err(|error| self.failed(check::MONITOR_WATCH, &error))
+        watched.map_err(|error| self.failed(check::MONITOR_WATCH, &error))?;
+        self.book.pass(Failpoint::Guarded);
+        Ok(())
     }
 
     /// Goes on with a machine that an earlier agent started.

@@ -99,6 +99,11 @@ impl Registry {
         told.await.unwrap_or_default()
     }
 
+    /// Returns once the registry has done what it was asked before: it goes round.
+    pub(crate) async fn answers(&self) {
+        self.apply(Vec::new(), Scope::Named).await;
+    }
+
     /// Ends every instance and returns when each has its receipt; the number of those that had none.
     pub(crate) async fn drain(&self) -> usize {
         let directory = self.directory.borrow().clone();

@@ -9,10 +9,12 @@ use std::{
     },
     path::Path,
     process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
 use casemate_monitor::control::{self, Answer, Instance, Request};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -27,6 +29,10 @@ const NESTED: &str = "nested";
 const SECOND: &str = "second";
 /// More than the room that the monitor sets aside has for.
 const MAX_ROUNDS: u32 = 4096;
+
+/// How often the monitor is told that the agent lives, and how long the node is waited for at a time.
+const BEAT: Duration = Duration::from_secs(1);
+const TICK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// What the node asks.
 #[derive(Debug, Serialize, Deserialize)]
@@ -78,22 +84,35 @@ struct Agent {
     machine: Option<Machine>,
     second: Option<Machine>,
     crowd: Vec<Child>,
+    /// When the monitor was last told that this agent lives, and how many of its answers to that were not read.
+    beaten: Instant,
+    owed: u32,
 }
 
 pub(crate) fn run() -> Result<()> {
     let control = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
-    let mut agent = Agent { control: BufReader::new(control), machine: None, second: None, crowd: Vec::new() };
+    let control = BufReader::new(control);
+    let mut agent = Agent { control, machine: None, second: None, crowd: Vec::new(), beaten: Instant::now(), owed: 0 };
     let _ = fs::remove_file(SOCKET);
     let (mut node, _) = UnixListener::bind(SOCKET).context("listen to the node")?.accept()?;
-    for line in BufReader::new(node.try_clone()?).lines() {
-        let ask: Ask = serde_json::from_str(&line?).context("read what the node asks")?;
+    let mut asks = BufReader::new(node.try_clone()?);
+    loop {
+        // The node asks nothing more before it is answered: nothing waits in the buffer.
+        while poll(&mut [PollFd::new(&node, PollFlags::IN)], Some(&TICK)).context("wait for the node")? == 0 {
+            agent.beat();
+        }
+        agent.beat();
+        let mut line = String::new();
+        if asks.read_line(&mut line).context("hear the node")? == 0 {
+            return Ok(());
+        }
+        let ask: Ask = serde_json::from_str(&line).context("read what the node asks")?;
         let told = match agent.answer(ask) {
             Ok(value) => Told { value, problem: None },
             Err(error) => Told { value: Value::Null, problem: Some(format!("{error:#}")) },
         };
         send(&mut node, &told)?;
     }
-    Ok(())
 }
 
 /// Writes one line.
@@ -134,8 +153,24 @@ impl Agent {
         }
     }
 
+    /// The answer is not waited for: in some drills the monitor is stopped, or gone.
+    fn beat(&mut self) {
+        if self.beaten.elapsed() >= BEAT && send(self.control.get_mut(), &Request::Alive {}).is_ok() {
+            self.owed += 1;
+            self.beaten = Instant::now();
+        }
+    }
+
     fn request(&mut self, request: &Request) -> Result<Answer> {
         send(self.control.get_mut(), request)?;
+        while self.owed > 0 {
+            self.hear()?;
+            self.owed -= 1;
+        }
+        self.hear()
+    }
+
+    fn hear(&mut self) -> Result<Answer> {
         let mut line = String::new();
         if self.control.read_line(&mut line).context("hear the monitor")? == 0 {
             bail!("the monitor closed the control socket");

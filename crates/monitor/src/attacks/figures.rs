@@ -31,7 +31,7 @@ const SPAWNS: u64 = 40;
 const UNITS: u64 = 20;
 const REPEATS: usize = 5;
 /// How many instances there are, and how often they are ended.
-const CROWDS: [(u32, usize); 2] = [(1, 100), (50, 5)];
+const CROWDS: [(u32, usize); 2] = [(1, 100), (50, 20)];
 const SOCKET: &str = "/tmp/figures.socket";
 /// What noise there is, and how much.
 const NOISE: &str = "ptrace.inspect";
@@ -122,7 +122,8 @@ fn now() -> u64 {
 /// From the forbidden call to the decision that refuses it, to the signal that ends the last instance (the write to `cgroup.kill` is
 /// over), to the last process gone, and to the record on the disk.
 fn ends(node: &mut Node, crowd: u32, rounds: usize) -> Result<Value> {
-    let (mut refused, mut stopped, mut gone, mut recorded) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut refused, mut noticed, mut stopped) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut gone, mut recorded) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         node.target("instance")?;
         node.ask::<()>(&Ask::Crowd { count: crowd - 1 })?;
@@ -149,9 +150,11 @@ fn ends(node: &mut Node, crowd: u32, rounds: usize) -> Result<Value> {
         let at =
             |what: &str| Ok::<u64, anyhow::Error>(end[what].as_u64().with_context(|| what.to_owned())?.saturating_sub(start));
         refused.push(at("tripped_at_ns")?);
+        noticed.push(at("noticed_at_ns")?);
         stopped.push(at("killed_at_ns")?);
     }
-    Ok(json!({"instances": crowd, "rounds": rounds, "refused_us": spread(refused), "stopped_us": spread(stopped),
+    Ok(json!({"instances": crowd, "rounds": rounds, "refused_us": spread(refused),
+        "noticed_us": spread(noticed), "stopped_us": spread(stopped),
         "gone_us": spread(gone), "recorded_us": spread(recorded)}))
 }
 

@@ -56,6 +56,7 @@ instances = "/sys/fs/cgroup/casemate"
 canary_interval_ms = 2000
 canary_timeout_ms = 240000
 watchdog_ms = 240000
+agent_silence_ms = 240000
 settings = { "kernel.yama.ptrace_scope" = 2 }
 sockets = ["/run/node/engine.socket", "/run/node/engine.datagram"]
 [[files]]

@@ -59,6 +59,8 @@ const MAX_PENDING: usize = 4096;
 const BEATS: u32 = 4;
 /// How many times the guard's patience the programs have with a worker that is silent.
 const LAST_RESORT: u32 = 2;
+/// Why instances are ended that nobody looks after.
+const AGENT_SILENT: &str = "the agent does not say that it lives";
 /// How often a flood is written down.
 const RECORD_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -91,6 +93,8 @@ struct Worker {
     /// The guard's, and when it was last called.
     silence: Silence,
     called: Option<Instant>,
+    /// The agent's, while instances depend on it.
+    agent_silence: Silence,
     flood: Flood,
     /// Something could not be written down: whoever asked was told so, but the monitor does not go on.
     mute: bool,
@@ -159,6 +163,7 @@ impl Worker {
             blind: BTreeSet::new(),
             guard: place::parent()?,
             silence: Silence::new(config.watchdog(), Instant::now()),
+            agent_silence: Silence::new(config.agent_silence(), Instant::now()),
             config,
             sensors,
             switch,
@@ -239,6 +244,7 @@ impl Worker {
             if ready.agent {
                 bail!("the agent is gone");
             }
+            self.end_unattended()?;
             self.release_canary()?;
             if std::mem::take(&mut self.stale) {
                 self.write_status()?;
@@ -271,8 +277,19 @@ impl Worker {
         Ok(())
     }
 
+    /// An agent that is stopped, frozen or hangs is not gone: nobody looks after its instances, and they end. It may come back to clear.
+    fn end_unattended(&mut self) -> Result<()> {
+        let now = Instant::now();
+        if self.instances.is_empty() || self.ended.is_some() {
+            self.agent_silence.end(now);
+        } else if self.agent_silence.too_long(now) {
+            return self.end_instances(AGENT_SILENT);
+        }
+        Ok(())
+    }
+
     fn wait(&mut self) -> Result<Ready> {
-        let longest = RECORD_INTERVAL.min(self.config.watchdog() / LOOKS);
+        let longest = RECORD_INTERVAL.min(self.config.watchdog() / LOOKS).min(self.config.agent_silence() / LOOKS);
         let until = self.canaries.as_ref().map_or(longest, |one| one.next(Instant::now()).min(longest));
         let timeout = Timespec { tv_sec: until.as_secs() as i64, tv_nsec: until.subsec_nanos().into() };
         let events = self.sensors.map("events");
@@ -302,11 +319,12 @@ impl Worker {
         let mut events = Vec::new();
         let news = state.tripped_at_ns != 0 && self.ended.is_none();
         if news {
+            let noticed = boot_ns();
             let outcome = self.switch.pull();
             let at = boot_ns();
             let swept = self.sweep();
             let ended = json!({"kind": "instances_ended", "because": "a violation", "tripped_at_ns": state.tripped_at_ns,
-                "killed_at_ns": at, "swept": swept, "outcome": word(&outcome), "instances": self.instances.keys().collect::<Vec<_>>()});
+                "noticed_at_ns": noticed, "killed_at_ns": at, "swept": swept, "outcome": word(&outcome), "instances": self.instances.keys().collect::<Vec<_>>()});
             self.ended = Some(ended.clone());
             events.push(ended);
         }

@@ -1,6 +1,9 @@
 //! Requests of the agent.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    time::Instant,
+};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
@@ -39,6 +42,10 @@ impl Worker {
         let outcome = match request {
             Request::Watch(instance) => self.watch(&instance),
             Request::Unwatch { instance } => self.unwatch(&instance),
+            Request::Alive {} => {
+                self.agent_silence.end(Instant::now());
+                return Ok(Answer::Done);
+            }
             Request::Status {} => return Ok(Answer::Status { status: self.status()? }),
             Request::Clear {} => self.clear(),
             Request::Unseal { forced } => self.unseal(forced),

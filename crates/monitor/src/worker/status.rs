@@ -42,7 +42,8 @@ impl Worker {
             "instances": self.instances.keys().collect::<Vec<_>>(),
             "canary": self.canaries.as_ref().map(|one| one.last()),
             "detectors": detectors,
-            "watchdog": {"silence_ms": self.config.watchdog().as_millis() as u64, "guard_silent_ms": self.silence.passed().as_millis() as u64},
+            "watchdog": {"silence_ms": self.config.watchdog().as_millis() as u64, "guard_silent_ms": self.silence.passed().as_millis() as u64,
+                "agent_silence_ms": self.config.agent_silence().as_millis() as u64, "agent_silent_ms": self.agent_silence.passed().as_millis() as u64},
             "spool": {"path": self.config.spool(), "head": self.spool.head(), "reserve_bytes": self.spool.reserve_bytes()},
         }))
     }

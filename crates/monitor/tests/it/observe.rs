@@ -17,7 +17,10 @@ use serde_json::Value;
 /// Seconds on an idle machine, minutes on a busy one.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Moves a process to the instance's cgroup, has it watched, and holds the control socket.
+/// `agent_silence_ms` of the test's monitor.
+const SILENCE: Duration = Duration::from_secs(6);
+
+/// Moves a process to the instance's cgroup, has it watched, and holds the control socket. It says that it lives until it is told not to.
 const AGENT: &str = r#"
 mkdir -p "$1/machine"
 sleep 3600 </dev/null & machine=$!
@@ -25,6 +28,11 @@ echo "$machine" > "$1/machine/cgroup.procs"
 printf '{"request":"watch","instance":"machine","cgroup":"%s/machine","processes":[%s]}\n' "$1" "$machine" >&0
 read -r answer <&0
 echo "$machine $answer" > "$2"
+while [ ! -e "$2.hush" ] && [ -e "/proc/$machine" ]; do
+  printf '{"request":"alive"}\n' >&0
+  read -r answer <&0
+  sleep 0.5
+done
 wait
 read -r nothing <&0
 "#;
@@ -36,11 +44,12 @@ struct Place {
 }
 
 impl Place {
-    fn start() -> Self {
+    fn start(name: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let instances = hierarchy().join(format!("casemate-test-{}", std::process::id()));
+        let instances = hierarchy().join(format!("casemate-test-{name}-{}", std::process::id()));
         let (config, agent) = (folder.path().join("monitor.toml"), folder.path().join("agent.sh"));
-        let text = format!("mode = \"observe\"\nstate = {:?}\ninstances = {:?}\n", folder.path().join("state"), instances);
+        let (state, silence) = (folder.path().join("state"), SILENCE.as_millis());
+        let text = format!("mode = \"observe\"\nstate = {state:?}\ninstances = {instances:?}\nagent_silence_ms = {silence}\n");
         fs::write(&config, text).unwrap();
         fs::write(&agent, AGENT).unwrap();
         fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)).unwrap();
@@ -85,7 +94,7 @@ impl Drop for Place {
 
 #[test]
 fn a_signal_to_an_instance_that_cannot_be_refused_ends_it_and_is_on_record() {
-    let place = Place::start();
+    let place = Place::start("signal");
     let pid = place.machine();
     // Harmless by itself: it is not what ends the process.
     kill_process(Pid::from_raw(pid).unwrap(), Signal::CONT).unwrap();
@@ -101,6 +110,28 @@ fn a_signal_to_an_instance_that_cannot_be_refused_ends_it_and_is_on_record() {
     let violation = named("violation");
     assert_eq!((&violation["detector"], &violation["violation"]["denied"]), (&"signal.instance".into(), &false.into()));
     assert_eq!(named("instances_ended")["instances"][0], "machine");
+}
+
+#[test]
+fn an_agent_that_hangs_keeps_no_instance_and_one_that_works_keeps_it() {
+    let place = Place::start("silence");
+    let pid = place.machine();
+    let lives = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    let working = Instant::now();
+    while working.elapsed() < SILENCE * 2 {
+        assert!(lives(), "the agent said that it lives: {:?}", place.spool());
+        thread::sleep(Duration::from_millis(20));
+    }
+    // Its process and its end of the socket are there as before.
+    fs::write(place.folder.path().join("told.hush"), "").unwrap();
+    let hushed = Instant::now();
+    until("the instance is ended", || !lives());
+    assert!(hushed.elapsed() > SILENCE / 2, "it was not the silence that ended it");
+    until("it is on record", || place.spool().iter().any(|event| event["kind"] == "instances_ended"));
+    let events = place.spool();
+    let ended = events.iter().find(|event| event["kind"] == "instances_ended").unwrap();
+    assert_eq!((&ended["because"], &ended["instances"][0]), (&"the agent does not say that it lives".into(), &"machine".into()));
+    assert!(!events.iter().any(|event| event["kind"] == "violation"), "{events:?}");
 }
 
 /// Where the hierarchy of version 2 is mounted here.

@@ -10,6 +10,7 @@ mod dev_down;
 mod encrypted;
 mod failpoints;
 mod guest_init;
+mod handover;
 mod images;
 mod kills;
 mod levels;

@@ -15,18 +15,18 @@ use crate::{
 };
 
 /// Under the monitor, on a platform that revokes nobody so soon: each death is more than one incident.
-fn options() -> BedOptions {
+pub(crate) fn options() -> BedOptions {
     BedOptions { monitored: true, server_config: vec!["strikes = 100".into()], ..BedOptions::default() }
 }
 
-fn monitored() -> Bed {
+pub(crate) fn monitored() -> Bed {
     let bed = Bed::start(&options()).unwrap();
     prepare(&bed);
     bed
 }
 
 /// A context of the platform's operator.
-fn operator(bed: &Bed) -> std::path::PathBuf {
+pub(crate) fn operator(bed: &Bed) -> std::path::PathBuf {
     let server = casemate_testbed::build_dir().join("casemate-server");
     let config = bed.state().join("server.toml");
     let made = std::process::Command::new(server)
@@ -42,7 +42,7 @@ fn operator(bed: &Bed) -> std::path::PathBuf {
     path
 }
 
-fn node(bed: &Bed) -> Value {
+pub(crate) fn node(bed: &Bed) -> Value {
     let nodes: Value = serde_json::from_str(&bed.casemate(&["nodes", "--output", "json"]).expect_code(0).stdout).unwrap();
     nodes["nodes"][0].clone()
 }
