@@ -4,14 +4,14 @@ use std::{
     fs,
     net::TcpStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use serde_json::Value;
 
-use crate::leaks::leaks;
+use crate::{leaks::leaks, outcome::Outcome};
 
 /// A running development platform with one node, in a temporary folder; everything ends with this value.
 pub struct Bed {
@@ -32,46 +32,6 @@ pub struct BedOptions {
     pub monitored: bool,
     /// Servers that share a PostgreSQL; with 0 one with a database of its own.
     pub replicas: u8,
-}
-
-/// How a command ended.
-#[derive(Debug, Clone)]
-pub struct Outcome {
-    /// Exit status; -1 after a signal.
-    pub code: i32,
-    /// Standard output.
-    pub stdout: String,
-    /// Standard error.
-    pub stderr: String,
-}
-
-impl Outcome {
-    /// Panics with the whole output unless the status is `code`.
-    #[track_caller]
-    pub fn expect_code(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
-        self
-    }
-
-    /// Panics unless this is a refusal (status 2) that names `check` and gives a hint.
-    #[track_caller]
-    pub fn expect_refusal(self, check: &str) -> Self {
-        let this = self.expect_code(2);
-        assert!(this.stderr.contains(&format!("check {check} failed")), "expected {check} in:\n{}", this.stderr);
-        assert!(this.stderr.contains("hint: "), "no hint in:\n{}", this.stderr);
-        this
-    }
-
-    /// The instance's id, from the progress lines.
-    #[track_caller]
-    pub fn instance(&self) -> String {
-        let line = self
-            .stderr
-            .lines()
-            .find(|line| line.contains(" instance "))
-            .unwrap_or_else(|| panic!("no instance in:\n{}", self.stderr));
-        line.split_whitespace().last().unwrap_or_default().to_owned()
-    }
 }
 
 impl Bed {
@@ -97,7 +57,7 @@ impl Bed {
         }
         options.monitored.then(|| command.arg("--monitor"));
         self.down = false;
-        let outcome = finish(command.spawn().context("start casemate dev up")?, Duration::from_secs(120))?;
+        let outcome = Outcome::of(command.spawn().context("start casemate dev up")?, Duration::from_secs(120))?;
         anyhow::ensure!(outcome.code == 0, "dev up failed: {}", outcome.stderr);
         Ok(())
     }
@@ -154,7 +114,7 @@ impl Bed {
             command.env("CASEMATE_CONTEXT", context);
         }
         let child = command.spawn().unwrap_or_else(|error| panic!("start casemate: {error}"));
-        finish(child, Duration::from_secs(300)).unwrap_or_else(|error| panic!("casemate {args:?}: {error:#}"))
+        Outcome::of(child, Duration::from_secs(300)).unwrap_or_else(|error| panic!("casemate {args:?}: {error:#}"))
     }
 
     /// The command line, for whoever starts it himself; its output is piped.
@@ -470,32 +430,4 @@ pub fn build_dir() -> PathBuf {
 /// The build's guest OS image.
 pub fn guest_os_dir() -> PathBuf {
     build_dir().parent().map(|target| target.join("guest-os")).unwrap_or_default()
-}
-
-fn finish(mut child: Child, limit: Duration) -> anyhow::Result<Outcome> {
-    fn collect(pipe: Option<impl std::io::Read + Send + 'static>) -> std::thread::JoinHandle<String> {
-        std::thread::spawn(move || {
-            let mut bytes = Vec::new();
-            if let Some(mut pipe) = pipe {
-                let _ = pipe.by_ref().read_to_end(&mut bytes);
-            }
-            String::from_utf8_lossy(&bytes).into_owned()
-        })
-    }
-    let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
-    let deadline = Instant::now() + limit;
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        if Instant::now() > deadline {
-            child.kill()?;
-            child.wait()?;
-            let text = stderr.join().unwrap_or_default();
-            anyhow::bail!("did not end within {} s:\n{text}", limit.as_secs());
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    };
-    let text = |handle: std::thread::JoinHandle<String>| handle.join().unwrap_or_default();
-    Ok(Outcome { code: status.code().unwrap_or(-1), stdout: text(stdout), stderr: text(stderr) })
 }

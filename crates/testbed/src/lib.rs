@@ -9,8 +9,10 @@ mod bed;
 mod leaks;
 pub mod node_guest;
 mod oci;
+mod outcome;
 mod proxy;
 
-pub use bed::{Bed, BedOptions, Outcome, build_dir, guest_os_dir};
+pub use bed::{Bed, BedOptions, build_dir, guest_os_dir};
 pub use oci::{ImageBuilder, static_program};
+pub use outcome::Outcome;
 pub use proxy::{Alter, Proxy};
