@@ -22,6 +22,7 @@
 //! | `GET`, `POST /nodes/{id}/maintenance`, `POST /nodes/{id}/maintenance/end` (hoster) | [`NewMaintenance`] -> [`NodeMaintenance`], 202 |
 //! | `GET /incidents` (hoster) | -> [`Incidents`] |
 //! | `GET /notices?instance=ID&before=N&limit=M`, `GET /notices/{id}` (tenant) | -> [`Notices`], [`Notice`] |
+//! | `GET`, `POST /webhooks`, `DELETE /webhooks/{id}`, `POST /webhooks/{id}/test`, `GET /webhooks/{id}/deliveries` | [`NewWebhook`] -> [`MadeWebhook`] |
 //! | `POST /bootstrap-tokens` (hoster, operator) | [`NewBootstrapToken`] -> 201 [`BootstrapToken`] |
 //! | `GET /me` | -> [`Me`] |
 //! | `GET`, `POST /accounts`, `GET`, `PUT /accounts/{name}` (operator) | [`NewAccount`], [`AccountUpdate`] -> [`Account`] |
@@ -49,6 +50,7 @@ mod maintenance;
 mod notices;
 mod offers;
 mod score;
+mod webhooks;
 
 use std::collections::BTreeMap;
 
@@ -66,6 +68,7 @@ pub use maintenance::{Maintenance, NewMaintenance, NodeEvent, NodeMaintenance, O
 pub use notices::{Ending, Notice, NoticeEvidence, Notices};
 pub use offers::{GpuClaim, NewOffer, Offer, OfferTaken, Offers, Placement, Prices};
 pub use score::{ScoreCard, ScoreLine, ScoreState};
+pub use webhooks::{Deliveries, Delivery, MadeWebhook, NewWebhook, Queued, Webhook, WebhookEvent, Webhooks};
 
 /// What a client needs to know of the platform. Trust anchors come from the client's own context, never from here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -225,7 +228,7 @@ pub struct Event {
     pub seq: u64,
     /// Milliseconds since 1970.
     pub at_ms: u64,
-    /// `step`, `note`, `verdict`, `keys`, `exit`, `failure`, `receipt`, `node-lost`.
+    /// `step`, `note`, `verdict`, `keys`, `exit`, `failure`, `receipt`, `node-lost`, `notice`.
     pub kind: String,
     /// For a `step`, its name; otherwise a sentence.
     pub text: String,

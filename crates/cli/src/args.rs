@@ -11,6 +11,7 @@ pub(crate) mod maintenance;
 mod market;
 mod notices;
 mod reference;
+mod webhooks;
 
 pub(crate) use accounts::{
     Accounts, AccountsCommand, Audit, NewToken, NodesCommand, Projects, ProjectsCommand, Tokens, TokensCommand, Whoami,
@@ -19,6 +20,7 @@ pub(crate) use endorsements::{Endorsements, EndorsementsCommand, FetchOptions, P
 pub(crate) use market::{OfferSet, Offers, OffersCommand, OffersList, Placement};
 pub(crate) use notices::{Notices, NoticesCommand, NoticesList};
 pub(crate) use reference::{Checked, ComputeCommand, ComputeSnp, Export, Reference, ReferenceCommand};
+pub(crate) use webhooks::{WebhookAdd, Webhooks, WebhooksCommand};
 
 /// Run workloads on other people's machines, and hand over keys only after checking the evidence yourself.
 #[derive(Debug, Parser)]
@@ -84,6 +86,8 @@ pub(crate) enum Command {
     Incidents(Incidents),
     /// Show what you were told of the nodes that have or had your instances: breaches, suspensions, revocations.
     Notices(Notices),
+    /// Have an address of yours called with signed events, and see what became of the calls.
+    Webhooks(Webhooks),
     /// Show who this context's token is, and what it may do.
     Whoami(Whoami),
     /// List, make and change accounts (needs an operator's token).

@@ -4,6 +4,7 @@ mod accounts;
 mod maintenance;
 mod market;
 mod notices;
+mod webhooks;
 
 use std::{
     path::Path,

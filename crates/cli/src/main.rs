@@ -71,6 +71,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Status> {
         Command::Offers(offers) => commands::offers::run(&globals, offers).await,
         Command::Incidents(incidents) => commands::incidents::run(&globals, incidents).await,
         Command::Notices(notices) => commands::notices::run(&globals, notices).await,
+        Command::Webhooks(webhooks) => commands::webhooks::run(&globals, webhooks).await,
         Command::Whoami(whoami) => commands::tokens::whoami(&globals, whoami).await,
         Command::Accounts(accounts) => commands::accounts::run(&globals, accounts).await,
         Command::Projects(projects) => commands::projects::run(&globals, projects).await,

@@ -95,7 +95,7 @@ const HOSTS: &[Role] = &[Role::Hoster, Role::Operator];
 const OPERATOR: &[Role] = &[Role::Operator];
 
 /// The table.
-pub static RULES: [Rule; 58] = [
+pub static RULES: [Rule; 63] = [
     open("/api/v1/platform"),
     open("/api/v1/openapi.json"),
     open("/api/v1/appraisals/keys"),
@@ -128,6 +128,11 @@ pub static RULES: [Rule; 58] = [
     platform(Method::GET, "/api/v1/incidents", "incidents.read", HOSTS),
     project(Method::GET, "/api/v1/notices", "notices.read", RUNS),
     project(Method::GET, "/api/v1/notices/{id}", "notices.read", RUNS),
+    platform(Method::GET, "/api/v1/webhooks", "webhooks.read", ALL),
+    platform(Method::POST, "/api/v1/webhooks", "webhooks.write", ALL),
+    platform(Method::DELETE, "/api/v1/webhooks/{id}", "webhooks.write", ALL),
+    platform(Method::POST, "/api/v1/webhooks/{id}/test", "webhooks.write", ALL),
+    platform(Method::GET, "/api/v1/webhooks/{id}/deliveries", "webhooks.read", ALL),
     project(Method::GET, "/api/v1/offers", "offers.read", ALL),
     project(Method::GET, "/api/v1/offers/{node}", "offers.read", ALL),
     platform(Method::PUT, "/api/v1/offers/{node}", "offers.write", HOSTS),

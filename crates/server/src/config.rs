@@ -18,9 +18,10 @@ use serde::Deserialize;
 use crate::{
     roles::{RoleName, Roles},
     store::{Quota, StoreAccess},
+    webhooks::Reach,
 };
 
-pub use limits::{QuotaConfig, Rate, RateConfig, Rates};
+pub use limits::{QuotaConfig, Rate, RateConfig, Rates, WebhookConfig};
 pub use store::StoreConfig;
 pub use verifier::{VerifierConfig, VerifierLimits, VerifierSettings};
 
@@ -101,6 +102,9 @@ pub struct Config {
     /// How many requests this server takes.
     #[serde(default)]
     pub rates: RateConfig,
+    /// Calls to addresses that others named.
+    #[serde(default)]
+    pub webhooks: WebhookConfig,
 }
 
 /// A checked configuration.
@@ -147,6 +151,8 @@ pub struct PlatformSettings {
     pub node_policy: NodePolicy,
     /// Whose rules have the last word.
     pub last_word: LastWord,
+    /// Where calls to webhooks may go.
+    pub reach: Reach,
     /// Limits in time and size.
     pub limits: Limits,
 }
@@ -288,6 +294,7 @@ impl Config {
             vendor_roots,
             node_policy: node_policy?,
             last_word: LastWord { nodes: self.node_rules.clone(), instances: self.instance_rules.clone() },
+            reach: self.webhooks.into(),
             limits: self.limits(),
         })
     }

@@ -30,6 +30,7 @@ use crate::{
         forget, keep_alive,
     },
     store::{Replica, Store, StoreAccess, StoreError},
+    webhooks::Sender,
 };
 
 /// Why the server did not start.
@@ -149,6 +150,7 @@ impl Server {
             tasks.spawn(store.clone().hear_replicas(draining.clone()));
             tasks.spawn(listener::serve(listener, node_tls, NodeApi::new(platform.clone()), draining.clone()));
             tasks.spawn(platform.clone().upkeep());
+            tasks.spawn(platform.clone().deliver());
             (service, node) = (Some(platform), Some(address));
         }
         let (listener, rest) = listen(rest_addr).await?;
@@ -255,12 +257,25 @@ fn platform_service(
     shared: &Shared,
     draining: &watch::Receiver<bool>,
 ) -> Result<Service, StartError> {
-    let PlatformSettings { references, vendor_roots, node_policy, last_word, limits, .. } = settings;
+    let PlatformSettings { references, vendor_roots, node_policy, last_word, reach, limits, .. } = settings;
     let Shared { revocations, rules, simulated } = shared.clone();
     let appraiser = Appraiser::new(&authority.certificate_pem(), &vendor_roots, references, simulated, node_policy)?;
     let blobs = Blobs::open(shared_dir.join("blobs"), limits.blob_bytes)?;
     let (store, replica, draining) = (store.clone(), replica.clone(), draining.clone());
-    Ok(Service::new(Parts { store, replica, blobs, authority, appraiser, revocations, rules, last_word, limits, draining }))
+    let parts = Parts {
+        store,
+        replica,
+        blobs,
+        authority,
+        appraiser,
+        revocations,
+        rules,
+        last_word,
+        sender: Sender::new(reach),
+        limits,
+        draining,
+    };
+    Ok(Service::new(parts))
 }
 
 fn write_run_file(path: &Path, rest: SocketAddr, node: Option<SocketAddr>) -> Result<(), FileError> {

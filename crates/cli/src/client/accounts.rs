@@ -103,7 +103,12 @@ impl Client {
         self.get(&format!("/nodes/{}/instances", segment(node)?)).await
     }
 
-    async fn make<T: DeserializeOwned>(&self, path: &str, body: &(impl Serialize + Sync), attempt: &str) -> anyhow::Result<T> {
+    pub(super) async fn make<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &(impl Serialize + Sync),
+        attempt: &str,
+    ) -> anyhow::Result<T> {
         let key = hex::encode(&random32()?[..16]);
         let request = self.request(Method::POST, path).header("Idempotency-Key", key).json(body);
         self.fetch(request, attempt).await

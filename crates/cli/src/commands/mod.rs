@@ -26,6 +26,7 @@ pub(crate) mod selftest;
 pub(crate) mod stop;
 pub(crate) mod tokens;
 pub(crate) mod verify;
+pub(crate) mod webhooks;
 
 mod ending;
 mod follow;

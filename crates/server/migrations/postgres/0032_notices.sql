@@ -39,3 +39,41 @@ CREATE TABLE notice_instances (
     PRIMARY KEY (notice, instance)
 );
 CREATE INDEX notice_instances_by_instance ON notice_instances (instance, notice);
+
+-- Addresses that are called when something happens.
+CREATE TABLE webhooks (
+    id            TEXT COLLATE "C" PRIMARY KEY,
+    scope         TEXT NOT NULL CHECK (scope IN ('project', 'hoster', 'platform')),
+    -- The project or the account; empty for the platform.
+    owner         TEXT COLLATE "C" NOT NULL,
+    url           TEXT NOT NULL,
+    -- Of occasions; separated by commas.
+    kinds         TEXT NOT NULL,
+    -- In plain: calls are signed with it.
+    secret        BYTEA NOT NULL,
+    made_by       TEXT COLLATE "C" NOT NULL,
+    created_at_ms BIGINT NOT NULL
+);
+CREATE INDEX webhooks_by_owner ON webhooks (scope, owner);
+
+CREATE TABLE deliveries (
+    seq           BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id            TEXT COLLATE "C" NOT NULL UNIQUE,
+    webhook       TEXT COLLATE "C" NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
+    -- Absent: a test.
+    occasion      BIGINT REFERENCES occasions (seq),
+    -- What the webhook's project was told.
+    notice        BIGINT REFERENCES notices (seq),
+    kind          TEXT NOT NULL,
+    state         TEXT NOT NULL CHECK (state IN ('waiting', 'delivered', 'failed')),
+    attempts      BIGINT NOT NULL,
+    -- While an attempt is under way nobody begins another one before this.
+    next_at_ms    BIGINT NOT NULL,
+    created_at_ms BIGINT NOT NULL,
+    -- Of the last attempt: HTTP's status, or why there is none.
+    status        BIGINT,
+    error         TEXT,
+    UNIQUE (webhook, occasion)
+);
+CREATE INDEX deliveries_waiting ON deliveries (next_at_ms) WHERE state = 'waiting';
+CREATE INDEX deliveries_by_webhook ON deliveries (webhook, seq);

@@ -39,3 +39,41 @@ CREATE TABLE notice_instances (
     PRIMARY KEY (notice, instance)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX notice_instances_by_instance ON notice_instances (instance, notice);
+
+-- Addresses that are called when something happens.
+CREATE TABLE webhooks (
+    id            TEXT PRIMARY KEY,
+    scope         TEXT NOT NULL CHECK (scope IN ('project', 'hoster', 'platform')),
+    -- The project or the account; empty for the platform.
+    owner         TEXT NOT NULL,
+    url           TEXT NOT NULL,
+    -- Of occasions; separated by commas.
+    kinds         TEXT NOT NULL,
+    -- In plain: calls are signed with it.
+    secret        BLOB NOT NULL,
+    made_by       TEXT NOT NULL,
+    created_at_ms INTEGER NOT NULL
+) STRICT;
+CREATE INDEX webhooks_by_owner ON webhooks (scope, owner);
+
+CREATE TABLE deliveries (
+    seq           INTEGER PRIMARY KEY,
+    id            TEXT NOT NULL UNIQUE,
+    webhook       TEXT NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
+    -- Absent: a test.
+    occasion      INTEGER REFERENCES occasions (seq),
+    -- What the webhook's project was told.
+    notice        INTEGER REFERENCES notices (seq),
+    kind          TEXT NOT NULL,
+    state         TEXT NOT NULL CHECK (state IN ('waiting', 'delivered', 'failed')),
+    attempts      INTEGER NOT NULL,
+    -- While an attempt is under way nobody begins another one before this.
+    next_at_ms    INTEGER NOT NULL,
+    created_at_ms INTEGER NOT NULL,
+    -- Of the last attempt: HTTP's status, or why there is none.
+    status        INTEGER,
+    error         TEXT,
+    UNIQUE (webhook, occasion)
+) STRICT;
+CREATE INDEX deliveries_waiting ON deliveries (next_at_ms) WHERE state = 'waiting';
+CREATE INDEX deliveries_by_webhook ON deliveries (webhook, seq);

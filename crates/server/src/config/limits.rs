@@ -1,9 +1,9 @@
-//! How much a project may have, and how often one may ask.
+//! How much a project may have, how often one may ask, and where webhooks may be.
 
 use serde::Deserialize;
 
 use super::within;
-use crate::store::Quota;
+use crate::{store::Quota, webhooks::Reach};
 
 /// `[quota]` as written: what a project may have that has no limits of its own. What is absent is not limited.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -54,6 +54,20 @@ impl RateConfig {
         for (name, value) in each {
             within(faults, name, value.into(), 1, 1_000_000);
         }
+    }
+}
+
+/// `[webhooks]` as written.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebhookConfig {
+    /// For trials: this machine's own address may be called, without TLS. Whoever may have a webhook then reaches what listens there.
+    pub insecure_loopback: bool,
+}
+
+impl From<WebhookConfig> for Reach {
+    fn from(config: WebhookConfig) -> Self {
+        if config.insecure_loopback { Self::InsecureLoopback } else { Self::Public }
     }
 }
 

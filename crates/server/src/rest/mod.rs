@@ -14,6 +14,7 @@ mod offers;
 mod openapi;
 mod projects;
 mod watch;
+mod webhooks;
 
 use axum::{
     Router,
@@ -134,6 +135,10 @@ fn platform_routes(service: Service) -> Router {
         .route("/api/v1/incidents", get(nodes::incidents))
         .route("/api/v1/notices", get(notices::list))
         .route("/api/v1/notices/{id}", get(notices::get))
+        .route("/api/v1/webhooks", get(webhooks::list).post(webhooks::make))
+        .route("/api/v1/webhooks/{id}", delete(webhooks::remove))
+        .route("/api/v1/webhooks/{id}/test", post(webhooks::test))
+        .route("/api/v1/webhooks/{id}/deliveries", get(webhooks::deliveries))
         .route("/api/v1/offers", get(offers::list))
         .route("/api/v1/offers/{node}", get(offers::get).put(offers::set).delete(offers::withdraw))
         .route("/api/v1/blobs/{digest}", head(blobs::head).put(blobs::put))
@@ -169,13 +174,15 @@ fn absent(role: RoleName, paths: &[&str]) -> Router {
     paths.iter().fold(Router::new(), |router, path| router.route(path, any(refuse)))
 }
 
-const API_PATHS: [&str; 12] = [
+const API_PATHS: [&str; 14] = [
     "/api/v1/events",
     "/api/v1/nodes",
     "/api/v1/nodes/{*rest}",
     "/api/v1/incidents",
     "/api/v1/notices",
     "/api/v1/notices/{*rest}",
+    "/api/v1/webhooks",
+    "/api/v1/webhooks/{*rest}",
     "/api/v1/offers",
     "/api/v1/offers/{*rest}",
     "/api/v1/bootstrap-tokens",

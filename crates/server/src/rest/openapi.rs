@@ -6,7 +6,7 @@ use utoipa::{
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
-use super::{accounts, appraisals, blobs, instances, maintenance, nodes, notices, offers, projects, watch};
+use super::{accounts, appraisals, blobs, instances, maintenance, nodes, notices, offers, projects, watch, webhooks};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -17,6 +17,7 @@ use super::{accounts, appraisals, blobs, instances, maintenance, nodes, notices,
         projects::get, projects::set_member, projects::remove_member, projects::set_quota, accounts::tokens, accounts::make_token,
         accounts::revoke_token, accounts::audit, nodes::list, nodes::hosted, nodes::give, nodes::restore,
         nodes::drain, nodes::undrain, maintenance::get, maintenance::begin, maintenance::end, nodes::incidents, notices::list, notices::get,
+        webhooks::list, webhooks::make, webhooks::remove, webhooks::test, webhooks::deliveries,
         offers::list, offers::get, offers::set, offers::withdraw,
         accounts::bootstrap_token, blobs::head, blobs::put, instances::create, instances::list,
         instances::get, instances::events, instances::challenge, instances::release_keys, instances::records, instances::stop,
@@ -24,6 +25,8 @@ use super::{accounts, appraisals, blobs, instances, maintenance, nodes, notices,
         appraisals::keys, appraisals::policy, appraisals::policy_versions, appraisals::put_policy, appraisals::revocations,
         appraisals::put_revocations, appraisals::metrics
     ),
+    // The bodies of calls that are made from here; no route has them.
+    components(schemas(casemate_api::rest::WebhookEvent)),
     modifiers(&Token)
 )]
 struct Api;

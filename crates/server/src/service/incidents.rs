@@ -115,7 +115,7 @@ impl Service {
     pub async fn restore_node(&self, caller: &Caller, id: &str) -> Result<(), Fault> {
         caller.must_operate("restore a node; that needs an operator's token")?;
         let node = self.own_node(caller, id).await?.id;
-        if self.store().restore_node(&node, &caller.account, now_ms()).await? {
+        if self.store().restore_node(&node, now_ms()).await? {
             tracing::info!(node.id = %node, by = caller.account, "a suspended node was restored");
             return Ok(());
         }

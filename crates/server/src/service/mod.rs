@@ -9,6 +9,7 @@ pub mod appraisals;
 mod attest;
 mod blobs;
 mod challenges;
+mod deliver;
 mod desired;
 mod drain;
 mod enrol;
@@ -29,6 +30,7 @@ mod session;
 mod streams;
 mod tokens;
 mod upkeep;
+mod webhooks;
 
 use std::{
     collections::HashSet,
@@ -60,6 +62,7 @@ use crate::{
     revocations::Keeper,
     sessions::Sessions,
     store::{Fence, Instance, NewEvent, Replica, Store},
+    webhooks::Sender,
 };
 
 /// Longest wait for rules to be compiled.
@@ -89,6 +92,8 @@ pub struct Parts {
     pub rules: Rules,
     /// Which of them have the last word.
     pub last_word: LastWord,
+    /// Who makes the calls to webhooks.
+    pub sender: Sender,
     /// Limits.
     pub limits: Limits,
     /// Becomes `true` when the server drains.

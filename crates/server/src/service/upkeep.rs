@@ -8,7 +8,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{Service, maintenance};
+use super::{Service, deliver, maintenance};
 use crate::{
     clock::now_ms,
     drain::drained,
@@ -112,6 +112,7 @@ pub async fn forget(store: Store, replica: Replica, mut draining: watch::Receive
             store.forget_expired_tokens(now_ms).await?;
             store.forget_api_tokens(now_ms.saturating_sub(TOKEN_MEMORY_MS)).await?;
             store.forget_answers(now_ms.saturating_sub(ANSWER_MEMORY_MS)).await?;
+            store.forget_deliveries(now_ms.saturating_sub(deliver::MEMORY_MS)).await?;
             store.forget_challenges(now_ms.saturating_sub(CHALLENGE_MEMORY_MS)).await
         };
         if let Err(error) = done.await {

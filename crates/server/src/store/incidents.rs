@@ -125,15 +125,15 @@ impl Store {
         tx.commit().await
     }
 
-    /// Gives a suspended node another chance; `false` when it is not suspended, or revoked. `by` is the operator who does.
-    pub async fn restore_node(&self, node: &NodeId, by: &str, now_ms: u64) -> Result<bool> {
+    /// Gives a suspended node another chance; `false` when it is not suspended, or revoked.
+    pub async fn restore_node(&self, node: &NodeId, now_ms: u64) -> Result<bool> {
         const ATTEMPT: &str = "restore a node";
         let mut tx = self.begin(ATTEMPT).await?;
         let text = "UPDATE nodes SET suspended = NULL WHERE id = $1 AND suspended IS NOT NULL AND revoked = 0";
         if sql(ATTEMPT, text).bind(node.as_str()).run(tx.on()).await? == 0 {
             return Ok(false);
         }
-        tell(&mut tx, &changed(node, OccasionKind::Restored, &format!("by {by}"), now_ms), None, false).await?;
+        tell(&mut tx, &changed(node, OccasionKind::Restored, "restored by an operator", now_ms), None, false).await?;
         tx.commit().await?;
         Ok(true)
     }
@@ -174,7 +174,7 @@ impl Store {
 async fn take_in(tx: &mut Tx, node: &NodeId, incidents: &[NewIncident], limit: u32) -> Result<Option<Standing>> {
     const ATTEMPT: &str = "store an incident";
     let Some(first) = incidents.first() else { return Ok(None) };
-    tx.lock(sql(ATTEMPT, "SELECT id FROM nodes WHERE id = $1 FOR UPDATE").bind(node.as_str())).await?;
+    tx.lock(sql(ATTEMPT, "SELECT id FROM nodes WHERE id = $1 FOR NO KEY UPDATE").bind(node.as_str())).await?;
     let find = sql(ATTEMPT, "SELECT id, strikes, revoked FROM nodes WHERE id = $1").bind(node.as_str());
     let Some(row) = find.optional(tx.on()).await? else { return Ok(None) };
     let columns = Columns::new(&row, "node", "id");

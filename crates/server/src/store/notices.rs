@@ -8,9 +8,11 @@ use uuid::Uuid;
 
 use super::{
     NewEvent, Result, Store, Whose,
+    deliveries::queue,
     instances::change,
     rows::Columns,
     sql::{Row, Tx, sql},
+    webhooks::Scope,
 };
 
 /// How long the end of an instance may be before what a node's clock says of an incident: clocks differ.
@@ -154,7 +156,7 @@ impl Store {
     }
 }
 
-/// Writes an occasion down and tells whom it concerns, but `quietly` nobody; `false` when that was done before. The caller has locked
+/// Writes an occasion down, tells whom it concerns and queues the calls, but `quietly` nobody; `false` when that was done before. The caller has locked
 /// the node's row: what is placed there comes before this and is seen, or after it.
 pub(super) async fn tell(tx: &mut Tx, occasion: &Occasion, line: Option<Line<'_>>, quietly: bool) -> Result<bool> {
     let Some(seq) = write(tx, occasion, line).await? else { return Ok(false) };
@@ -174,8 +176,30 @@ pub(super) async fn tell(tx: &mut Tx, occasion: &Occasion, line: Option<Line<'_>
             let event = NewEvent { kind: "notice", text, data: Some(data) };
             change(tx, instance, occasion.at_ms, |_, out| out.push(event)).await?;
         }
+        queue(tx, &Scope::Project(project), (occasion, seq), Some(notice)).await?;
+    }
+    let find = sql(READ, "SELECT id, hoster FROM nodes WHERE id = $1").bind(occasion.node.as_str());
+    let hoster = match find.optional(tx.on()).await? {
+        Some(row) => Columns::new(&row, "node", "id").opt_text("hoster")?,
+        None => None,
+    };
+    for scope in hoster.map(Scope::Hoster).into_iter().chain([Scope::Platform]) {
+        queue(tx, &scope, (occasion, seq), None).await?;
     }
     Ok(true)
+}
+
+/// An occasion by its number.
+pub(super) async fn occasion_by(store: &Store, seq: u64) -> Result<Option<Occasion>> {
+    let row = sql(READ, "SELECT * FROM occasions WHERE seq = $1").bind(seq).optional(store.read()).await?;
+    row.as_ref().map(|row| occasion(&Columns::new(row, "occasion of", "node"))).transpose()
+}
+
+/// A notice by its number.
+pub(super) async fn notice_by(store: &Store, seq: u64) -> Result<Option<Notice>> {
+    let find = sql(READ, "SELECT id FROM notices WHERE seq = $1").bind(seq);
+    let Some(row) = find.optional(store.read()).await? else { return Ok(None) };
+    store.notice(Whose::default(), &Columns::new(&row, "notice", "id").text("id")?).await
 }
 
 /// The new occasion's number; `None` when its line is known.

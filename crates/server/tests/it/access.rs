@@ -131,9 +131,14 @@ async fn what_is_anothers_is_as_if_it_were_not_there() {
     let instance = tenant.create().await.id;
     let project = tenant.post("/projects", &json!({"name": "ours"})).await.json::<rest::Project>(201).id;
     let token = tenant.post("/tokens", &json!({})).await.json::<rest::MadeToken>(201).info.id;
+    let hook: rest::MadeWebhook = tenant.post("/webhooks", &json!({"url": "https://hooks.example/"})).await.json(201);
     let mut asked = 0;
-    for (prefix, id) in [("/api/v1/instances/{id}", instance), ("/api/v1/projects/{id}", project), ("/api/v1/tokens/{id}", token)]
-    {
+    for (prefix, id) in [
+        ("/api/v1/instances/{id}", instance),
+        ("/api/v1/projects/{id}", project),
+        ("/api/v1/tokens/{id}", token),
+        ("/api/v1/webhooks/{id}", hook.webhook.id),
+    ] {
         for (rule, path) in routes(prefix, Role::Tenant, &id) {
             let body = match rule.path {
                 path if path.ends_with("/keys") => json!({"sealed": ""}),
@@ -151,7 +156,7 @@ async fn what_is_anothers_is_as_if_it_were_not_there() {
             asked += 1;
         }
     }
-    assert!(asked >= 12, "{asked} routes were tried");
+    assert!(asked >= 15, "{asked} routes were tried");
     assert!(stranger.get("/instances").await.json::<rest::Instances>(200).instances.is_empty());
     assert!(tenant.get("/projects").await.json::<rest::Projects>(200).projects.len() == 2);
     // A project that is another's is no place for an instance.

@@ -11,6 +11,7 @@ mod blobs;
 mod drain;
 mod enrolment;
 mod evidence;
+mod hooks;
 mod incidents;
 mod instances;
 mod judgement;
@@ -32,6 +33,7 @@ mod soft_ek;
 mod store;
 mod vectors;
 mod watch;
+mod webhooks;
 
 /// The engine of these tests.
 pub(crate) const ENGINE: postgres::Engine = postgres::Engine::Sqlite;

@@ -216,7 +216,7 @@ async fn many_who_suspend_a_node_at_the_same_time_tell_it_once() {
     assert_eq!(store.notices(Whose::default(), None, u64::MAX, 10).await.unwrap().len(), 1);
     let all: Vec<_> = (0..12)
         .map(|number| both[number % 2].clone())
-        .map(|store| tokio::spawn(async move { store.restore_node(&node_id(0), "operator", NOW_MS).await }))
+        .map(|store| tokio::spawn(async move { store.restore_node(&node_id(0), NOW_MS).await }))
         .collect();
     let mut restored = 0;
     for one in all {

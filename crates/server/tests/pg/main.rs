@@ -18,6 +18,8 @@ mod drain;
 mod enrolment;
 #[path = "../it/evidence.rs"]
 mod evidence;
+#[path = "../it/hooks.rs"]
+mod hooks;
 #[path = "../it/incidents.rs"]
 mod incidents;
 #[path = "../it/instances.rs"]
@@ -59,6 +61,8 @@ mod store;
 mod tls;
 #[path = "../it/watch.rs"]
 mod watch;
+#[path = "../it/webhooks.rs"]
+mod webhooks;
 
 /// The engine of these tests.
 pub(crate) const ENGINE: postgres::Engine = postgres::Engine::Postgres;

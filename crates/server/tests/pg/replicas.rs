@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use crate::{
     appraisals::revoking,
     evidence::GOOD_KERNEL,
+    hooks::{Hook, LOOPBACK},
     node::{Session, SoftNode, channel, connect_to, report},
     platform::{Client, Platform, write_replica_config},
     postgres::Cluster,
@@ -461,4 +462,28 @@ async fn two_servers_give_nothing_away_twice_and_no_project_more_than_its_quota(
     // Two CPUs are eight virtual ones. Another project is not counted here, but at the node.
     assert_eq!(operator.put(&quota, &serde_json::json!({})).await.status, 204);
     assert_eq!(crowd(&tenants, 10).await, (3, 0, 7));
+}
+
+#[tokio::test]
+async fn of_several_replicas_one_makes_the_calls_and_each_once() {
+    let (_first, _second, _node, _session, [here, there]) = pair(LOOPBACK).await;
+    let mut hook = Hook::new(&[]).await;
+    let mut expected = Vec::new();
+    for _ in 0..2 {
+        let made: rest::MadeWebhook = here.post("/webhooks", &serde_json::json!({"url": hook.url})).await.json(201);
+        let path = format!("/webhooks/{}/test", made.webhook.id);
+        for client in [&here, &there, &here, &there] {
+            expected.push(client.post(&path, &()).await.json::<rest::Queued>(202).delivery);
+        }
+    }
+    let mut came = Vec::new();
+    for _ in &expected {
+        came.push(hook.next().await.header("webhook-id").to_owned());
+    }
+    // Longer than a round of looking for what is due.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    assert_eq!(hook.others().len(), 0, "a call that was answered is not made again");
+    came.sort();
+    expected.sort();
+    assert_eq!(came, expected);
 }
