@@ -82,3 +82,26 @@ async fn a_monitor_that_is_gone_or_talks_nonsense_is_not_relied_on() {
     drop(talk);
     assert!(matches!(monitor.clear().await, Err(MonitorError::Gone)), "nobody talks to it any more");
 }
+
+/// How often the monitor was told within two beats that the agent lives, whose work is this.
+async fn beats<F: Future<Output = ()>>(work: impl Fn() -> F) -> usize {
+    let (socket, thread) = play(|request| {
+        Some(match request["request"].as_str().unwrap() {
+            "status" => json!({"answer": "status", "status": status(false)}),
+            _ => json!({"answer": "done"}),
+        })
+    });
+    let (monitor, talk) = Monitor::attach(socket).await.unwrap();
+    let talk = tokio::spawn(talk);
+    timeout(BEAT * 2, Monitor::keep_alive(Some(&monitor), work)).await.unwrap_err();
+    talk.abort();
+    let _ = talk.await;
+    drop(monitor);
+    thread.join().unwrap().iter().filter(|request| request["request"] == "alive").count()
+}
+
+#[tokio::test]
+async fn an_agent_whose_work_does_not_go_round_does_not_say_that_it_lives() {
+    assert_eq!(beats(std::future::pending).await, 0);
+    assert!((1..=3).contains(&beats(|| async {}).await));
+}

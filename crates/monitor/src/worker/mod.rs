@@ -61,6 +61,8 @@ const BEATS: u32 = 4;
 const LAST_RESORT: u32 = 2;
 /// Why instances are ended that nobody looks after.
 const AGENT_SILENT: &str = "the agent does not say that it lives";
+/// The worker's rest after reports that end nothing. It goes before all others: a flood shall come in bundles, and leave them the processor.
+const REST: Duration = Duration::from_micros(500);
 /// How often a flood is written down.
 const RECORD_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -227,7 +229,7 @@ impl Worker {
         while !self.stopping {
             self.beat()?;
             let ready = self.wait()?;
-            self.react()?;
+            let noted = self.react()?;
             if ready.guard {
                 bail!("the guard is gone");
             }
@@ -248,6 +250,9 @@ impl Worker {
             self.release_canary()?;
             if std::mem::take(&mut self.stale) {
                 self.write_status()?;
+            }
+            if noted {
+                std::thread::sleep(REST);
             }
         }
         self.write_status()
@@ -313,8 +318,9 @@ impl Worker {
         Ok(Ready { guard: is(Some(1)), canary: is(canary), agent: is(agent), control: is(agent.map(|at| at + 1)) })
     }
 
-    /// The reaction: first the end of the instances, then the record, then everything else.
-    fn react(&mut self) -> Result<()> {
+    /// The reaction: first the end of the instances, then the record, then everything else. Whether there were reports, none of which ended
+    /// the instances.
+    fn react(&mut self) -> Result<bool> {
         let state = self.sensors.state()?;
         let mut events = Vec::new();
         let news = state.tripped_at_ns != 0 && self.ended.is_none();
@@ -333,6 +339,7 @@ impl Worker {
             bail!("read what the programs report: the ring is damaged");
         }
         let Pending { violations, beyond } = self.pending.take();
+        let noted = !news && (beyond > 0 || !violations.is_empty());
         let turn = self.flood.since.elapsed() >= RECORD_INTERVAL;
         if turn {
             self.flood = Flood { since: Instant::now(), recorded: 0, beyond: self.flood.beyond };
@@ -353,7 +360,7 @@ impl Worker {
             self.record(events)?;
             self.stale = true;
         }
-        Ok(())
+        Ok(noted)
     }
 
     /// What a flood kept out of the ring is in the map of first violations.

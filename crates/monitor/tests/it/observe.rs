@@ -31,7 +31,7 @@ echo "$machine $answer" > "$2"
 while [ ! -e "$2.hush" ] && [ -e "/proc/$machine" ]; do
   printf '{"request":"alive"}\n' >&0
   read -r answer <&0
-  sleep 0.5
+  read -t 0.5 -r nothing <&0
 done
 wait
 read -r nothing <&0
