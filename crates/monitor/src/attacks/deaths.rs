@@ -1,13 +1,7 @@
 //! The ends of monitor and agent, in a monitor that refuses nothing: the watch over each other is the same in every class, and its programs go
 //! with it, so that the next one can start. Whoever acts here is the first process, whose signals are nobody's violation.
 
-use std::{
-    fs,
-    path::Path,
-    process::Command,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use casemate_monitor::spool;
@@ -15,7 +9,7 @@ use rustix::{
     mount::{MountFlags, UnmountFlags, mount, unmount},
     process::{Pid, Signal, kill_process},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
     agent::Ask,
@@ -35,12 +29,8 @@ mode = "observe"
 state = "/run/disk/monitor"
 instances = "/sys/fs/cgroup/casemate"
 watchdog_ms = 3000
-agent_silence_ms = 10000
 record_reserve_kib = 256
 "#;
-
-/// `agent_silence_ms` above.
-const SILENCE: Duration = Duration::from_secs(10);
 
 type Drill = (&'static str, fn(&mut Node) -> Result<()>);
 
@@ -56,7 +46,6 @@ const DRILLS: &[Drill] = &[
     ("a stopped guard is noticed", guard_stopped),
     ("a stopped worker is noticed and ended", worker_stopped),
     ("with both stopped, the kernel ends the machine", both_stopped),
-    ("an agent that is stopped for a moment loses nothing, one that stays so loses its machines", agent_stopped),
     ("a full disk loses no report, and one that takes none ends the instances", disk_full),
     ("a worker without memory does not outlive its watch", out_of_memory),
 ];
@@ -229,30 +218,6 @@ fn agent_killed(node: &mut Node) -> Result<()> {
     until("the instance is ended", || Ok(gone(machine)))?;
     guard_ended(node)?;
     says("instances_ended", "because", "the agent")
-}
-
-/// The monitor goes on: the agent may come back, and clear.
-fn agent_stopped(node: &mut Node) -> Result<()> {
-    let machine = node.target("instance")?.pid;
-    signal(node.agent_pid, Signal::STOP)?;
-    // A third of what the monitor bears.
-    thread::sleep(SILENCE / 3);
-    ensure!(!gone(machine), "a pause ended the machine");
-    signal(node.agent_pid, Signal::CONT)?;
-    ensure!(node.ask::<bool>(&Ask::Alive)?, "a pause ended the machine");
-    let start = Instant::now();
-    signal(node.agent_pid, Signal::STOP)?;
-    until("the instance is ended", || Ok(gone(machine)))?;
-    println!(
-        "AGENT-STOPPED {}",
-        json!({"bound_ms": SILENCE.as_millis() as u64, "ended_after_ms": start.elapsed().as_millis() as u64})
-    );
-    until("it is on record", || Ok(says("instances_ended", "because", "does not say that it lives").is_ok()))?;
-    signal(node.agent_pid, Signal::CONT)?;
-    // Cleared, and a new machine.
-    node.target("instance")?;
-    ensure!(!gone(node.worker_pid), "the monitor ended with the agent's silence");
-    recorded("cleared").map(drop)
 }
 
 fn guard_stopped(node: &mut Node) -> Result<()> {
