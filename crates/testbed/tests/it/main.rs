@@ -11,6 +11,7 @@ mod encrypted;
 mod failpoints;
 mod guest_init;
 mod handover;
+mod hook;
 mod images;
 mod kills;
 mod levels;

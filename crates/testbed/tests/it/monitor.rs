@@ -5,19 +5,23 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use casemate_testbed::{Bed, BedOptions};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::{
     deaths::{kill, machines},
+    hook::Hook,
     support::{Background, prepare, run_args, run_args_at},
 };
 
 /// Under the monitor, on a platform that revokes nobody so soon: each death is more than one incident.
 pub(crate) fn options() -> BedOptions {
-    BedOptions { monitored: true, server_config: vec!["strikes = 100".into()], ..BedOptions::default() }
+    BedOptions { monitored: true, server_config: SERVER.map(str::to_owned).to_vec(), ..BedOptions::default() }
 }
+
+const SERVER: [&str; 2] = ["strikes = 100", "webhooks.insecure_loopback = true"];
 
 pub(crate) fn monitored() -> Bed {
     let bed = Bed::start(&options()).unwrap();
@@ -59,6 +63,8 @@ fn a_breach_ends_the_machine_suspends_the_node_and_everybody_is_told() {
         bed.casemate(&run_args_at(level, &[], &["0"])).expect_code(0);
     }
     assert_eq!(node(&bed)["trust"], "trusted");
+    let hook = Hook::start(&[500]);
+    let secret = bed.casemate(&["webhooks", "add", &hook.url, "--kind", "incident"]).expect_code(0).stdout;
 
     let mut victim = Background::start(&bed, &run_args(&[], &["600"]));
     let instance = victim.instance();
@@ -84,12 +90,52 @@ fn a_breach_ends_the_machine_suspends_the_node_and_everybody_is_told() {
     let incidents: Value = serde_json::from_str(&incidents).unwrap();
     let [incident] = incidents["incidents"].as_array().unwrap().as_slice() else { panic!("{incidents}") };
     assert_eq!(incident["detail"], "instances_ended: a violation (signal.instance)");
+    tenant_is_told(&bed, &instance, (hook, secret.trim()));
     let id = node(&bed)["id"].as_str().unwrap().to_owned();
     as_operator(&["nodes", "restore", &id]).expect_code(0);
     assert_eq!(node(&bed)["trust"], "trusted");
     // The monitor was cleared when the platform had its record: work begins again.
     bed.casemate(&run_args(&[], &["0"])).expect_code(0);
     bed.finish();
+}
+
+/// A notice with the node's own lines, and a signed call that was made again after a bad answer.
+fn tenant_is_told(bed: &Bed, instance: &str, (hook, secret): (Hook, &str)) {
+    let list = bed.casemate(&["notices", "--instance", instance, "--output", "json"]).expect_code(0).stdout;
+    let list: Value = serde_json::from_str(&list).unwrap();
+    let notices = list["notices"].as_array().unwrap();
+    let incidents: Vec<_> = notices.iter().filter(|one| one["kind"] == "incident").collect();
+    let [incident] = incidents.as_slice() else { panic!("{list}") };
+    let id = incident["id"].as_str().unwrap();
+    // The command checks that the lines are one chain.
+    let shown = bed.casemate(&["notices", "show", id]).expect_code(0).stdout;
+    for part in ["instances_ended", "a violation (signal.instance)", "a receipt is there", instance] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    let notice = bed.casemate(&["notices", "show", id, "--output", "json"]).expect_code(0).stdout;
+    let notice: Value = serde_json::from_str(&notice).unwrap();
+    let spool = fs::read_to_string(bed.state().join("monitor/spool.jsonl")).unwrap();
+    let from = usize::try_from(notice["evidence"]["from"].as_u64().unwrap()).unwrap();
+    let lines = notice["evidence"]["lines"].as_array().unwrap();
+    assert!(!lines.is_empty());
+    for (line, written) in lines.iter().zip(spool.lines().skip(from)) {
+        assert_eq!(STANDARD.decode(line.as_str().unwrap()).unwrap(), written.as_bytes(), "as the monitor wrote it");
+    }
+    assert!(bed.casemate(&["inspect", instance]).expect_code(0).stdout.contains(id));
+
+    let calls = [hook.next(), hook.next()];
+    assert_eq!(calls[0].body, calls[1].body, "the call that was answered badly is made again");
+    for call in &calls {
+        assert!(call.is_signed(secret, &call.body), "{call:?}");
+        let mut changed = call.body.clone();
+        changed[10] ^= 1;
+        assert!(!call.is_signed(secret, &changed));
+        let event: Value = serde_json::from_slice(&call.body).unwrap();
+        assert_eq!(event["notice"], notice["id"]);
+        // With those that had just ended: clocks differ.
+        assert!(event["instances"].as_array().unwrap().contains(&Value::from(instance)), "{event}");
+        assert_eq!(event["evidence"], notice["evidence"]);
+    }
 }
 
 #[test]
