@@ -6,7 +6,6 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::args::Globals;
 
@@ -84,10 +83,4 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> anyhow::Result<()>
         writeln!(out, "{}", cells.join("  ").trim_end())?;
     }
     Ok(())
-}
-
-/// A time, in seconds since 1970, as people write it.
-pub(crate) fn time(seconds: u64) -> String {
-    let date = i64::try_from(seconds).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
-    date.and_then(|date| date.format(&Rfc3339).ok()).unwrap_or_else(|| format!("{seconds} s since 1970"))
 }

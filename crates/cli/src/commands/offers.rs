@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use casemate_api::rest::{self, NewOffer, Offer, Prices};
+use casemate_verifier::UnixTime;
 
 use crate::{
     args::{Format, Globals, OfferSet, Offers, OffersCommand, OffersList, Placement},
@@ -136,7 +137,7 @@ fn show(offer: &Offer) -> anyhow::Result<()> {
         row("version", offer.version.to_string()),
     ];
     rows.extend(offer.hoster.iter().map(|hoster| row("hoster", hoster.clone())));
-    rows.extend(offer.ends_at_ms.iter().map(|end| row("takes work until", printer::time(end / 1000))));
+    rows.extend(offer.ends_at_ms.iter().map(|end| row("takes work until", UnixTime(end / 1000).to_string())));
     rows.extend(offer.labels.iter().map(|(name, value)| row(&format!("label {name}"), value.clone())));
     printer::table(&["OFFER OF", &offer.node], &rows)
 }

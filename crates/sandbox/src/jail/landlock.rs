@@ -58,3 +58,88 @@ fn rights(access: Access) -> BitFlags<AccessFs> {
 /// The last version that brought rights which are handled here. A later one is asked for no more: what it adds (who may be connected to
 /// by the name of a socket) was not tried.
 const KNOWN: ABI = ABI::V6;
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        net::{TcpListener, TcpStream},
+        os::{
+            linux::net::SocketAddrExt as _,
+            unix::net::{SocketAddr, UnixListener, UnixStream},
+        },
+        path::Path,
+        process::Command,
+        thread,
+    };
+
+    use rustix::process::{Pid, test_kill_process};
+
+    use super::*;
+    use crate::jail::spec::{JailMount, Mode};
+
+    fn spec(mounts: &[(&Path, Access)]) -> JailSpec {
+        let mount = |(path, access): &(&Path, Access)| JailMount { source: path.into(), target: path.into(), access: *access };
+        JailSpec {
+            program: "/none".into(),
+            args: Vec::new(),
+            uid: 1,
+            groups: Vec::new(),
+            root: "/none".into(),
+            mounts: mounts.iter().map(mount).collect(),
+            file_size_limit: 0,
+            mode: Mode::Become,
+            cpus: Vec::new(),
+        }
+    }
+
+    fn is_refused<T>(outcome: io::Result<T>) -> bool {
+        outcome.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    }
+
+    #[test]
+    fn a_thread_under_the_rules_has_its_files_for_what_they_are_for_and_reaches_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let [given, shown, other] = ["given", "shown", "other"].map(|name| folder.path().join(name));
+        for path in [&given, &shown, &other] {
+            fs::create_dir(path).unwrap();
+            fs::write(path.join("file"), "x").unwrap();
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let name = SocketAddr::from_abstract_name(folder.path().as_os_str().as_encoded_bytes()).unwrap();
+        let _heard = UnixListener::bind_addr(&name).unwrap();
+        let mut neighbour = Command::new("sleep").arg("600").spawn().unwrap();
+        let pid = Pid::from_child(&neighbour);
+        let reach = listener.local_addr().unwrap();
+        // The rules end with the thread.
+        let asked = thread::spawn(move || {
+            assert!(
+                TcpStream::connect(reach).is_ok() && UnixStream::connect_addr(&name).is_ok() && test_kill_process(pid).is_ok()
+            );
+            rustix::thread::set_no_new_privs(true).unwrap();
+            let version = apply(&spec(&[(&given, Access::ReadWrite), (&shown, Access::ReadOnly)])).unwrap();
+            if version == 0 {
+                return;
+            }
+            fs::write(given.join("new"), "x").unwrap();
+            fs::remove_file(given.join("new")).unwrap();
+            assert_eq!(fs::read(shown.join("file")).unwrap(), b"x");
+            assert!(is_refused(fs::create_dir(given.join("folder"))));
+            assert!(is_refused(std::os::unix::fs::symlink("/", given.join("link"))));
+            assert!(is_refused(fs::write(shown.join("file"), "y")));
+            assert!(is_refused(fs::read(other.join("file"))));
+            if version >= 4 {
+                assert!(is_refused(TcpStream::connect(reach)));
+                assert!(is_refused(TcpListener::bind("127.0.0.1:0")));
+            }
+            if version >= 6 {
+                assert!(is_refused(UnixStream::connect_addr(&name)));
+                assert!(is_refused(test_kill_process(pid).map_err(Into::into)));
+            }
+        });
+        let asked = asked.join();
+        neighbour.kill().unwrap();
+        neighbour.wait().unwrap();
+        asked.unwrap();
+    }
+}

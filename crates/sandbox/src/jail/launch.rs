@@ -178,3 +178,28 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 
 /// Most bytes of one report.
 const REPORT_LIMIT: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jail::spec::Mode;
+
+    #[test]
+    fn a_helper_that_ends_without_a_word_has_started_nothing() {
+        let spec = JailSpec {
+            program: "/none".into(),
+            args: Vec::new(),
+            uid: 1,
+            groups: Vec::new(),
+            root: "/none".into(),
+            mounts: Vec::new(),
+            file_size_limit: 0,
+            mode: Mode::Become,
+            cpus: Vec::new(),
+        };
+        // It hears what it is told, and ends well.
+        let command = ["/usr/bin/head", "-c", "1"].map(OsString::from);
+        let error = launch(&command, &spec, &[], |_| Ok(())).unwrap_err();
+        assert!(matches!(&error, LaunchError::Talk(cause) if cause.kind() == io::ErrorKind::UnexpectedEof), "{error:?}");
+    }
+}

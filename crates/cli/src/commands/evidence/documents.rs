@@ -21,7 +21,7 @@ pub(super) fn request(bytes: &[u8]) -> Result<Value, String> {
     }
     Ok(json!({
         "kind": kind,
-        "at": request.get("at").and_then(Value::as_u64).map(crate::printer::time),
+        "at": request.get("at").and_then(Value::as_u64).map(|at| casemate_verifier::UnixTime(at).to_string()),
         "evidence": shown,
         "policy": request.get("policy"),
         "expectation": request.get("expectation"),

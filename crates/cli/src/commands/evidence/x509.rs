@@ -1,5 +1,6 @@
 //! Certificates and revocation lists: DER, or PEM text with any number of them.
 
+use casemate_verifier::UnixTime;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use x509_cert::{
@@ -9,8 +10,6 @@ use x509_cert::{
     ext::{Extension, pkix::BasicConstraints},
     spki::SubjectPublicKeyInfoOwned,
 };
-
-use crate::printer;
 
 /// Most blocks of PEM text, and most entries of a list, that are shown.
 const MAX_SHOWN: usize = 256;
@@ -27,8 +26,8 @@ pub(super) fn certificate(der: &[u8]) -> Result<Value, String> {
         "subject": body.subject().to_string(),
         "issuer": body.issuer().to_string(),
         "serial": hex::encode(body.serial_number().as_bytes()),
-        "not_before": printer::time(validity.not_before.to_unix_duration().as_secs()),
-        "not_after": printer::time(validity.not_after.to_unix_duration().as_secs()),
+        "not_before": UnixTime(validity.not_before.to_unix_duration().as_secs()).to_string(),
+        "not_after": UnixTime(validity.not_after.to_unix_duration().as_secs()).to_string(),
         "key": key(body.subject_public_key_info()),
         "authority": is_ca.is_some_and(|constraints| constraints.ca),
         "signature": name(&certificate.signature_algorithm().oid),
@@ -42,13 +41,13 @@ pub(super) fn revocation_list(der: &[u8]) -> Result<Value, String> {
     let body = &list.tbs_cert_list;
     let revoked: Vec<_> = body.revoked_certificates.iter().flatten().collect();
     let entry = |entry: &&x509_cert::crl::RevokedCert| {
-        let since = printer::time(entry.revocation_date.to_unix_duration().as_secs());
+        let since = UnixTime(entry.revocation_date.to_unix_duration().as_secs()).to_string();
         format!("{} since {since}", hex::encode(entry.serial_number.as_bytes()))
     };
     Ok(json!({
         "issuer": body.issuer.to_string(),
-        "this_update": printer::time(body.this_update.to_unix_duration().as_secs()),
-        "next_update": body.next_update.map(|next| printer::time(next.to_unix_duration().as_secs())),
+        "this_update": UnixTime(body.this_update.to_unix_duration().as_secs()).to_string(),
+        "next_update": body.next_update.map(|next| UnixTime(next.to_unix_duration().as_secs()).to_string()),
         "signature": name(&list.signature_algorithm.oid),
         "revoked_count": revoked.len(),
         "revoked": revoked.iter().take(MAX_SHOWN).map(entry).collect::<Vec<_>>(),
